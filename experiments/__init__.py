@@ -1,0 +1,4 @@
+"""Continual-learning experiments: data → tasks → methods → results → tables and pictures.
+
+Run one with ``python -m experiments NAME``.
+"""

@@ -1,0 +1,59 @@
+"""Bayesian filtering and smoothing of neural-network weights with diagonal-plus-low-rank precisions.
+
+params ─init→ belief ─predict→ belief ─update(data)→ belief … ─smooth→ beliefs
+"""
+
+from lowrank_filter.algebra.diag_low_rank import DiagLowRank
+from lowrank_filter.algebra.operations import inverse_diagonal, logdet, matvec, solve, truncate
+from lowrank_filter.algebra.precision import Precision
+from lowrank_filter.drivers.filters import Filter, extended_filter, laplace_filter
+from lowrank_filter.drivers.fit import fit
+from lowrank_filter.drivers.stream import Stream, filter_stream
+from lowrank_filter.kernels.belief import Belief, init, penalty, sample, zero_site
+from lowrank_filter.kernels.laplace import laplace_update
+from lowrank_filter.kernels.likelihoods import (
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    HeteroscedasticGaussian,
+    Likelihood,
+    Poisson,
+)
+from lowrank_filter.kernels.predict import predict
+from lowrank_filter.kernels.predictive import Predictive, predictive
+from lowrank_filter.kernels.smooth import smooth
+from lowrank_filter.kernels.update import Info, update
+
+__all__ = [
+    "Belief",
+    "Bernoulli",
+    "Categorical",
+    "DiagLowRank",
+    "Filter",
+    "Gaussian",
+    "HeteroscedasticGaussian",
+    "Info",
+    "Likelihood",
+    "Poisson",
+    "Precision",
+    "Predictive",
+    "Stream",
+    "extended_filter",
+    "filter_stream",
+    "fit",
+    "init",
+    "inverse_diagonal",
+    "laplace_filter",
+    "laplace_update",
+    "logdet",
+    "matvec",
+    "penalty",
+    "predict",
+    "predictive",
+    "sample",
+    "smooth",
+    "solve",
+    "truncate",
+    "update",
+    "zero_site",
+]

@@ -1,0 +1,183 @@
+"""Diagonal plus low rank: P = diag(d) + Σᵢ wᵢwᵢᵀ."""
+
+from typing import NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from lowrank_filter.algebra import cholesky, krylov, tree
+from lowrank_filter.algebra.precision import Correction, Curvature
+from lowrank_filter.algebra.tree import Tree
+from lowrank_filter.algebra.truncation import Metric, Residual, compress
+
+
+class DiagLowRank(NamedTuple):
+    """P = diag(d) + W Wᵀ over parameters that are a pytree; memory (k + 1)·D, no D×D matrix anywhere.
+
+    Attributes:
+        diag: d, a vector shaped like the parameters. Positive in a belief; zeros are allowed in a site.
+        factor: Wᵀ, a stack of k such vectors: the same pytree with a leading axis of length k on every leaf.
+    """
+
+    diag: Tree
+    factor: Tree
+
+    @property
+    def rank(self) -> int:
+        """k, the number of vectors in the factor."""
+        return tree.length(self.factor)
+
+    def matvec(self, vector: Tree) -> Tree:
+        """P v = d v + W Wᵀv."""
+        low_rank = tree.combine(tree.project(self.factor, vector), self.factor)
+        return jax.tree.map(lambda d, v, w: d * v + w, self.diag, vector, low_rank)
+
+    def solve(self, vector: Tree) -> Tree:
+        """P⁻¹v = D⁻¹(v − W K⁻¹ WᵀD⁻¹v), K = I + WᵀD⁻¹W (Woodbury)."""
+        scaled = jax.tree.map(jnp.divide, vector, self.diag)
+        coefficients = cholesky.solve_positive(self._inner_cholesky(), tree.project(self.factor, scaled))
+        low_rank = tree.combine(coefficients, self.factor)
+        return jax.tree.map(lambda v, w, d: (v - w) / d, vector, low_rank, self.diag)
+
+    def whiten(self, vector: Tree) -> Tree:
+        """(I − A Xᵀ Aᵀ) D^{-1/2} v with A = D^{-1/2}W, X = L⁻ᵀ(I + L)⁻¹, L Lᵀ = I + AᵀA.
+
+        Then (I − A X Aᵀ)(I − A X Aᵀ)ᵀ = (I + A Aᵀ)⁻¹: multiply out and use (I + L) = I + L.
+        """
+        lower = self._inner_cholesky()
+        root = jax.tree.map(jax.lax.rsqrt, self.diag)
+        scaled = jax.tree.map(jnp.multiply, vector, root)
+        projected = tree.project(self.factor, jax.tree.map(jnp.multiply, scaled, root))
+        plus_identity = lower + jnp.eye(len(lower), dtype=lower.dtype)
+        # Xᵀ p = (I + L)⁻ᵀ L⁻¹ p
+        coefficients = jax.scipy.linalg.solve_triangular(
+            plus_identity, cholesky.solve_lower(lower, projected), lower=True, trans="T"
+        )
+        low_rank = tree.combine(coefficients, self.factor)
+        return jax.tree.map(lambda v, w, r: v - w * r, scaled, low_rank, root)
+
+    def logdet(self) -> Float[Array, ""]:
+        """log det P = Σ log d + log det(I + WᵀD⁻¹W)."""
+        return tree.total(jnp.log, self.diag) + cholesky.logdet(self._inner_cholesky())
+
+    def inverse_diagonal(self) -> Tree:
+        """diag(P⁻¹) = (1 − h)/d with the leverages h = rowsum((D^{-1/2}W L⁻ᵀ)²).
+
+        (P⁻¹)ᵢᵢ ≥ 1/Pᵢᵢ holds for every positive definite matrix; it bounds 1 − h from below where h rounds to one.
+        """
+        reduced = tree.combine(cholesky.inverse_lower(self._inner_cholesky()), self.factor)
+
+        def leaf(d: Array, w: Array, v: Array) -> Array:
+            leverage = jnp.sum(v * v, axis=0) / d
+            return jnp.maximum(1 - leverage, d / (d + jnp.sum(w * w, axis=0))) / d
+
+        return jax.tree.map(leaf, self.diag, self.factor, reduced)
+
+    def draw(self, key: Key[Array, ""], count: int) -> Tree:
+        """δ = D^{-1/2}z + D⁻¹W K⁻¹(ζ − WᵀD^{-1/2}z), z ~ N(0, I_D), ζ ~ N(0, I_k): covariance P⁻¹, in O(Dk).
+
+        This is P⁻¹ applied to a draw D^{1/2}z + Wζ from N(0, P), simplified; it needs no eigenvectors, so nothing
+        degenerates with a zero column.
+        """
+        lower = self._inner_cholesky()
+
+        def one(key: Key[Array, ""]) -> Tree:
+            leaves, structure = jax.tree.flatten(self.diag)
+            *keys, key_low_rank = jax.random.split(key, len(leaves) + 1)
+            normals = [jax.random.normal(k, d.shape, d.dtype) / jnp.sqrt(d) for k, d in zip(keys, leaves, strict=True)]
+            independent = jax.tree.unflatten(structure, normals)
+            zeta = jax.random.normal(key_low_rank, (self.rank,), lower.dtype)
+            coefficients = cholesky.solve_positive(lower, zeta - tree.project(self.factor, independent))
+            low_rank = tree.combine(coefficients, self.factor)
+            return jax.tree.map(lambda x, w, d: x + w / d, independent, low_rank, self.diag)
+
+        return jax.vmap(one)(jax.random.split(key, count))
+
+    def propagate(self, noise: Tree, transition: Tree) -> Self:
+        """(A P⁻¹ A + Q)⁻¹, exactly and without a subtraction, with one k×k Cholesky.
+
+        r = 1/(a² + q d), M = I + Wᵀ diag(q r) W = L Lᵀ, d⁻ = r d, W⁻ = diag(a r) W L⁻ᵀ. With q = 0 and a = 1 the
+        input comes back; d = 0 is allowed.
+        """
+        shrink, lower = self._propagation(noise, transition)
+        factor = tree.combine(cholesky.inverse_lower(lower), self.factor)
+        return type(self)(
+            jax.tree.map(jnp.multiply, shrink, self.diag),
+            jax.tree.map(lambda r, a, w: a * r * w, shrink, transition, factor),
+        )
+
+    def smoothing_gain(self, vector: Tree, noise: Tree, transition: Tree) -> Tree:
+        """G v = r a v − q r W M⁻¹ Wᵀ(r a v), with r and M of :meth:`propagate`."""
+        shrink, lower = self._propagation(noise, transition)
+        scaled = jax.tree.map(lambda r, a, v: r * a * v, shrink, transition, vector)
+        low_rank = tree.combine(cholesky.solve_positive(lower, tree.project(self.factor, scaled)), self.factor)
+        return jax.tree.map(lambda x, q, r, w: x - q * r * w, scaled, noise, shrink, low_rank)
+
+    def correct(self, columns: Tree, target: Float[Array, " n"]) -> Correction:
+        """With U = [W, A] and K = I + UᵀD⁻¹U = L Lᵀ, step = D⁻¹U K⁻¹ [0; u].
+
+        The push-through identity (D + U Uᵀ)⁻¹U = D⁻¹U K⁻¹ replaces D⁻¹(g − U K⁻¹UᵀD⁻¹g), which cancels where the
+        data say much more than the prior. The log-determinant is that of L's lower right corner.
+        """
+        rank = self.rank
+        scaled = [jax.tree.map(jnp.divide, stack, self.diag) for stack in (self.factor, columns)]
+        gram = jnp.block([[tree.gram(s, stack) for stack in (self.factor, columns)] for s in scaled])
+        lower = cholesky.cholesky_plus_identity(gram)
+        padded = jnp.concatenate([jnp.zeros(rank, target.dtype), target])
+        coefficients = cholesky.solve_positive(lower, padded)
+        step = jax.tree.map(
+            jnp.add, tree.combine(coefficients[:rank], scaled[0]), tree.combine(coefficients[rank:], scaled[1])
+        )
+        quadratic = target @ (gram[rank:] @ coefficients)
+        return Correction(step, quadratic, 2 * jnp.sum(jnp.log(jnp.diagonal(lower)[rank:])))
+
+    def outer(self, columns: Tree) -> Self:
+        """A Aᵀ: a zero diagonal and the columns as they are."""
+        return type(self)(tree.zeros(self.diag), columns)
+
+    def approximate(
+        self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int
+    ) -> Self:
+        """The leading eigenvectors of H in the metric, and with ``residual="diagonal"`` the rest of diag(H)."""
+        scale = jax.tree.map(jax.lax.rsqrt, self.diag) if metric == "relative" else None
+        factor = krylov.leading(curvature, scale, rank, iterations)
+        diag = tree.zeros(self.diag)
+        if residual == "diagonal":
+            diag = jax.tree.map(lambda h, w: jnp.maximum(h - w, 0), curvature.diagonal(), tree.squares(factor))
+        return type(self)(diag, factor)
+
+    def add(
+        self,
+        other: Self,
+        *,
+        rank: int,
+        residual: Residual,
+        metric: Metric,
+        reference: Self | None = None,
+        passes: int = 3,
+    ) -> tuple[Self, Float[Array, ""]]:
+        """diag(d + d') + the best rank-k part of W Wᵀ + W'W'ᵀ, in the metric of ``reference``'s diagonal (the sum's
+        own if none is given)."""
+        diag = jax.tree.map(jnp.add, self.diag, other.diag)
+        measure = diag if reference is None else reference.diag
+        factor, discarded, share = compress((self.factor, other.factor), measure, rank, metric=metric, passes=passes)
+        if residual == "diagonal":
+            diag = jax.tree.map(jnp.add, diag, discarded)
+        return type(self)(diag, factor), share
+
+    def truncate(self, rank: int, *, residual: Residual, metric: Metric, reference: Self | None = None) -> Self:
+        """This matrix with its low-rank part cut to ``rank``, in the metric of ``reference``'s diagonal."""
+        measure = self if reference is None else reference
+        factor, discarded, _ = compress((self.factor,), measure.diag, rank, metric=metric)
+        diag = jax.tree.map(jnp.add, self.diag, discarded) if residual == "diagonal" else self.diag
+        return type(self)(diag, factor)
+
+    def _inner_cholesky(self) -> Float[Array, "k k"]:
+        scaled = jax.tree.map(jnp.divide, self.factor, self.diag)
+        return cholesky.cholesky_plus_identity(tree.gram(scaled, self.factor))
+
+    def _propagation(self, noise: Tree, transition: Tree) -> tuple[Tree, Float[Array, "k k"]]:
+        shrink = jax.tree.map(lambda a, q, d: 1 / (a * a + q * d), transition, noise, self.diag)
+        weighted = jax.tree.map(lambda w, q, r: w * (q * r), self.factor, noise, shrink)
+        return shrink, cholesky.cholesky_plus_identity(tree.gram(weighted, self.factor))

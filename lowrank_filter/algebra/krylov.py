@@ -1,0 +1,75 @@
+"""The leading eigenvectors of a curvature known only by its products."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lowrank_filter.algebra import tree
+from lowrank_filter.algebra.precision import Curvature
+from lowrank_filter.algebra.tree import Tree
+from lowrank_filter.algebra.truncation import principal
+
+
+def leading(curvature: Curvature, scale: Tree | None, rank: int, iterations: int) -> Tree:
+    """W with W Wᵀ ≈ the best rank-``rank`` part of H, by block Krylov iteration and a Rayleigh-Ritz step.
+
+    Works on Ĥ = diag(s) H diag(s) and returns diag(1/s) W, so that s = d^{-1/2} measures relative to a diagonal d.
+    The block starts in H's range, as random combinations of its root columns (fixed, so the result is deterministic),
+    and each iteration adds the block Ĥ·(last block), orthogonalised against all before it (Musco and Musco 2015,
+    "Randomized block Krylov methods"). The basis carries no gradient; the Ritz values do, exactly to first order.
+
+    Args:
+        scale: s, a positive vector, or None for ones.
+        rank: the number of vectors kept. A few more are iterated.
+        iterations: the number of blocks after the first.
+    """
+    width = rank + max(4, rank // 4)
+    limit = min(curvature.columns, tree.dimension(curvature.like))
+    if limit <= width * (iterations + 1):  # one block of that size spans everything there is
+        width, iterations = limit, 0
+
+    def scaled(stack: Tree) -> Tree:
+        return stack if scale is None else jax.tree.map(jnp.multiply, stack, scale)
+
+    def product(stack: Tree) -> Tree:
+        return scaled(curvature.product(scaled(stack)))
+
+    basis = _orthonormal(scaled(curvature.seed(width)))
+    image = product(basis)
+    for _ in range(iterations):
+        newest = jax.tree.map(lambda y: y[-width:], image)
+        for _ in range(2):  # once is not enough: the first projection leaves rounding of the size of what it removed
+            newest = jax.tree.map(jnp.subtract, newest, tree.combine(tree.gram(newest, basis), basis))
+            newest = _orthonormal(newest)
+        basis = tree.join((basis, newest))
+        image = tree.join((image, product(newest)))
+    basis = jax.lax.stop_gradient(basis)
+    projected = tree.gram(basis, image)
+    roots, vectors = _top((projected + projected.T) / 2, rank)
+    factor = tree.pad(tree.combine(roots[:, None] * vectors.T, basis), rank)
+    return factor if scale is None else jax.tree.map(jnp.divide, factor, scale)
+
+
+def _orthonormal(stack: Tree) -> Tree:
+    """Orthonormal vectors with the same span; dependent ones become zero."""
+    principal_stack, _, squared = principal((stack,), None, tree.length(stack), 3)
+    negligible = (len(squared) * jnp.finfo(squared.dtype).eps) ** 2 * squared[0]
+    inverse = jnp.where(squared > negligible, jax.lax.rsqrt(jnp.where(squared > negligible, squared, 1)), 0)
+    return jax.tree.map(lambda y: jnp.einsum("n,n...->n...", inverse, y), principal_stack)
+
+
+def _top(matrix: Float[Array, "n n"], count: int) -> tuple[Float[Array, " k"], Float[Array, "n k"]]:
+    """Square roots of the largest eigenvalues, and their eigenvectors.
+
+    The decomposition itself carries no gradient, which a degenerate spectrum would make NaN. First-order perturbation
+    theory adds it: a term that is zero in value.
+    """
+    fixed = jax.lax.stop_gradient(matrix)
+    values, vectors = jnp.linalg.eigh(fixed)
+    change = vectors.T @ (matrix - fixed) @ vectors
+    gap = values[None, :] - values[:, None]
+    separate = jnp.abs(gap) > len(values) * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
+    vectors = vectors + vectors @ jnp.where(separate, change / jnp.where(separate, gap, 1), 0)
+    values = (values + jnp.diagonal(change))[::-1][:count]
+    positive = values > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, values, 1)), 0), vectors[:, ::-1][:, :count]

@@ -1,0 +1,99 @@
+"""The operations of a precision as plain functions, with their arguments checked."""
+
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float
+
+from lowrank_filter import checks
+from lowrank_filter.algebra.diag_low_rank import DiagLowRank
+from lowrank_filter.algebra.precision import Precision
+from lowrank_filter.algebra.tree import Tree
+from lowrank_filter.algebra.truncation import Metric, Residual
+
+
+def matvec(precision: Precision, vector: Tree) -> Tree:
+    """P v.
+
+    Args:
+        precision: P.
+        vector: v, a pytree shaped like the parameters.
+
+    Raises:
+        ValueError: the vector's structure or shapes are not those of the parameters.
+    """
+    _check(precision, vector, positive=False)
+    return precision.matvec(vector)
+
+
+def solve(precision: Precision, vector: Tree) -> Tree:
+    """P⁻¹v, by Woodbury for diagonal plus low rank: O(Dk²) time, O(Dk) memory.
+
+    Args:
+        precision: P, with a positive diagonal.
+        vector: v, a pytree shaped like the parameters.
+
+    Raises:
+        ValueError: the vector's structure or shapes are not those of the parameters, or the diagonal is not positive.
+    """
+    _check(precision, vector)
+    return precision.solve(vector)
+
+
+def logdet(precision: Precision) -> Float[Array, ""]:
+    """log det P.
+
+    Raises:
+        ValueError: the diagonal is not positive.
+    """
+    _check(precision)
+    return precision.logdet()
+
+
+def inverse_diagonal(precision: Precision) -> Tree:
+    """diag(P⁻¹), the marginal variances; never negative.
+
+    Raises:
+        ValueError: the diagonal is not positive.
+    """
+    _check(precision)
+    return precision.inverse_diagonal()
+
+
+def truncate(
+    precision: DiagLowRank, rank: int, *, residual: Residual = "diagonal", metric: Metric = "relative"
+) -> DiagLowRank:
+    """The factor cut to its ``rank`` leading directions by a singular value decomposition accurate in float32.
+
+    Args:
+        precision: diag(d) + W Wᵀ.
+        rank: the number of directions kept; more than there are appends zeros.
+        residual: "diagonal" adds the discarded part's diagonal to d, so diag(P) stays exact; "drop" forgets it.
+        metric: "relative" keeps what is largest in D^{-1/2}W, the KL-optimal choice (Spantini et al. 2015);
+            "euclidean" keeps what is largest in W.
+
+    Raises:
+        ValueError: rank is not a static integer ≥ 0, an option is unknown, or the diagonal is not positive while
+            metric="relative".
+    """
+    checks.rank(rank)
+    truncation_options(residual, metric)
+    _check(precision, positive=metric == "relative")
+    return precision.truncate(rank, residual=residual, metric=metric)
+
+
+def truncation_options(residual: Any, metric: Any) -> None:
+    """The two choices of a truncation are known ones."""
+    checks.choice("residual", residual, ("diagonal", "drop"))
+    checks.choice("metric", metric, ("relative", "euclidean"))
+
+
+def _check(precision: Any, vector: Tree | None = None, *, positive: bool = True) -> None:
+    if not isinstance(precision, DiagLowRank):
+        return
+    leading = jax.tree.leaves(precision.factor)
+    checks.same_shapes("factor", precision.factor, precision.diag, leading=leading[0].shape[0] if leading else 0)
+    if positive:
+        checks.positive("diag", precision.diag)
+    if vector is not None:
+        checks.same_shapes("vector", vector, precision.diag)

@@ -1,0 +1,116 @@
+"""What the kernels need of a precision matrix: the doors through which any structure is reached."""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, Self
+
+from jaxtyping import Array, Float, Key
+
+from lowrank_filter.algebra.tree import Tree
+from lowrank_filter.algebra.truncation import Metric, Residual
+
+
+class Correction(NamedTuple):
+    """What n rank-one terms A Aᵀ with target coefficients u do to a Gaussian of precision P.
+
+    Attributes:
+        step: (P + A Aᵀ)⁻¹ A u, a vector.
+        quadratic: uᵀAᵀ (P + A Aᵀ)⁻¹ A u.
+        logdet: log det(P + A Aᵀ) − log det P.
+    """
+
+    step: Tree
+    quadratic: Float[Array, ""]
+    logdet: Float[Array, ""]
+
+
+class Curvature(NamedTuple):
+    """A positive semi-definite matrix H = Σᵢ JᵢᵀSᵢSᵢᵀJᵢ over the parameters that is never built.
+
+    Attributes:
+        product: a stack V to the stack of H vᵢ.
+        seed: a number n to a stack of n fixed random combinations of H's root columns.
+        diagonal: diag(H), a vector.
+        columns: the number of root columns of H, at least its rank.
+        like: a vector (arrays or shapes) that says what the parameters look like.
+    """
+
+    product: Callable[[Tree], Tree]
+    seed: Callable[[int], Tree]
+    diagonal: Callable[[], Tree]
+    columns: int
+    like: Tree
+
+
+class Precision(Protocol):
+    """A symmetric positive definite matrix P over the parameters, known by its operations.
+
+    A new structure (blocks, a Kronecker eigenbasis) is a NamedTuple of arrays with these methods; no kernel changes.
+    """
+
+    @property
+    def rank(self) -> int:
+        """The rank of the low-rank part."""
+        ...
+
+    def matvec(self, vector: Tree) -> Tree:
+        """P v."""
+        ...
+
+    def solve(self, vector: Tree) -> Tree:
+        """P⁻¹ v."""
+        ...
+
+    def whiten(self, vector: Tree) -> Tree:
+        """R v with RᵀR = P⁻¹, so that J P⁻¹ Jᵀ is a Gram matrix and cannot lose its sign."""
+        ...
+
+    def logdet(self) -> Float[Array, ""]:
+        """log det P."""
+        ...
+
+    def inverse_diagonal(self) -> Tree:
+        """diag(P⁻¹)."""
+        ...
+
+    def draw(self, key: Key[Array, ""], count: int) -> Tree:
+        """A stack of ``count`` independent draws from N(0, P⁻¹)."""
+        ...
+
+    def propagate(self, noise: Tree, transition: Tree) -> Self:
+        """(A P⁻¹ A + Q)⁻¹ with A = diag(transition), Q = diag(noise)."""
+        ...
+
+    def smoothing_gain(self, vector: Tree, noise: Tree, transition: Tree) -> Tree:
+        """P⁻¹ A (A P⁻¹ A + Q)⁻¹ v."""
+        ...
+
+    def correct(self, columns: Tree, target: Float[Array, " n"]) -> Correction:
+        """The step, quadratic form and log-determinant of adding ``columns`` (a stack of n) exactly."""
+        ...
+
+    def outer(self, columns: Tree) -> Self:
+        """Σᵢ aᵢaᵢᵀ over a stack's vectors, as a positive semi-definite member of the same family."""
+        ...
+
+    def approximate(
+        self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int
+    ) -> Self:
+        """A curvature as a positive semi-definite member of the same family, measured against this precision."""
+        ...
+
+    def add(
+        self,
+        other: Self,
+        *,
+        rank: int,
+        residual: Residual,
+        metric: Metric,
+        reference: Self | None = None,
+        passes: int = 3,
+    ) -> tuple[Self, Float[Array, ""]]:
+        """P + other brought back to ``rank``, and the share of the low-rank part's trace that was discarded."""
+        ...
+
+    def truncate(self, rank: int, *, residual: Residual, metric: Metric, reference: Self | None = None) -> Self:
+        """This matrix brought to ``rank``."""
+        ...

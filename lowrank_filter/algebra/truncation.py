@@ -1,0 +1,153 @@
+"""Truncated singular value decomposition of a stack of vectors, with gradients that survive degenerate spectra.
+
+For a stack X (n vectors, the rows) and a positive diagonal E (the metric), X E^{-1/2} = V Σ Zᵀ. The principal stack
+Y = VᵀX has YᵀY = XᵀX and rows orthogonal in the metric; its first k rows are the best rank-k part of XᵀX.
+
+Two ways to get there, both a few Gram matrices and products:
+
+- ``passes=3``: shifted Cholesky-QR of columns scaled to unit norm, repeated, then the SVD of the small triangular
+  factor (Fukaya et al. 2020, "Shifted Cholesky QR"). Singular values keep the relative accuracy of Householder QR,
+  where the eigenvalues of one Gram matrix lose everything below √eps of the largest.
+- ``passes=1``: one Gram matrix of columns scaled to unit norm, and an orthogonal rotation. YᵀY + residual = XᵀX
+  holds to rounding whatever the spectrum; only which direction is called small is less accurate. In a stream the old
+  factor is already orthogonal, the scaled Gram matrix is well conditioned, and nothing is lost.
+"""
+
+import functools
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from lowrank_filter.algebra import tree
+from lowrank_filter.algebra.cholesky import inverse_lower
+from lowrank_filter.algebra.tree import Tree
+
+Residual = Literal["diagonal", "drop"]
+Metric = Literal["relative", "euclidean"]
+
+
+class Principal(NamedTuple):
+    """The leading part of a stack.
+
+    Attributes:
+        kept: the stack of the leading vectors, largest first.
+        residual: Σ y² over the vectors left out, elementwise: the diagonal of what was discarded. Never negative.
+        squared: all squared singular values in the metric, descending, shape [n].
+    """
+
+    kept: Tree
+    residual: Tree
+    squared: Float[Array, " n"]
+
+
+def compress(
+    stacks: tuple[Tree, ...], reference: Tree, rank: int, *, metric: Metric, passes: int = 3
+) -> tuple[Tree, Tree, Float[Array, ""]]:
+    """Rank-``rank`` approximation of Σᵢ xᵢxᵢᵀ over the vectors of all stacks.
+
+    Args:
+        stacks: stacks of vectors, together n of them.
+        reference: the positive diagonal that ``metric="relative"`` measures against.
+        rank: the number of vectors to keep; if n is smaller, zeros are appended and nothing is approximated.
+
+    Returns:
+        The kept stack, the diagonal of the discarded part, and the share of the trace (in the metric) discarded.
+    """
+    count = sum(tree.length(stack) for stack in stacks)
+    dtype = jnp.result_type(*jax.tree.leaves(stacks))
+    if count <= rank:
+        return tree.pad(tree.join(stacks), rank), tree.zeros(reference), jnp.zeros((), dtype)
+    weight = jax.tree.map(lambda d: 1 / d, reference) if metric == "relative" else None
+    kept, residual, squared = principal(stacks, weight, rank, passes)
+    total = jnp.sum(squared)
+    return kept, residual, jnp.where(total > 0, jnp.sum(squared[rank:]) / jnp.where(total > 0, total, 1), 0)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def principal(stacks: tuple[Tree, ...], weight: Tree | None, keep: int, passes: int) -> Principal:
+    """The ``keep`` leading vectors of the stacks together, in the metric Σ w x².
+
+    If every vector past the first ``keep`` is zero, the first ``keep`` come back bit for bit: there is nothing to
+    discard, so an update without data changes nothing.
+    """
+    return _decompose(stacks, weight, keep, passes)[0]
+
+
+@principal.defjvp
+def _principal_jvp(keep, passes, primals, tangents):
+    """First-order perturbation theory of the singular vectors.
+
+    With dV = VΩ, Ω_ij = (Vᵀ dG V)_ij / (λ_j − λ_i). Inside a group of equal eigenvalues (zero columns!) Ω is set to
+    zero: it turns the group's vectors among themselves, which changes neither Σ yyᵀ nor the residual.
+    """
+    (stacks, weight), (d_stacks, d_weight) = primals, tangents
+    out, vectors, settled = _decompose(stacks, weight, keep, passes)
+    half = _gram(_weighted(stacks, weight), d_stacks)
+    d_gram = half + half.T
+    if weight is not None:
+        d_gram = d_gram + _gram(_weighted(stacks, d_weight), stacks)
+    rotated = vectors.T @ d_gram @ vectors
+    gap = out.squared[None, :] - out.squared[:, None]
+    size = len(gap) * jnp.finfo(gap.dtype).eps * jnp.max(out.squared)
+    separate = (jnp.abs(gap) > size) & ~settled
+    turn = jnp.where(separate, rotated / jnp.where(separate, gap, 1), 0)
+    principal_all = _combine(vectors.T, stacks)
+    d_all = jax.tree.map(jnp.add, _combine(vectors.T, d_stacks), tree.combine(turn.T, principal_all))
+    d_residual = jax.tree.map(lambda y, dy: 2 * jnp.sum(y[keep:] * dy[keep:], axis=0), principal_all, d_all)
+    d_out = Principal(jax.tree.map(lambda y: y[:keep], d_all), d_residual, jnp.diagonal(rotated))
+    return out, d_out
+
+
+def _decompose(stacks, weight, keep, passes) -> tuple[Principal, Float[Array, "n n"], Bool[Array, ""]]:
+    """The principal stack, the rotation V (columns) that leads to it, and whether there was nothing to discard."""
+    gram = _gram(_weighted(stacks, weight), stacks)
+    n, dtype = len(gram), gram.dtype
+    # stacks = lower @ basis, with basis ever closer to orthonormal rows
+    lower, unit = _orthogonalise(gram, floor=n * jnp.finfo(dtype).eps)
+    basis, pending = stacks, unit
+    for _ in range(passes - 1):
+        basis = (_combine(pending, basis),)
+        step, pending = _orthogonalise(_gram(_weighted(basis, weight), basis), floor=n * jnp.finfo(dtype).eps)
+        lower = jnp.matmul(lower, step, precision=tree.HIGHEST)
+    left, sigma, right = jnp.linalg.svd(lower)
+    # One pass: rotate the vectors themselves, exact whatever the conditioning. Three: build them from the
+    # orthonormal basis, so that small ones are not drowned in the rounding of large ones.
+    turn = left.T if passes == 1 else jnp.matmul(sigma[:, None] * right, pending, precision=tree.HIGHEST)
+    settled = jnp.all(jnp.diagonal(gram)[keep:] == 0) if keep < n else jnp.zeros((), bool)
+    if passes == 1:
+        turn = jnp.where(settled, jnp.eye(n, dtype=dtype), turn)
+    kept, rest = _combine(turn[:keep], basis), _combine(turn[keep:], basis)
+    if passes > 1:
+        kept = tree.select(settled, tree.join(stacks, keep), kept)
+    residual = jax.tree.map(lambda r: jnp.where(settled, 0, r), tree.squares(rest))
+    squared = jnp.where(settled, jnp.diagonal(gram), sigma**2)
+    return Principal(kept, residual, squared), jnp.where(settled, jnp.eye(n, dtype=dtype), left), settled
+
+
+def _orthogonalise(gram: Float[Array, "n n"], floor: Any) -> tuple[Float[Array, "n n"], Float[Array, "n n"]]:
+    """L and L⁻¹ with L Lᵀ ≈ G, columns scaled to unit norm before the Cholesky and zero columns left alone."""
+    norm = jnp.sqrt(jnp.diagonal(gram))
+    inverse_norm = jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1), 0)
+    scaled = jnp.fill_diagonal(gram * jnp.outer(inverse_norm, inverse_norm), 1 + floor, inplace=False)
+    cholesky = jnp.linalg.cholesky(scaled)
+    return cholesky * norm[:, None], inverse_lower(cholesky) * inverse_norm[None, :]
+
+
+def _weighted(stacks: tuple[Tree, ...], weight: Tree | None) -> tuple[Tree, ...]:
+    if weight is None:
+        return stacks
+    return tuple(jax.tree.map(jnp.multiply, stack, weight) for stack in stacks)
+
+
+def _gram(left: tuple[Tree, ...], right: tuple[Tree, ...]) -> Float[Array, "n n"]:
+    return jnp.block([[tree.gram(a, b) for b in right] for a in left])
+
+
+def _combine(coefficients: Float[Array, "n k"], stacks: tuple[Tree, ...]) -> Tree:
+    ends, start = [], 0
+    for stack in stacks:
+        ends.append(tree.combine(coefficients[:, start : start + tree.length(stack)], stack))
+        start += tree.length(stack)
+    return jax.tree.map(lambda *parts: functools.reduce(jnp.add, parts), *ends)

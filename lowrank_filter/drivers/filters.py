@@ -1,0 +1,133 @@
+"""Filters built once, in the manner of optax: a NamedTuple of pure functions that close over their choices."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import optax
+from jaxtyping import Array, ArrayLike, Key
+
+from lowrank_filter import checks
+from lowrank_filter.algebra.operations import truncation_options
+from lowrank_filter.algebra.tree import Tree
+from lowrank_filter.algebra.truncation import Metric, Residual
+from lowrank_filter.drivers.fit import fit
+from lowrank_filter.kernels.batch import Apply
+from lowrank_filter.kernels.belief import Belief, init
+from lowrank_filter.kernels.laplace import laplace_update
+from lowrank_filter.kernels.likelihoods import Likelihood
+from lowrank_filter.kernels.predict import predict
+from lowrank_filter.kernels.update import Info, update
+
+
+class Filter(NamedTuple):
+    """``init(params)`` → belief, ``predict(belief)`` → belief, ``update(belief, x, y, mask=None)`` → (belief, info).
+
+    Hyperparameters may be traced: build the filter inside the function that is mapped or differentiated.
+    """
+
+    init: Callable[[Tree], Belief]
+    predict: Callable[[Belief], Belief]
+    update: Callable[..., tuple[Belief, Info]]
+
+
+def extended_filter(
+    apply_fn: Apply,
+    likelihood: Likelihood,
+    *,
+    rank: int,
+    precision: Tree = 1.0,
+    process_noise: Tree = 0.0,
+    transition: Tree = 1.0,
+    residual: Residual = "diagonal",
+    metric: Metric = "relative",
+    temperature: ArrayLike = 1.0,
+) -> Filter:
+    """The extended Kalman filter of the weights, for streams; arguments as in init, predict and update.
+
+    Raises:
+        ValueError: an option is unknown or a visible value out of range.
+    """
+    checks.rank(rank)
+    truncation_options(residual, metric)
+
+    def update_(belief: Belief, x: Any, y: Any, mask: Any = None) -> tuple[Belief, Info]:
+        return update(
+            belief,
+            apply_fn,
+            likelihood,
+            x,
+            y,
+            rank=rank,
+            residual=residual,
+            metric=metric,
+            temperature=temperature,
+            mask=mask,
+        )
+
+    return Filter(
+        lambda params: init(params, precision, rank=rank),
+        lambda belief: predict(belief, process_noise, transition),
+        update_,
+    )
+
+
+def laplace_filter(
+    apply_fn: Apply,
+    likelihood: Likelihood,
+    optimizer: optax.GradientTransformation,
+    *,
+    rank: int,
+    steps: int,
+    fit_batch_size: int | None = None,
+    precision: Tree = 1.0,
+    process_noise: Tree = 0.0,
+    transition: Tree = 1.0,
+    residual: Residual = "diagonal",
+    metric: Metric = "relative",
+    temperature: ArrayLike = 1.0,
+    curvature_scale: ArrayLike = 1.0,
+    batch_size: int = 500,
+) -> Filter:
+    """LR-LGF: train to the MAP with the belief as regulariser, then take the curvature there; for task sequences.
+
+    Arguments as in init, predict, fit and laplace_update. ``update`` takes a ``key`` too, for the order of the
+    mini-batches where ``fit_batch_size`` is given.
+
+    Raises:
+        ValueError: an option is unknown or a visible value out of range.
+    """
+    checks.rank(rank)
+    truncation_options(residual, metric)
+
+    def update_(
+        belief: Belief, x: Any, y: Any, mask: Any = None, key: Key[Array, ""] | None = None
+    ) -> tuple[Belief, Info]:
+        data = {"x": x, "y": y, "mask": mask, "temperature": temperature}
+        params, _ = fit(
+            belief,
+            apply_fn,
+            likelihood,
+            optimizer=optimizer,
+            steps=steps,
+            batch_size=fit_batch_size,
+            key=key,
+            **data,
+        )
+        return laplace_update(
+            belief,
+            params,
+            apply_fn,
+            likelihood,
+            rank=rank,
+            residual=residual,
+            metric=metric,
+            curvature_scale=curvature_scale,
+            batch_size=batch_size,
+            **data,
+        )
+
+    return Filter(
+        lambda params: init(params, precision, rank=rank),
+        lambda belief: predict(belief, process_noise, transition),
+        update_,
+    )

@@ -1,0 +1,112 @@
+"""The MAP step, for those who have no training loop of their own."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, ArrayLike, Float, Key
+
+from lowrank_filter import checks
+from lowrank_filter.algebra.tree import Tree
+from lowrank_filter.kernels.batch import Apply, Batch, localise, prepare
+from lowrank_filter.kernels.belief import Belief, penalty
+from lowrank_filter.kernels.likelihoods import Likelihood
+
+
+def fit(
+    belief: Belief,
+    apply_fn: Apply,
+    likelihood: Likelihood,
+    x: Any,
+    y: Any,
+    *,
+    optimizer: optax.GradientTransformation,
+    steps: int,
+    batch_size: int | None = None,
+    key: Key[Array, ""] | None = None,
+    params: Tree | None = None,
+    temperature: ArrayLike = 1.0,
+    mask: Any = None,
+) -> tuple[Tree, Float[Array, " steps"]]:
+    """θ* = argmin Σᵢ ℓᵢ(θ)/λ + ½(θ − m)ᵀP(θ − m), by an optax loop in one ``lax.scan``.
+
+    The loop is compiled once for each apply_fn, optimizer, steps and shape; the belief, data and temperature are
+    traced, so a sweep over them or over seeds is a ``vmap``.
+
+    Args:
+        belief: the predicted belief, which the penalty pulls towards.
+        apply_fn: (params, x) → outputs [B, C].
+        likelihood: of a target given the outputs of one example.
+        x, y, mask: the examples, as in :func:`update`.
+        optimizer: any optax transformation; the objective is the summed loss, not its mean.
+        steps: gradient steps, static.
+        batch_size: examples per step, static, drawn without replacement within an epoch and scaled up to the whole
+            sum; None takes all of them at every step.
+        key: for the order of the mini-batches; needed with ``batch_size``.
+        params: where to start; by default the belief's mean.
+        temperature: λ > 0.
+
+    Returns:
+        θ*, and the objective before each step [steps].
+
+    Raises:
+        TypeError: apply_fn, likelihood, optimizer or labels are of the wrong kind.
+        ValueError: shapes, options or visible values are wrong; the message says which.
+    """
+    checks.count("steps", steps, minimum=0)
+    checks.positive("temperature", temperature)
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise TypeError(f"optimizer: expected an optax.GradientTransformation, got {type(optimizer).__name__}")
+    start = belief.mean if params is None else params
+    checks.same_shapes("params", start, belief.mean)
+    start = jax.tree.map(lambda p, m: jnp.asarray(p, m.dtype), start, belief.mean)
+    batch = prepare(start, apply_fn, likelihood, x, y, mask)
+    size = len(batch.mask)
+    if batch_size is not None:
+        checks.count("batch_size", batch_size, minimum=1)
+        if batch_size > size:
+            raise ValueError(f"batch_size: expected at most the {size} examples there are, got {batch_size}")
+        if key is None:
+            raise ValueError("key: expected a jax.random.key for the order of the mini-batches, got None")
+    return _loop(belief, likelihood, batch, key, start, temperature, apply_fn, optimizer, steps, batch_size)
+
+
+@functools.partial(jax.jit, static_argnums=(6, 7, 8, 9))
+def _loop(
+    belief: Belief,
+    likelihood: Likelihood,
+    batch: Batch,
+    key: Key[Array, ""] | None,
+    start: Tree,
+    temperature: ArrayLike,
+    apply_fn: Apply,
+    optimizer: optax.GradientTransformation,
+    steps: int,
+    batch_size: int | None,
+) -> tuple[Tree, Float[Array, " steps"]]:
+    size = len(batch.mask)
+
+    def objective(params: Tree, part: Batch) -> Float[Array, ""]:
+        loss = jnp.sum(localise(likelihood, apply_fn(params, part.x), part, temperature).loss)
+        return loss * (size / len(part.mask)) + penalty(belief, params)
+
+    def step(carry: tuple[Tree, Any], chosen: Any) -> tuple[tuple[Tree, Any], Array]:
+        params, state = carry
+        part = batch if chosen is None else jax.tree.map(lambda leaf: leaf[chosen], batch)
+        value, gradient = jax.value_and_grad(objective)(params, part)
+        updates, state = optimizer.update(gradient, state, params)
+        return (optax.apply_updates(params, updates), state), value
+
+    order = None if batch_size is None or key is None else _order(key, size, steps, batch_size)
+    (params, _), values = jax.lax.scan(step, (start, optimizer.init(start)), order, length=steps)
+    return params, values
+
+
+def _order(key: Key[Array, ""], size: int, steps: int, batch_size: int) -> Array:
+    """Indices [steps, batch_size]: a fresh permutation each epoch, its incomplete last mini-batch dropped."""
+    per_epoch = size // batch_size
+    epochs = -(-steps // per_epoch)
+    permutations = jax.vmap(lambda k: jax.random.permutation(k, size))(jax.random.split(key, epochs))
+    return permutations[:, : per_epoch * batch_size].reshape(epochs * per_epoch, batch_size)[:steps]

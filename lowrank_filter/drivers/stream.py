@@ -1,0 +1,84 @@
+"""A filter over a whole stream."""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lowrank_filter import checks
+from lowrank_filter.algebra.tree import Tree
+from lowrank_filter.drivers.filters import Filter
+from lowrank_filter.kernels.belief import Belief
+from lowrank_filter.kernels.update import Info
+
+History = Literal["final", "means", "all"]
+
+
+class Stream(NamedTuple):
+    """What was kept of each of the N steps, N = ⌈examples / chunk_size⌉, along a leading axis.
+
+    Attributes:
+        info: each update's :class:`Info`; its site only with ``history="all"``.
+        means: the posterior means, with ``history="means"``.
+        beliefs: the posterior beliefs, with ``history="all"``; ready for :func:`smooth` together with ``info.site``.
+    """
+
+    info: Info
+    means: Tree | None
+    beliefs: Belief | None
+
+
+def filter_stream(
+    filter: Filter,
+    belief: Belief,
+    x: Any,
+    y: Any,
+    *,
+    mask: Any = None,
+    chunk_size: int = 1,
+    history: History = "final",
+) -> tuple[Belief, Stream]:
+    """Predict and update through a stream in one ``lax.scan``.
+
+    The stream is absorbed in chunks of ``chunk_size`` examples, one predict and one update each; the last is filled up
+    with masked examples. Going on with the returned belief and the rest of the stream gives the same as one call with
+    the whole, if the cut is at a chunk's end. Wrap in ``jax.jit`` to compile once for many streams.
+
+    Args:
+        filter: from :func:`extended_filter` or :func:`laplace_filter`, or any :class:`Filter`.
+        belief: where to start; the first step predicts from it.
+        x, y: the stream, in order, with one leading axis.
+        mask: booleans along that axis; a masked example is a missing observation.
+        chunk_size: examples per update, static.
+        history: "final" keeps nothing that grows with D; "means" the means; "all" the beliefs and sites.
+
+    Returns:
+        The last belief, and :class:`Stream`.
+
+    Raises:
+        ValueError: leading axes that differ, an empty stream, an unknown history, a chunk size below 1.
+    """
+    checks.choice("history", history, ("final", "means", "all"))
+    checks.count("chunk_size", chunk_size, minimum=1)
+    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves((x, y, mask))}
+    if len(sizes) != 1 or () in sizes or (0,) in sizes:
+        raise ValueError(f"x, y, mask: expected one leading axis of at least one example, got {sorted(sizes)}")
+    size = sizes.pop()[0]
+    present = jnp.ones(size, bool) if mask is None else jnp.asarray(mask).astype(bool)
+    steps = -(-size // chunk_size)
+
+    def chunks(leaf: Any) -> Any:
+        leaf = jnp.asarray(leaf)
+        padded = jnp.pad(leaf, [(0, steps * chunk_size - size)] + [(0, 0)] * (leaf.ndim - 1))
+        return padded.reshape(steps, chunk_size, *leaf.shape[1:])
+
+    def step(belief: Belief, chunk: tuple) -> tuple[Belief, Stream]:
+        belief, info = filter.update(filter.predict(belief), *chunk)
+        kept = Stream(
+            info if history == "all" else info._replace(site=None),
+            belief.mean if history == "means" else None,
+            belief if history == "all" else None,
+        )
+        return belief, kept
+
+    return jax.lax.scan(step, belief, jax.tree.map(chunks, (x, y, present)))

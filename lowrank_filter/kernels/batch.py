@@ -1,0 +1,194 @@
+"""A batch of examples as the kernels see it: checked, masked, and with its targets in shape."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from lowrank_filter import checks
+from lowrank_filter.algebra.tree import Tree
+from lowrank_filter.kernels.likelihoods import Likelihood
+
+Apply = Callable[[Tree, Any], Array]
+
+
+class Batch(NamedTuple):
+    """B examples. What is masked out is zero in ``x`` and ``y``, so that not even a NaN can leak.
+
+    Attributes:
+        x: inputs, a pytree of arrays with leading axis B.
+        y: targets [B, …].
+        mask: [B], which examples were given.
+        usable: [B], which of them have finite inputs.
+    """
+
+    x: Any
+    y: Array
+    mask: Bool[Array, " B"]
+    usable: Bool[Array, " B"]
+
+
+class Local(NamedTuple):
+    """The likelihood of each example to second order in the network's outputs.
+
+    Attributes:
+        loss: −log p(yᵢ | fᵢ) [B]; zero for examples that do not count.
+        root: Sᵢ [B, C, r].
+        score: uᵢ [B, r], with Sᵢuᵢ = ∇_f loss.
+        invalid: [B], unmasked examples left out because their inputs, outputs or targets are not valid.
+    """
+
+    loss: Float[Array, " B"]
+    root: Float[Array, "B C r"]
+    score: Float[Array, "B r"]
+    invalid: Bool[Array, " B"]
+
+
+def prepare(params: Tree, apply_fn: Apply, likelihood: Likelihood, x: Any, y: Any, mask: Any) -> Batch:
+    """Check a batch against the model and the likelihood, and zero what is masked.
+
+    Raises:
+        TypeError: apply_fn or the likelihood is not one; labels are not integers.
+        ValueError: an empty batch, leading axes that differ, outputs not [B, C], targets or mask of another shape, or
+            (where values can be seen) NaN or targets out of the likelihood's domain in an unmasked example.
+    """
+    if not isinstance(likelihood, Likelihood):
+        raise TypeError(
+            f"likelihood: expected a Likelihood such as Categorical(), got {likelihood!r}; to bring your own, "
+            "subclass lowrank_filter.Likelihood"
+        )
+    x = jax.tree.map(jnp.asarray, x)
+    y = jnp.asarray(y)
+    outputs = output_count(params, apply_fn, x)
+    size = _size(x)
+    if y.shape[:1] != (size,):
+        raise ValueError(f"y: expected a leading axis of {size} like x, got shape {y.shape}")
+    likelihood.check(outputs)
+    y = _targets(likelihood, outputs, y)
+    if mask is None:
+        kept = jnp.ones(size, bool)
+    else:
+        kept = jnp.asarray(mask)
+        if kept.shape != (size,):
+            raise ValueError(f"mask: expected shape ({size},), one entry per example, got {kept.shape}")
+        kept = kept.astype(bool)
+    x, y = _masked(kept, x), _masked(kept, y)
+    usable = kept & _finite(x, size)
+    batch = Batch(_masked(usable, x), y, kept, usable)
+    _visible(likelihood, outputs, batch)
+    return batch
+
+
+def localise(likelihood: Likelihood, outputs: Float[Array, "B C"], batch: Batch, temperature: Any) -> Local:
+    """The likelihood's loss, root and score at the outputs, divided by the temperature; zero where nothing counts."""
+    counts = batch.usable & jax.vmap(_valid, in_axes=(None, 0, 0))(likelihood, outputs, batch.y)
+    # A second zeroing, after which no derivative of an example that does not count can be anything but finite.
+    outputs = jnp.where(counts[:, None], outputs, 0)
+    targets = _masked(counts, batch.y)
+    scale = jax.lax.rsqrt(jnp.asarray(temperature, outputs.dtype))
+    return Local(
+        _masked(counts, jax.vmap(likelihood.nll)(outputs, targets)) * scale**2,
+        _masked(counts, jax.vmap(likelihood.root)(outputs, targets)) * scale,
+        _masked(counts, jax.vmap(likelihood.whitened_score)(outputs, targets)) * scale,
+        batch.mask & ~counts,
+    )
+
+
+def _valid(likelihood: Likelihood, output: Float[Array, " C"], target: Array) -> Bool[Array, ""]:
+    """Whether an example can be used: a target in the domain, finite outputs, a finite loss."""
+    finite = jnp.all(jnp.isfinite(output)) & jnp.isfinite(likelihood.nll(output, target))
+    return finite & likelihood.in_domain(target, len(output))
+
+
+def output_count(params: Tree, apply_fn: Apply, x: Any) -> int:
+    """C, having checked that x has one leading axis B ≥ 1 and that apply_fn returns [B, C].
+
+    Raises:
+        TypeError: apply_fn is not callable.
+        ValueError: leading axes that differ, an empty batch, or outputs of another shape.
+    """
+    if not callable(apply_fn):
+        raise TypeError(f"apply_fn: expected a function (params, x) -> outputs [B, C], got {type(apply_fn).__name__}")
+    size = _size(x)
+    try:
+        out = jax.eval_shape(apply_fn, params, x)
+    except TypeError as error:
+        raise ValueError(
+            f"apply_fn: expected a function of (params, x) that takes x of shape {_shapes(x)}; it failed: {error}"
+        ) from error
+    if not hasattr(out, "shape") or len(out.shape) != 2 or out.shape[0] != size:
+        raise ValueError(
+            f"apply_fn: expected outputs of shape ({size}, C) for a batch of {size} examples, got "
+            f"{_shapes(out)}; add an axis for a single output"
+        )
+    return out.shape[1]
+
+
+def _size(x: Any) -> int:
+    sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(x)}
+    if len(sizes) != 1 or () in sizes:
+        raise ValueError(f"x: expected one leading axis of B examples, got shapes {_shapes(x)}")
+    size = sizes.pop()[0]
+    if size == 0:
+        raise ValueError("x: expected at least one example, got an empty batch; skip the update instead")
+    return size
+
+
+def _shapes(value: Any) -> Any:
+    return jax.tree.map(jnp.shape, value)
+
+
+def _targets(likelihood: Likelihood, outputs: int, y: Array) -> Array:
+    wanted = likelihood.targets(outputs)
+    if wanted is None:
+        return y
+    if wanted == () and not jnp.issubdtype(y.dtype, jnp.integer):
+        raise TypeError(f"y: expected integer labels of shape ({len(y)},), got {y.dtype} of shape {y.shape}")
+    if wanted == (1,) and y.ndim == 1:
+        y = y[:, None]
+    if y.shape[1:] != wanted:
+        raise ValueError(
+            f"y: expected shape {(len(y), *wanted)} for {type(likelihood).__name__} with {outputs} outputs, "
+            f"got {y.shape}"
+        )
+    return y
+
+
+def _visible(likelihood: Likelihood, outputs: int, batch: Batch) -> None:
+    """What a concrete batch shows before anything is computed."""
+    if checks.concrete((batch.x, batch.mask)):
+        bad = np.asarray(batch.mask & ~batch.usable)
+        if bad.any():
+            raise ValueError(
+                f"x: expected finite values, got {int(bad.sum())} examples with NaN or infinity "
+                f"(first: x[{bad.argmax()}]); leave them out with mask="
+            )
+    if checks.concrete((batch.y, batch.mask)):
+        valid = jax.vmap(lambda target: likelihood.in_domain(target, outputs))(batch.y)
+        bad = np.asarray(batch.mask & ~valid)
+        if bad.any():
+            first = int(bad.argmax())
+            raise ValueError(
+                f"y: expected targets in the domain of {type(likelihood).__name__} with {outputs} outputs, got "
+                f"{int(bad.sum())} outside it (first: y[{first}] = {np.asarray(batch.y)[first]}); correct them or "
+                "leave them out with mask="
+            )
+
+
+def _finite(x: Any, size: int) -> Bool[Array, " B"]:
+    """Which examples have finite inputs."""
+    finite = jnp.ones(size, bool)
+    for leaf in jax.tree.leaves(x):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            finite &= jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim)))
+    return finite
+
+
+def _masked(keep: Bool[Array, " B"], value: Any) -> Any:
+    def leaf(v: Array) -> Array:
+        return jnp.where(keep.reshape(keep.shape + (1,) * (v.ndim - 1)), v, jnp.zeros((), v.dtype))
+
+    return jax.tree.map(leaf, value)

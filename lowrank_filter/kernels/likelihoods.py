@@ -1,0 +1,257 @@
+"""Likelihoods of one target given the network's outputs f ∈ R^C for one example.
+
+A likelihood is a pytree with these methods, each for a single example (the kernels map them over the batch):
+
+- ``nll(output, target)``: −log p(y | f), a scalar.
+- ``root(output, target)``: S [C, r] with S Sᵀ = H, the Hessian of the negative log likelihood in the outputs, or its
+  expectation (the Fisher information) where that is not positive semi-definite.
+- ``whitened_score(output, target)``: u [r] with S u = ∇_f nll. It exists because an update written with u needs no
+  subtraction of large numbers.
+- ``in_domain(target, outputs)``: whether a target is one that a network with that number of outputs can be asked for.
+- ``targets(outputs)``: the shape of one target, or None if any is allowed.
+
+To bring one's own, subclass :class:`Likelihood` and define ``nll``: the rest is derived by automatic differentiation.
+Overriding ``root`` and ``whitened_score`` with closed forms is faster, and necessary where the Hessian is not
+positive semi-definite or does not span the gradient. Register the class as a pytree
+(``jax.tree_util.register_dataclass``), so that its hyperparameters are traced.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Float
+
+from lowrank_filter import checks
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+class Likelihood:
+    """Base class: everything but ``nll`` has a default."""
+
+    def nll(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
+        """−log p(target | output)."""
+        raise NotImplementedError(f"{type(self).__name__}: define nll(output, target), the negative log likelihood")
+
+    def root(self, output: Float[Array, " C"], target: Array) -> Float[Array, "C r"]:
+        """V √max(λ, 0) of the Hessian's eigendecomposition."""
+        values, vectors = self._eigen(output, target)
+        return vectors * jnp.sqrt(values)
+
+    def whitened_score(self, output: Float[Array, " C"], target: Array) -> Float[Array, " r"]:
+        """S⁺ ∇_f nll."""
+        values, vectors = self._eigen(output, target)
+        projected = vectors.T @ jax.grad(self.nll)(output, target)
+        return jnp.where(values > 0, projected / jnp.sqrt(jnp.where(values > 0, values, 1)), 0)
+
+    def in_domain(self, target: Array, outputs: int) -> Bool[Array, ""]:
+        """Finite."""
+        return jnp.all(jnp.isfinite(target))
+
+    def targets(self, outputs: int) -> tuple[int, ...] | None:
+        """The shape of one target, or None for any."""
+        return None
+
+    def check(self, outputs: int) -> None:
+        """Raise ValueError if a network with this number of outputs does not fit."""
+
+    def _eigen(self, output: Array, target: Array) -> tuple[Array, Array]:
+        values, vectors = jnp.linalg.eigh(jax.hessian(self.nll)(output, target))
+        negligible = len(values) * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
+        return jnp.where(values > negligible, values, 0), vectors
+
+
+def _floor(dtype: Any) -> float:
+    """A probability below which S and u would under- and overflow; their product S u stays exact."""
+    return float(jnp.finfo(dtype).tiny) ** 0.75
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Categorical(Likelihood):
+    """y ∈ {0 … C−1}, p = softmax(f). S = diag(√p) − p √pᵀ, u = √p − e_y/√p_y; targets are integers."""
+
+    def nll(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
+        """logsumexp(f) − f_y."""
+        return jax.nn.logsumexp(output) - output[target]
+
+    def root(self, output: Float[Array, " C"], target: Array) -> Float[Array, "C C"]:
+        """diag(√p) − p √pᵀ."""
+        p = self._probabilities(output)
+        return jnp.diag(jnp.sqrt(p)) - jnp.outer(p, jnp.sqrt(p))
+
+    def whitened_score(self, output: Float[Array, " C"], target: Array) -> Float[Array, " C"]:
+        """√p − e_y/√p_y."""
+        root = jnp.sqrt(self._probabilities(output))
+        return root - jax.nn.one_hot(target, len(root), dtype=root.dtype) / root[target]
+
+    def in_domain(self, target: Array, outputs: int) -> Bool[Array, ""]:
+        """0 ≤ y < C."""
+        return (target >= 0) & (target < outputs)
+
+    def targets(self, outputs: int) -> tuple[int, ...]:
+        """A scalar class label."""
+        return ()
+
+    def check(self, outputs: int) -> None:
+        """At least two classes."""
+        if outputs < 2:
+            raise ValueError(f"Categorical: expected at least 2 outputs (logits), got {outputs}; use Bernoulli for one")
+
+    def _probabilities(self, output: Array) -> Array:
+        return jnp.maximum(jax.nn.softmax(output), _floor(output.dtype))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Gaussian(Likelihood):
+    """y ~ N(f, R), R = L Lᵀ. S = L⁻ᵀ, u = L⁻¹(f − y).
+
+    Attributes:
+        covariance: R, in the squared units of y: a scalar (for all outputs), a vector [C] (independent) or [C, C].
+    """
+
+    covariance: ArrayLike
+
+    def nll(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
+        """½‖u‖² + ½ log det(2πR)."""
+        whitened = self.whitened_score(output, target)
+        return (
+            0.5 * jnp.sum(whitened**2)
+            + jnp.sum(jnp.log(jnp.diagonal(self._lower(output))))
+            + 0.5 * len(output) * LOG_2PI
+        )
+
+    def root(self, output: Float[Array, " C"], target: Array) -> Float[Array, "C C"]:
+        """L⁻ᵀ."""
+        lower = self._lower(output)
+        return jax.scipy.linalg.solve_triangular(lower, jnp.eye(len(lower), dtype=lower.dtype), lower=True).T
+
+    def whitened_score(self, output: Float[Array, " C"], target: Array) -> Float[Array, " C"]:
+        """L⁻¹(f − y)."""
+        return jax.scipy.linalg.solve_triangular(self._lower(output), output - target, lower=True)
+
+    def targets(self, outputs: int) -> tuple[int, ...]:
+        """A vector like the outputs."""
+        return (outputs,)
+
+    def check(self, outputs: int) -> None:
+        """The covariance fits the outputs and is positive."""
+        shape = jnp.shape(self.covariance)
+        if shape not in ((), (outputs,), (outputs, outputs)):
+            raise ValueError(
+                f"Gaussian: expected a covariance of shape (), ({outputs},) or ({outputs}, {outputs}) for "
+                f"{outputs} outputs, got {shape}"
+            )
+        if len(shape) < 2:
+            checks.positive("Gaussian covariance", self.covariance)
+        elif checks.concrete(self.covariance) and not jnp.all(jnp.isfinite(jnp.linalg.cholesky(self.covariance))):
+            raise ValueError("Gaussian: expected a positive definite covariance, got one without a Cholesky factor")
+
+    def _lower(self, output: Array) -> Array:
+        covariance = jnp.asarray(self.covariance, output.dtype)
+        if covariance.ndim == 2:
+            return jnp.linalg.cholesky(covariance)
+        return jnp.diag(jnp.sqrt(jnp.broadcast_to(covariance, output.shape)))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Bernoulli(Likelihood):
+    """y ∈ [0, 1]^C, independent, p = sigmoid(f). S = √(p(1 − p)), u = (p − y)/√(p(1 − p))."""
+
+    def nll(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
+        """Σ softplus(f) − y f."""
+        return jnp.sum(jax.nn.softplus(output) - target * output)
+
+    def root(self, output: Float[Array, " C"], target: Array) -> Float[Array, "C C"]:
+        """diag √(p(1 − p))."""
+        return jnp.diag(self._deviation(output))
+
+    def whitened_score(self, output: Float[Array, " C"], target: Array) -> Float[Array, " C"]:
+        """(p − y)/√(p(1 − p))."""
+        return (jax.nn.sigmoid(output) - target) / self._deviation(output)
+
+    def in_domain(self, target: Array, outputs: int) -> Bool[Array, ""]:
+        """0 ≤ y ≤ 1."""
+        return jnp.all((target >= 0) & (target <= 1))
+
+    def targets(self, outputs: int) -> tuple[int, ...]:
+        """A vector like the outputs."""
+        return (outputs,)
+
+    def _deviation(self, output: Array) -> Array:
+        variance = jax.nn.sigmoid(output) * jax.nn.sigmoid(-output)
+        return jnp.sqrt(jnp.maximum(variance, _floor(output.dtype)))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Poisson(Likelihood):
+    """y ∈ {0, 1, …}^C, independent, rate = exp(f). S = √rate, u = (rate − y)/√rate."""
+
+    def nll(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
+        """Σ exp(f) − y f + log y!."""
+        return jnp.sum(jnp.exp(output) - target * output + jax.scipy.special.gammaln(target + 1.0))
+
+    def root(self, output: Float[Array, " C"], target: Array) -> Float[Array, "C C"]:
+        """diag √rate."""
+        return jnp.diag(self._deviation(output))
+
+    def whitened_score(self, output: Float[Array, " C"], target: Array) -> Float[Array, " C"]:
+        """(rate − y)/√rate."""
+        return (jnp.exp(output) - target) / self._deviation(output)
+
+    def in_domain(self, target: Array, outputs: int) -> Bool[Array, ""]:
+        """y ≥ 0 and finite."""
+        return jnp.all((target >= 0) & jnp.isfinite(target))
+
+    def targets(self, outputs: int) -> tuple[int, ...]:
+        """A vector like the outputs."""
+        return (outputs,)
+
+    def _deviation(self, output: Array) -> Array:
+        return jnp.sqrt(jnp.maximum(jnp.exp(output), _floor(output.dtype)))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class HeteroscedasticGaussian(Likelihood):
+    """y ~ N(μ, diag σ²), outputs f = (μ, log σ²) concatenated, C = 2m for m targets.
+
+    H is the Fisher information: S = diag(1/σ, 1/√2), u = (−z, (1 − z²)/√2) with z = (y − μ)/σ.
+    """
+
+    def nll(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
+        """½ Σ z² + log σ² + log 2π."""
+        standardised, log_variance = self._standardise(output, target)
+        return 0.5 * jnp.sum(standardised**2 + log_variance + LOG_2PI)
+
+    def root(self, output: Float[Array, " C"], target: Array) -> Float[Array, "C C"]:
+        """diag(1/σ, 1/√2)."""
+        log_variance = jnp.split(output, 2)[1]
+        return jnp.diag(jnp.concatenate([jnp.exp(-log_variance / 2), jnp.full_like(log_variance, math.sqrt(0.5))]))
+
+    def whitened_score(self, output: Float[Array, " C"], target: Array) -> Float[Array, " C"]:
+        """(−z, (1 − z²)/√2)."""
+        standardised, _ = self._standardise(output, target)
+        return jnp.concatenate([-standardised, (1 - standardised**2) * math.sqrt(0.5)])
+
+    def targets(self, outputs: int) -> tuple[int, ...]:
+        """One target for each pair of outputs."""
+        return (outputs // 2,)
+
+    def check(self, outputs: int) -> None:
+        """An even number of outputs."""
+        if outputs % 2:
+            raise ValueError(
+                f"HeteroscedasticGaussian: expected an even number of outputs (means, then log variances), "
+                f"got {outputs}"
+            )
+
+    def _standardise(self, output: Array, target: Array) -> tuple[Array, Array]:
+        mean, log_variance = jnp.split(output, 2)
+        return (target - mean) * jnp.exp(-log_variance / 2), log_variance

@@ -1,0 +1,31 @@
+"""Prediction: one step of the random walk with decay."""
+
+import jax
+import jax.numpy as jnp
+
+from lowrank_filter import checks
+from lowrank_filter.algebra import tree
+from lowrank_filter.algebra.tree import Tree
+from lowrank_filter.kernels.belief import Belief
+
+
+def predict(belief: Belief, process_noise: Tree, transition: Tree = 1.0) -> Belief:
+    """The belief about θ' = a θ + ε, ε ~ N(0, diag q).
+
+    m⁻ = a m and P⁻ = (a P⁻¹ a + diag q)⁻¹, exactly: one k×k Cholesky, no subtraction, no growth of the rank (the form
+    of LR-LGF, arXiv 2410.06800, without its two inversions).
+
+    Args:
+        process_noise: q ≥ 0, a variance per step: a scalar or a pytree prefix of the parameters.
+        transition: a, dimensionless: a scalar or a pytree prefix of the parameters.
+
+    Raises:
+        ValueError: an argument is not a prefix of the parameters, or a visible noise is negative.
+    """
+    checks.prefix("process_noise", process_noise, belief.mean)
+    checks.not_negative("process_noise", process_noise)
+    checks.prefix("transition", transition, belief.mean)
+    checks.finite("transition", transition)
+    decay = tree.broadcast(transition, belief.mean)
+    mean = jax.tree.map(jnp.multiply, decay, belief.mean)
+    return Belief(mean, belief.precision.propagate(tree.broadcast(process_noise, belief.mean), decay))

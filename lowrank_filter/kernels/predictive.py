@@ -1,0 +1,48 @@
+"""What a belief says about outputs."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lowrank_filter.algebra import tree
+from lowrank_filter.kernels.batch import Apply, output_count
+from lowrank_filter.kernels.belief import Belief
+
+
+class Predictive(NamedTuple):
+    """Gaussian over the outputs of each example.
+
+    Attributes:
+        mean: f(x; m), [B, C].
+        covariance: J P⁻¹ Jᵀ of each example, [B, C, C]; positive semi-definite by construction.
+    """
+
+    mean: Float[Array, "B C"]
+    covariance: Float[Array, "B C C"]
+
+
+def predictive(belief: Belief, apply_fn: Apply, x: Any, *, batch_size: int = 32) -> Predictive:
+    """Mean and covariance of the outputs, linearised at the belief's mean: N(f(x; m), J P⁻¹ Jᵀ).
+
+    The likelihood's own noise is not included. Each covariance is a Gram matrix of whitened Jacobian rows.
+
+    Args:
+        apply_fn: (params, x) → outputs [B, C].
+        x: inputs, an array or pytree with leading axis B.
+        batch_size: examples whose Jacobians (C·D numbers each) are held at once, static.
+
+    Raises:
+        ValueError: an empty batch, or outputs that are not [B, C].
+    """
+    x = jax.tree.map(jnp.asarray, x)
+    outputs = output_count(belief.mean, apply_fn, x)
+
+    def one(example: Any) -> Predictive:
+        single = jax.tree.map(lambda leaf: leaf[None], example)
+        mean, pull_back = jax.vjp(lambda params: apply_fn(params, single)[0], belief.mean)
+        rows = jax.vmap(lambda e: belief.precision.whiten(pull_back(e)[0]))(jnp.eye(outputs, dtype=mean.dtype))
+        return Predictive(mean, tree.gram(rows, rows))
+
+    return jax.lax.map(one, x, batch_size=batch_size)

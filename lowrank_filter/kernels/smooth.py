@@ -1,0 +1,124 @@
+"""Smoothing: the predict kernel run backwards."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lowrank_filter import checks
+from lowrank_filter.algebra import tree
+from lowrank_filter.algebra.operations import truncation_options
+from lowrank_filter.algebra.precision import Precision
+from lowrank_filter.algebra.tree import Tree
+from lowrank_filter.algebra.truncation import Metric, Residual
+from lowrank_filter.kernels.belief import Belief
+
+
+def smooth(
+    beliefs: Belief,
+    sites: Precision,
+    process_noise: Tree,
+    transition: Tree = 1.0,
+    *,
+    rank: int | None = None,
+    residual: Residual = "diagonal",
+    metric: Metric = "relative",
+) -> Belief:
+    """The beliefs about every step's parameters given all steps' data.
+
+    The backward message Λ_t is the information in later steps about θ_t; it obeys the prediction equations:
+
+        Λ_T = 0,   Λ_t = predict(Λ_{t+1} + site_{t+1}, q_{t+1}),   P^s_t = P_t + Λ_t
+        m^s_t = m_t + G_t (m^s_{t+1} − a_{t+1} m_t),   G_t = P_t⁻¹ a (a P_t⁻¹ a + q)⁻¹
+
+    Without truncation this is the Rauch-Tung-Striebel smoother; nothing is subtracted, so P^s_t is positive definite by
+    construction. A step without data is legal: its belief is the predicted one, its site :func:`zero_site`.
+
+    Args:
+        beliefs: filtered beliefs, stacked along a leading axis T (``jax.tree.map(lambda *b: jnp.stack(b), *list)``).
+        sites: ``info.site`` of each step's update, stacked likewise.
+        process_noise: q; entry t enters step t (entry 0 is not used). One prefix for all steps, or one stacked along T.
+            A leaf that broadcasts to the parameters it covers is the same for all steps; otherwise its first axis is T.
+        transition: a, likewise.
+        rank: k of the result, static; by default that of the beliefs.
+        residual, metric: of the truncations; see :func:`truncate`.
+
+    Returns:
+        Smoothed beliefs, stacked along T. The last is the filtered one.
+
+    Raises:
+        ValueError: stacks of different lengths, arguments that are not prefixes, negative noise, a negative rank.
+    """
+    steps = _steps(beliefs, sites)
+    rank = beliefs.precision.rank if rank is None else rank
+    checks.rank(rank)
+    truncation_options(residual, metric)
+    checks.not_negative("process_noise", process_noise)
+    checks.finite("transition", transition)
+    like = jax.tree.map(lambda leaf: leaf[0], beliefs.mean)
+    noise_at = _per_step("process_noise", process_noise, like, steps)
+    transition_at = _per_step("transition", transition, like, steps)
+    options = {"rank": rank, "residual": residual, "metric": metric}
+
+    def at(stacked: Any, step: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf[step], stacked)
+
+    def body(carry: tuple[Tree, Precision, Precision], inputs: tuple) -> tuple:
+        next_mean, message, next_precision = carry
+        step, belief, next_site = inputs
+        noise, decay = noise_at(step + 1), transition_at(step + 1)
+        message, _ = message.add(next_site, **options, reference=next_precision)
+        message = message.propagate(noise, decay)
+        innovation = jax.tree.map(lambda s, a, m: s - a * m, next_mean, decay, belief.mean)
+        mean = jax.tree.map(jnp.add, belief.mean, belief.precision.smoothing_gain(innovation, noise, decay))
+        precision, _ = belief.precision.add(message, **options)
+        return (mean, message, precision), Belief(mean, precision)
+
+    last = at(beliefs, steps - 1)
+    nothing = jax.tree.map(jnp.zeros_like, last.precision)
+    last_precision, _ = last.precision.add(nothing, **options)
+    message, _ = nothing.add(nothing, **options, reference=last.precision)
+    earlier = jax.tree.map(lambda leaf: leaf[:-1], beliefs)
+    later_sites = jax.tree.map(lambda leaf: leaf[1:], sites)
+    start = (last.mean, message, last_precision)
+    _, smoothed = jax.lax.scan(body, start, (jnp.arange(steps - 1), earlier, later_sites), reverse=True)
+    final = Belief(last.mean, last_precision)
+    return jax.tree.map(lambda s, f: jnp.concatenate([s, f[None]]), smoothed, final)
+
+
+def _steps(beliefs: Belief, sites: Precision) -> int:
+    lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves((beliefs, sites))}
+    if len(lengths) != 1 or () in lengths or (0,) in lengths:
+        raise ValueError(
+            f"beliefs, sites: expected stacks of T >= 1 steps along a leading axis, got leading axes {sorted(lengths)}"
+        )
+    if jax.tree.structure(beliefs.precision) != jax.tree.structure(sites):
+        raise ValueError(
+            f"sites: expected precisions like the beliefs', {jax.tree.structure(beliefs.precision)}; got "
+            f"{jax.tree.structure(sites)}"
+        )
+    return lengths.pop()[0]
+
+
+def _per_step(name: str, value: Tree, like: Tree, steps: int) -> Any:
+    """A function from a step's index to the full vector of that step's noise or transition."""
+
+    def stacked(leaf: Any, covered: Tree) -> bool:
+        shapes = [jnp.shape(reference) for reference in jax.tree.leaves(covered)]
+        shape = jnp.shape(leaf)
+        if all(checks.broadcastable(shape, reference) for reference in shapes):
+            return False
+        if shape[:1] == (steps,) and all(checks.broadcastable(shape[1:], reference) for reference in shapes):
+            return True
+        raise ValueError(
+            f"{name}: expected a scalar or a pytree prefix of the parameters, the same for all steps or stacked along "
+            f"T = {steps}; got a leaf of shape {shape} for parameters of shape {shapes[0]}"
+        )
+
+    is_stacked = checks.map_prefix(name, stacked, value, like)
+
+    def at(step: Any) -> Tree:
+        one = jax.tree.map(lambda leaf, many: jnp.asarray(leaf)[step] if many else leaf, value, is_stacked)
+        return tree.broadcast(one, like)
+
+    return at

@@ -1,0 +1,104 @@
+"""The linearised update: one extended Kalman step on a batch of examples (LO-FI, arXiv 2305.19535)."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from lowrank_filter import checks
+from lowrank_filter.algebra.operations import truncation_options
+from lowrank_filter.algebra.precision import Precision
+from lowrank_filter.algebra.tree import Tree
+from lowrank_filter.algebra.truncation import Metric, Residual
+from lowrank_filter.kernels.batch import Apply, localise, prepare
+from lowrank_filter.kernels.belief import Belief
+from lowrank_filter.kernels.likelihoods import Likelihood
+
+
+class Info(NamedTuple):
+    """What an update learned, beside the belief.
+
+    Attributes:
+        site: the information that the data added, as a precision of the belief's structure; :func:`smooth` wants it.
+        log_evidence: log p(y | earlier data) in nats, tempered like the likelihood.
+        loss: Σ −log p(yᵢ | fᵢ) / temperature at the parameters of the linearisation, in nats.
+        truncated: the share of the low-rank part's trace (in the metric) that did not fit the rank.
+        invalid: how many unmasked examples were left out because an input, output or target was not valid.
+    """
+
+    site: Precision
+    log_evidence: Float[Array, ""]
+    loss: Float[Array, ""]
+    truncated: Float[Array, ""]
+    invalid: Int[Array, ""]
+
+
+def update(
+    belief: Belief,
+    apply_fn: Apply,
+    likelihood: Likelihood,
+    x: Any,
+    y: Any,
+    *,
+    rank: int,
+    residual: Residual = "diagonal",
+    metric: Metric = "relative",
+    temperature: ArrayLike = 1.0,
+    mask: Any = None,
+) -> tuple[Belief, Info]:
+    """Condition a belief on a batch of examples, with the network linearised at its mean.
+
+    With A = [JᵢᵀSᵢ]/√λ (B·r columns) and u = [uᵢ]/√λ,
+
+        m⁺ = m − (P + A Aᵀ)⁻¹ A u           (the untruncated posterior)
+        P⁺ = P + A Aᵀ, truncated to ``rank``
+        log evidence = −Σℓᵢ/λ + ½ uᵀAᵀ(P + A Aᵀ)⁻¹A u − ½ log det(I + AᵀP⁻¹A),
+
+    which for Gaussian likelihoods is log N(y; f(m), R + J P⁻¹ Jᵀ). Memory O((k + B·r)·D): meant for streams and small
+    batches; :func:`laplace_update` takes large ones.
+
+    Args:
+        belief: the predicted belief.
+        apply_fn: (params, x) → outputs [B, C].
+        likelihood: of a target given the outputs of one example.
+        x: inputs, an array or pytree with leading axis B.
+        y: targets, leading axis B; integer labels [B] for :class:`Categorical`.
+        rank: k of the result, static.
+        residual: "diagonal" adds the diagonal of what is truncated to P's, so diag(P⁺) is exact; "drop" forgets it.
+        metric: "relative" (KL-optimal) or "euclidean"; see :func:`truncate`.
+        temperature: λ > 0: p ∝ exp(−loss/λ).
+        mask: [B] booleans; an example that is masked out changes nothing, whatever it contains. With none left the
+            belief comes back bit for bit (at equal rank).
+
+    Returns:
+        The posterior belief, and :class:`Info`.
+
+    Raises:
+        TypeError: apply_fn, likelihood or labels are of the wrong kind.
+        ValueError: shapes, options or visible values are wrong; the message says which.
+    """
+    checks.rank(rank)
+    truncation_options(residual, metric)
+    checks.positive("temperature", temperature)
+    batch = prepare(belief.mean, apply_fn, likelihood, x, y, mask)
+    outputs, pull_back = jax.vjp(lambda params: apply_fn(params, batch.x), belief.mean)
+    local = localise(likelihood, outputs, batch, temperature)
+    columns = _columns(pull_back, local.root)
+    correction = belief.precision.correct(columns, local.score.ravel())
+    mean = jax.tree.map(jnp.subtract, belief.mean, correction.step)
+    data = belief.precision.outer(columns)
+    precision, truncated = belief.precision.add(data, rank=rank, residual=residual, metric=metric, passes=1)
+    site = data.truncate(rank, residual=residual, metric=metric, reference=belief.precision)
+    loss = jnp.sum(local.loss)
+    log_evidence = -loss + 0.5 * (correction.quadratic - correction.logdet)
+    info = Info(site, log_evidence, loss, truncated, jnp.sum(local.invalid))
+    return Belief(mean, precision), info
+
+
+def _columns(pull_back: Any, root: Float[Array, "B C r"]) -> Tree:
+    """A as a stack of B·r vectors JᵢᵀSᵢ, example by example."""
+    size, outputs, width = root.shape
+    # One cotangent per column: zero but for one example.
+    single = jnp.eye(size, dtype=root.dtype)[:, None, :, None] * jnp.moveaxis(root, 2, 1)[:, :, None, :]
+    return jax.vmap(lambda cotangent: pull_back(cotangent)[0])(single.reshape(size * width, size, outputs))
