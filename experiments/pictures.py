@@ -68,7 +68,6 @@ def accuracy_per_task(
     # Fixed margins, not a layout engine: the names of the methods stand in the right margin.
     figure.subplots_adjust(left=0.085, right=0.745, top=0.89, bottom=0.12 if examples is None else 0.235)
     axes = figure.add_subplot()
-    positions = np.arange(len(tasks))
     ends: list[tuple[float, str, str]] = []
     for name, result in methods.items():
         style = _STYLES.get(name, _UNKNOWN)
@@ -76,6 +75,7 @@ def accuracy_per_task(
         mean = percent.mean(axis=0)
         errors = [standard_error(column) for column in percent.T]
         error = np.array([0 if value is None else value for value in errors])
+        positions = np.arange(len(tasks)) if result.scored is None else np.asarray(result.scored)
         axes.fill_between(positions, mean - error, mean + error, color=style.colour, alpha=0.16, linewidth=0)
         axes.plot(
             positions,
@@ -83,15 +83,28 @@ def accuracy_per_task(
             style.line,
             color=style.colour,
             marker=style.marker,
-            markersize=11 if style.marker == "*" else 7.5,
+            markersize=11 if style.marker == "*" or result.scored is not None else 7.5,
             markeredgecolor="white",
             markeredgewidth=0.9,
             linewidth=2.4,
-            zorder=3,
+            zorder=3 if result.scored is None else 4,
         )
-        ends.append((float(mean[-1]), _name(name, labels), style.colour))
+        if result.scored is None:
+            ends.append((float(mean[-1]), _name(name, labels), style.colour))
+        else:
+            axes.annotate(
+                _name(name, labels),
+                (positions[-1], mean[-1]),
+                xytext=(14, -34),
+                textcoords="offset points",
+                fontsize=_TEXT,
+                color=_dark(style.colour),
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
+                arrowprops={"arrowstyle": "-", "color": style.colour, "linewidth": 1.4, "shrinkB": 6},
+                zorder=5,
+            )
     axes.set_xlim(-0.25, len(tasks) - 0.75)
-    axes.set_xticks(positions, list(tasks))
+    axes.set_xticks(range(len(tasks)), list(tasks))
     axes.set_xlabel(x_label, fontsize=_TEXT, color=_INK, labelpad=8)
     axes.set_ylabel("test accuracy, %", fontsize=_TEXT, color=_INK)
     _plain_axes(axes, grid="y")
@@ -177,7 +190,11 @@ def means(
     title: str,
     labels: Mapping[str, str] | None = None,
 ) -> None:
-    """Draw each method's accuracy averaged over tasks: every seed a small dot, their mean and standard error large."""
+    """Draw each method's accuracy averaged over tasks: every seed a small dot, their mean and standard error large.
+
+    Methods that were scored on single tasks are left out.
+    """
+    methods = {name: result for name, result in methods.items() if result.scored is None}
     figure = Figure(figsize=(11, 1.6 + 0.54 * len(methods)), layout="constrained")
     axes = figure.add_subplot()
     percent = {name: 100 * np.asarray(result.accuracy).mean(axis=1) for name, result in methods.items()}

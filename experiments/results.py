@@ -25,6 +25,7 @@ class MethodResult(NamedTuple):
         matrix: ``matrix[s, t, u]`` is the accuracy on task u after training on task t; None where there is no order.
         chosen: hyper-parameters chosen on the validation images.
         validation: mean accuracy of that choice on the validation images.
+        scored: the tasks that the columns of ``accuracy`` and ``nll`` stand for, where they are not all.
     """
 
     accuracy: Float[np.ndarray, "S T"]
@@ -32,6 +33,15 @@ class MethodResult(NamedTuple):
     matrix: Float[np.ndarray, "S T T"] | None
     chosen: Mapping[str, Any]
     validation: float
+    scored: tuple[int, ...] | None = None
+
+
+class Pair(NamedTuple):
+    """Two methods to compare, on the tasks named (by position) or on all that both were scored on."""
+
+    better: str
+    worse: str
+    tasks: tuple[int, ...] | None = None
 
 
 class Paired(NamedTuple):
@@ -39,6 +49,7 @@ class Paired(NamedTuple):
 
     better: str
     worse: str
+    tasks: tuple[int, ...] | None
     difference: float
     standard_error: float | None
     per_seed: list[float]
@@ -51,13 +62,13 @@ def standard_error(per_seed: Float[np.ndarray, " S"]) -> float | None:
     return float(np.std(per_seed, ddof=1) / np.sqrt(len(per_seed)))
 
 
-def paired(methods: Mapping[str, MethodResult], pairs: Sequence[tuple[str, str]]) -> list[Paired]:
-    """Return the paired difference over seeds for each ``(better, worse)`` pair of method names.
+def paired(methods: Mapping[str, MethodResult], pairs: Sequence[Pair]) -> list[Paired]:
+    """Return the difference over seeds for each pair of methods.
 
     Raises:
         ValueError: a pair names an unknown method, or the two methods differ in their seeds or tasks.
     """
-    return [_difference(methods, better, worse) for better, worse in pairs]
+    return [_difference(methods, pair) for pair in pairs]
 
 
 def build(
@@ -68,7 +79,7 @@ def build(
     seconds: Mapping[str, float],
     tasks: Sequence[str],
     methods: Mapping[str, MethodResult],
-    pairs: Sequence[tuple[str, str]] = (),
+    pairs: Sequence[Pair] = (),
 ) -> dict[str, Any]:
     """Return the content of ``results.json``: everything needed to print, draw or repeat the experiment.
 
@@ -79,7 +90,7 @@ def build(
         seconds: wall-clock time of each phase.
         tasks: names of the T tasks.
         methods: the result of each method.
-        pairs: names ``(better, worse)`` of methods to compare seed by seed.
+        pairs: methods to compare seed by seed.
 
     Raises:
         ValueError: a result is not finite or has another shape than S seeds by T tasks; the message names the method.
@@ -150,33 +161,39 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
 def _summary(name: str, result: MethodResult, tasks: int) -> dict[str, Any]:
     accuracy = _checked(name, "accuracy", result.accuracy)
     nll = _checked(name, "nll", result.nll)
-    if accuracy.ndim != 2 or accuracy.shape[1] != tasks or nll.shape != accuracy.shape:
+    scored = range(tasks) if result.scored is None else result.scored
+    if accuracy.ndim != 2 or accuracy.shape[1] != len(scored) or nll.shape != accuracy.shape:
         raise ValueError(
-            f"method {name!r}: expected accuracy and nll of one shape [S seeds, {tasks} tasks], "
+            f"method {name!r}: expected accuracy and nll of one shape [S seeds, {len(scored)} tasks], "
             f"but they are {list(accuracy.shape)} and {list(nll.shape)}; pass one row for each seed"
         )
     matrix = None
     if result.matrix is not None:
         matrix = _checked(name, "matrix", result.matrix)
-        if matrix.shape != (*accuracy.shape, tasks):
+        if matrix.shape != (len(accuracy), tasks, tasks):
             raise ValueError(
-                f"method {name!r}: expected a matrix of shape {[*accuracy.shape, tasks]}, "
+                f"method {name!r}: expected a matrix of shape {[len(accuracy), tasks, tasks]}, "
                 f"but it is {list(matrix.shape)}; pass None where there is none"
             )
     for key, value in result.chosen.items():
         if isinstance(value, float | np.ndarray | np.generic):
             _checked(name, f"chosen {key}", value)
     per_seed = accuracy.mean(axis=1)
+
+    def per_task(values: Float[np.ndarray, " M"]) -> list[float | None]:
+        found = dict(zip(scored, values.tolist(), strict=True))
+        return [found.get(task) for task in range(tasks)]
+
     return {
         "accuracy": {
             "mean": float(per_seed.mean()),
             "standard_error": standard_error(per_seed),
-            "per_task": accuracy.mean(axis=0).tolist(),
+            "per_task": per_task(accuracy.mean(axis=0)),
             "per_seed": per_seed.tolist(),
-            "per_task_per_seed": accuracy.tolist(),
+            "per_task_per_seed": [per_task(row) for row in accuracy],
             "matrix": None if matrix is None else matrix.mean(axis=0).tolist(),
         },
-        "nll": {"mean": float(nll.mean()), "per_task": nll.mean(axis=0).tolist()},
+        "nll": {"mean": float(nll.mean()), "per_task": per_task(nll.mean(axis=0))},
         "chosen": dict(result.chosen),
         "validation": float(_checked(name, "validation", result.validation)),
     }
@@ -193,19 +210,20 @@ def _checked(name: str, field: str, values: Any) -> Float[np.ndarray, "..."]:
     return array
 
 
-def _difference(methods: Mapping[str, MethodResult], better: str, worse: str) -> Paired:
-    for name in (better, worse):
+def _difference(methods: Mapping[str, MethodResult], pair: Pair) -> Paired:
+    for name in (pair.better, pair.worse):
         if name not in methods:
             raise ValueError(f"expected pairs of {', '.join(methods)}, but one names {name!r}; correct the pair")
-    first, second = (_checked(name, "accuracy", methods[name].accuracy) for name in (better, worse))
-    if first.shape != second.shape:
+    first, second = (_checked(name, "accuracy", methods[name].accuracy) for name in (pair.better, pair.worse))
+    if first.shape != second.shape or methods[pair.better].scored != methods[pair.worse].scored:
         raise ValueError(
-            f"expected {better!r} and {worse!r} to have the same seeds and tasks, "
+            f"expected {pair.better!r} and {pair.worse!r} to have the same seeds and tasks, "
             f"but their accuracies are {list(first.shape)} and {list(second.shape)}; run both on the same tasks"
         )
     # Seeds share data and starting weights, so only their differences say whether one method beats the other.
-    per_seed = (first - second).mean(axis=1)
-    return Paired(better, worse, float(per_seed.mean()), standard_error(per_seed), per_seed.tolist())
+    difference = first - second if pair.tasks is None else (first - second)[:, list(pair.tasks)]
+    per_seed = difference.mean(axis=1)
+    return Paired(*pair, float(per_seed.mean()), standard_error(per_seed), per_seed.tolist())
 
 
 def _plain(value: Any) -> Any:

@@ -16,8 +16,8 @@ LABELS = {
     "filter_last": "Filter, last model",
     "filter": "Filter, each task's model",
     "smoother": "Smoother",
-    "forecast": "Forecast",
-    "interpolated": "Neighbours' average",
+    "forecast": "Forecast, task unseen",
+    "interpolated": "Smoother, task unseen",
     "joint": "Joint training",
 }
 """What tables and pictures call each method."""
@@ -48,7 +48,9 @@ def print_table(
 
     ordered = sorted(methods, key=lambda name: name in references)
     means = {name: float(np.mean(methods[name].accuracy)) for name in methods}
-    best = max((means[name] for name in ordered if name not in references), default=None)
+    # A method scored on other tasks is not in the same race.
+    racing = [name for name in ordered if name not in references and methods[name].scored is None]
+    best = max((means[name] for name in racing), default=None)
     for position, name in enumerate(ordered):
         result = methods[name]
         accuracy = np.asarray(result.accuracy)
@@ -56,8 +58,8 @@ def print_table(
         followed_by_references = position + 1 < len(ordered) and ordered[position + 1] in references
         table.add_row(
             label(name),
-            f"[bold]{mean}[/bold]" if means[name] == best and name not in references else mean,
-            *(_percent(value) for value in accuracy.mean(axis=0)),
+            f"[bold]{mean}[/bold]" if means[name] == best and name in racing else mean,
+            *_cells(accuracy.mean(axis=0), result.scored, len(tasks)),
             short(result.chosen),
             style="dim" if name in references else None,
             end_section=followed_by_references and name not in references,
@@ -65,11 +67,12 @@ def print_table(
     console.print(table)
 
 
-def print_paired(console: Console, differences: Sequence[Paired]) -> None:
+def print_paired(console: Console, tasks: Sequence[str], differences: Sequence[Paired]) -> None:
     """Print differences in mean accuracy in points of percent: mean ± standard error, seeds won, and every seed."""
     table = Table(title="Paired differences over seeds (points)", title_justify="left", title_style="bold")
     table.add_column("method")
     table.add_column("against")
+    table.add_column("tasks")
     table.add_column("difference ± s.e.", justify="right", no_wrap=True)
     table.add_column("seeds won", justify="right", no_wrap=True)
     table.add_column("each seed", justify="right", overflow="fold")
@@ -77,6 +80,7 @@ def print_paired(console: Console, differences: Sequence[Paired]) -> None:
         table.add_row(
             label(difference.better),
             label(difference.worse),
+            "all" if difference.tasks is None else ", ".join(tasks[task] for task in difference.tasks),
             _with_error(difference.difference, difference.standard_error, sign="+"),
             f"{sum(value > 0 for value in difference.per_seed)} of {len(difference.per_seed)}",
             "  ".join(f"{100 * value:+.1f}" for value in difference.per_seed),
@@ -93,6 +97,11 @@ def _brief(value: Any) -> str:
     if isinstance(value, float | np.floating):
         return f"{value:.4g}"
     return str(value)
+
+
+def _cells(per_task: np.ndarray, scored: Sequence[int] | None, tasks: int) -> list[str]:
+    shown = dict(zip(range(tasks) if scored is None else scored, per_task, strict=True))
+    return [_percent(shown[task]) if task in shown else "" for task in range(tasks)]
 
 
 def _percent(fraction: float) -> str:

@@ -23,6 +23,8 @@ def leading(curvature: Curvature, scale: Tree | None, rank: int, iterations: int
         rank: the number of vectors kept. A few more are iterated.
         iterations: the number of blocks after the first.
     """
+    if rank == 0:
+        return tree.zeros(curvature.like, 0)
     width = rank + max(4, rank // 4)
     limit = min(curvature.columns, tree.dimension(curvature.like))
     if limit <= width * (iterations + 1):  # one block of that size spans everything there is
@@ -34,16 +36,24 @@ def leading(curvature: Curvature, scale: Tree | None, rank: int, iterations: int
     def product(stack: Tree) -> Tree:
         return scaled(curvature.product(scaled(stack)))
 
-    basis = _orthonormal(scaled(curvature.seed(width)))
-    image = product(basis)
-    for _ in range(iterations):
-        newest = jax.tree.map(lambda y: y[-width:], image)
-        for _ in range(2):  # once is not enough: the first projection leaves rounding of the size of what it removed
-            newest = jax.tree.map(jnp.subtract, newest, tree.combine(tree.gram(newest, basis), basis))
-            newest = _orthonormal(newest)
-        basis = tree.join((basis, newest))
-        image = tree.join((image, product(newest)))
-    basis = jax.lax.stop_gradient(basis)
+    def grow(carry: tuple[Tree, Tree], block: Array) -> tuple[tuple[Tree, Tree], Tree]:
+        basis, newest = carry
+
+        def reorthogonalise(_: int, newest: Tree) -> Tree:
+            return _orthonormal(jax.tree.map(jnp.subtract, newest, tree.combine(tree.gram(newest, basis), basis)))
+
+        # Once is not enough: the first projection leaves rounding of the size of what it removed.
+        newest = jax.lax.stop_gradient(jax.lax.fori_loop(0, 2, reorthogonalise, newest))
+        basis = jax.tree.map(
+            lambda b, n: jax.lax.dynamic_update_slice_in_dim(b, n, block * width, axis=0), basis, newest
+        )
+        image = product(newest)
+        return (basis, jax.lax.stop_gradient(image)), image
+
+    blocks = iterations + 1
+    start = (tree.zeros(curvature.like, blocks * width), jax.lax.stop_gradient(scaled(curvature.seed(width))))
+    (basis, _), images = jax.lax.scan(grow, start, jnp.arange(blocks))
+    image = jax.tree.map(lambda y: y.reshape(blocks * width, *y.shape[2:]), images)
     projected = tree.gram(basis, image)
     roots, vectors = _top((projected + projected.T) / 2, rank)
     factor = tree.pad(tree.combine(roots[:, None] * vectors.T, basis), rank)

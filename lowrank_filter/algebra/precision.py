@@ -56,6 +56,10 @@ class Precision(Protocol):
         """P v."""
         ...
 
+    def quadratic(self, vector: Tree) -> Float[Array, ""]:
+        """vᵀP v."""
+        ...
+
     def solve(self, vector: Tree) -> Tree:
         """P⁻¹ v."""
         ...

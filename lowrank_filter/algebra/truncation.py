@@ -102,6 +102,8 @@ def _principal_jvp(keep, passes, primals, tangents):
 
 def _decompose(stacks, weight, keep, passes) -> tuple[Principal, Float[Array, "n n"], Bool[Array, ""]]:
     """The principal stack, the rotation V (columns) that leads to it, and whether there was nothing to discard."""
+    if passes > 1:
+        stacks = (tree.join(stacks),)
     gram = _gram(_weighted(stacks, weight), stacks)
     n, dtype = len(gram), gram.dtype
     # stacks = lower @ basis, with basis ever closer to orthonormal rows
@@ -142,6 +144,7 @@ def _weighted(stacks: tuple[Tree, ...], weight: Tree | None) -> tuple[Tree, ...]
 
 
 def _gram(left: tuple[Tree, ...], right: tuple[Tree, ...]) -> Float[Array, "n n"]:
+    """Gram matrix across tuples of stacks, without joining them."""
     return jnp.block([[tree.gram(a, b) for b in right] for a in left])
 
 

@@ -16,11 +16,12 @@ Apply = Callable[[Tree, Any], Array]
 
 
 class Batch(NamedTuple):
-    """B examples. What is masked out is zero in ``x`` and ``y``, so that not even a NaN can leak.
+    """B examples. What does not count is replaced, so that not even a NaN can leak.
 
     Attributes:
-        x: inputs, a pytree of arrays with leading axis B.
-        y: targets [B, …].
+        x: inputs, a pytree of arrays with leading axis B; in place of an unusable one stands the first usable one
+            (ones if there is none), because a network may have no derivative at zero.
+        y: targets [B, …]; zero where masked.
         mask: [B], which examples were given.
         usable: [B], which of them have finite inputs.
     """
@@ -48,7 +49,7 @@ class Local(NamedTuple):
 
 
 def prepare(params: Tree, apply_fn: Apply, likelihood: Likelihood, x: Any, y: Any, mask: Any) -> Batch:
-    """Check a batch against the model and the likelihood, and zero what is masked.
+    """Check a batch against the model and the likelihood, and replace what is masked.
 
     Raises:
         TypeError: apply_fn or the likelihood is not one; labels are not integers.
@@ -75,9 +76,8 @@ def prepare(params: Tree, apply_fn: Apply, likelihood: Likelihood, x: Any, y: An
         if kept.shape != (size,):
             raise ValueError(f"mask: expected shape ({size},), one entry per example, got {kept.shape}")
         kept = kept.astype(bool)
-    x, y = _masked(kept, x), _masked(kept, y)
     usable = kept & _finite(x, size)
-    batch = Batch(_masked(usable, x), y, kept, usable)
+    batch = Batch(_filled(usable, x), _masked(kept, y), kept, usable)
     _visible(likelihood, outputs, batch)
     return batch
 
@@ -185,6 +185,16 @@ def _finite(x: Any, size: int) -> Bool[Array, " B"]:
         if jnp.issubdtype(leaf.dtype, jnp.inexact):
             finite &= jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim)))
     return finite
+
+
+def _filled(usable: Bool[Array, " B"], x: Any) -> Any:
+    """x with the first usable example in place of those that are not."""
+
+    def leaf(v: Array) -> Array:
+        stand_in = jnp.where(jnp.any(usable), v[jnp.argmax(usable)], jnp.ones((), v.dtype))
+        return jnp.where(usable.reshape(usable.shape + (1,) * (v.ndim - 1)), v, stand_in)
+
+    return jax.tree.map(leaf, x)
 
 
 def _masked(keep: Bool[Array, " B"], value: Any) -> Any:

@@ -58,7 +58,7 @@ def penalty(belief: Belief, params: Tree) -> Float[Array, ""]:
     """
     checks.same_shapes("params", params, belief.mean)
     difference = jax.tree.map(jnp.subtract, params, belief.mean)
-    return 0.5 * tree.inner(difference, belief.precision.matvec(difference))
+    return 0.5 * belief.precision.quadratic(difference)
 
 
 def sample(key: Key[Array, ""], belief: Belief, n: int) -> Tree:

@@ -41,7 +41,7 @@ def curvature(
             root = localise(likelihood, value, part_batch, temperature).root
             return jax.tree.map(jnp.add, total, step(part_batch, root, forward, *part_extra)), None
 
-        parts = jax.tree.map(lambda leaf: _split(leaf, batch_size), (batch, *extra))
+        parts = _split((batch, *extra), size, batch_size)
         return jax.lax.scan(body, like, parts)[0]
 
     def transpose(forward: Callable) -> Callable:
@@ -90,8 +90,10 @@ def curvature(
     return Curvature(product, seed, diagonal, size * width, params)
 
 
-def _split(leaf: Array, size: int) -> Array:
-    """[B, …] as [B/size, size, …], the last part filled up with zeros: in a mask, with examples that do not count."""
-    parts = -(-len(leaf) // size)
-    padded = jnp.pad(leaf, [(0, parts * size - len(leaf))] + [(0, 0)] * (leaf.ndim - 1))
-    return padded.reshape(parts, size, *leaf.shape[1:])
+def _split(examples: tuple, size: int, batch_size: int) -> tuple:
+    """[B, …] as [parts, batch_size, …], the last part filled up with the last example, not counted again."""
+    parts = -(-size // batch_size)
+    position = jnp.arange(parts * batch_size)
+    batch, *extra = jax.tree.map(lambda leaf: leaf[jnp.minimum(position, size - 1)], examples)
+    batch = batch._replace(usable=batch.usable & (position < size))
+    return jax.tree.map(lambda leaf: leaf.reshape(parts, batch_size, *leaf.shape[1:]), (batch, *extra))

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from experiments import pictures, tables
-from experiments.results import MethodResult, build, paired, standard_error, versions, write, written_whole
+from experiments.results import MethodResult, Pair, build, paired, standard_error, versions, write, written_whole
 
 TASKS = ("0°", "10°", "20°")
 
@@ -85,23 +85,23 @@ class TestBuild:
 
 class TestPaired:
     def test_differences_are_taken_seed_by_seed(self) -> None:
-        (difference,) = paired(two(), [("smoother", "filter")])
+        (difference,) = paired(two(), [Pair("smoother", "filter")])
         assert difference.per_seed == [0.25, 0.25]
         assert difference.difference == 0.25 and difference.standard_error == 0
 
     def test_an_unknown_method_is_refused(self) -> None:
         with pytest.raises(ValueError, match="one names 'smother'"):
-            paired(two(), [("smother", "filter")])
+            paired(two(), [Pair("smother", "filter")])
 
     def test_other_seeds_are_refused(self) -> None:
         methods = two() | {"ewc": result([[0.5, 0.5, 0.5]])}
         with pytest.raises(ValueError, match="same seeds and tasks"):
-            paired(methods, [("smoother", "ewc")])
+            paired(methods, [Pair("smoother", "ewc")])
 
 
 class TestWrite:
     def test_what_is_written_reads_back_as_plain_numbers(self, tmp_path: Path) -> None:
-        path = write(content(pairs=[("smoother", "filter")]), tmp_path)
+        path = write(content(pairs=[Pair("smoother", "filter")]), tmp_path)
         assert path == tmp_path / "some" / "results.json"
         read = json.loads(path.read_text(encoding="utf-8"))
         assert read["experiment"] == "some" and read["tasks"] == list(TASKS)
@@ -145,7 +145,7 @@ class TestTables:
         printed = io.StringIO()
         console = Console(file=printed, width=120)
         tables.print_table(console, "Digits", TASKS, two())
-        tables.print_paired(console, paired(two(), [("smoother", "filter")]))
+        tables.print_paired(console, ["a", "b"], paired(two(), [Pair("smoother", "filter", (0,))]))
         text = printed.getvalue()
         assert "62.5" in text and "37.5" in text and "rank=10 noise=0.5" in text
         assert "+25.0 ± 0.0" in text and "2 of 2" in text

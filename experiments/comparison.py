@@ -1,0 +1,65 @@
+"""Several methods on one sequence of tasks: run, choose, write, print and draw."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from experiments import pictures, results, tables
+from experiments.methods import Method, Training
+from experiments.networks import Network
+from experiments.results import MethodResult, Pair
+from experiments.tasks import Tasks
+from experiments.tuning import configurations, tune
+
+
+def compare(
+    name: str,
+    title: str,
+    *,
+    methods: Sequence[Method],
+    network: Network,
+    training: Training,
+    tasks: Tasks,
+    seeds: Sequence[int],
+    settings: Mapping[str, Any],
+    pairs: Sequence[Pair],
+    output: Path,
+    console: Console,
+) -> tuple[Path, dict[str, MethodResult]]:
+    """Tune and score each method, write ``output/NAME/results.json``, and print the tables.
+
+    Returns:
+        The folder of the results, and each report's result in the order of the methods.
+    """
+    found: dict[str, MethodResult] = {}
+    seconds: dict[str, float] = {}
+    columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        for method in methods:
+            label = ", ".join(method.reports)
+            bar = progress.add_task(label, total=sum(1 for _ in configurations(method)))
+            began = time.perf_counter()
+            found |= tune(method, network, training, tasks, seeds, advance=lambda bar=bar: progress.advance(bar))
+            seconds[label] = time.perf_counter() - began
+    path = results.write(
+        results.build(
+            name,
+            settings={**settings, "training": training._asdict(), "seeds": list(seeds)},
+            grid={report: dict(method.grid) for method in methods for report in method.reports},
+            seconds=seconds,
+            tasks=tasks.names,
+            methods=found,
+            pairs=pairs,
+        ),
+        output,
+    )
+    tables.print_table(console, title, tasks.names, found)
+    tables.print_paired(console, tasks.names, results.paired(found, pairs))
+    pictures.means(path.parent / "means.png", found, title)
+    with_matrix = {name: result for name, result in found.items() if result.matrix is not None and name != "filter"}
+    pictures.accuracy_matrices(path.parent / "matrices.png", tasks.names, with_matrix)
+    return path.parent, found

@@ -1,0 +1,108 @@
+"""Run methods over their grids and choose on validation images."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+import lowrank_filter as lf
+from experiments import methods
+from experiments.networks import Network
+from experiments.results import MethodResult
+from experiments.tasks import Tasks
+
+
+class Scores(NamedTuple):
+    """Accuracy in [0, 1] and mean negative log likelihood in nats: scalars, or arrays over seeds and tasks."""
+
+    accuracy: Any
+    nll: Any
+
+
+class Report(NamedTuple):
+    """One report of one configuration: scores [S, M] over seeds and the tasks it is scored on, matrix [S, T, T]."""
+
+    val: Scores
+    test: Scores
+    matrix: Any
+
+
+def configurations(method: methods.Method) -> Iterator[dict[str, float]]:
+    """Every combination of the grid's values."""
+    for values in itertools.product(*method.grid.values()):
+        yield dict(zip(method.grid, values, strict=True))
+
+
+def tune(
+    method: methods.Method,
+    network: Network,
+    training: methods.Training,
+    tasks: Tasks,
+    seeds: Sequence[int],
+    *,
+    advance: Callable[[], None],
+) -> dict[str, MethodResult]:
+    """The test scores of each report at the configuration with the best validation accuracy, mean over seeds.
+
+    Test images never enter a choice. ``advance`` is called after each configuration.
+    """
+    runner = compile_runner(method, network, training, tasks, seeds)
+    best: dict[str, tuple[float, dict[str, float], Report]] = {}
+    for hyper in configurations(method):
+        reports = jax.device_get(runner({name: jnp.asarray(value) for name, value in hyper.items()}))
+        for name, report in reports.items():
+            validation = float(report.val.accuracy.mean())
+            if name not in best or validation > best[name][0]:
+                best[name] = validation, hyper, report
+        advance()
+    return {
+        name: MethodResult(report.test.accuracy, report.test.nll, report.matrix, hyper, validation, method.scored)
+        for name, (validation, hyper, report) in best.items()
+    }
+
+
+def compile_runner(
+    method: methods.Method, network: Network, training: methods.Training, tasks: Tasks, seeds: Sequence[int]
+) -> Callable[[dict[str, Array]], dict[str, Report]]:
+    """A compiled function from hyperparameters to reports; seeds run side by side."""
+    keys = jax.vmap(jax.random.key)(jnp.asarray(seeds))
+    start_keys, train_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
+    scored = None if method.scored is None else np.asarray(method.scored)
+
+    def one(start_key: Array, key: Array, data: Any, hyper: dict[str, Array]) -> dict[str, Report]:
+        sequence = methods.Sequence(network.init(start_key), data.train_x, data.train_y, key)
+        return {name: report(models, data) for name, models in method.run(network, training, sequence, hyper).items()}
+
+    def report(models: methods.Models, data: Any) -> Report:
+        def on(x: Array, y: Array) -> Scores:
+            used, x, y = (_at(part, scored) for part in (models.used, x, y))
+            return jax.lax.map(lambda task: scores(network, *task), (used, x, y))
+
+        matrix = None
+        if models.after is not None:
+            matrix = jax.lax.map(
+                lambda params: jax.lax.map(
+                    lambda task: scores(network, params, *task).accuracy, (data.test_x, data.test_y)
+                ),
+                models.after,
+            )
+        return Report(on(data.val_x, data.val_y), on(data.test_x, data.test_y), matrix)
+
+    arrays = tasks._replace(names=None)  # type: ignore[arg-type]
+    compiled = jax.jit(jax.vmap(one, in_axes=(0, 0, 0, None)))
+    on_device = jax.tree.map(jnp.asarray, arrays)
+    return lambda hyper: compiled(start_keys, train_keys, on_device, hyper)
+
+
+def scores(network: Network, params: Any, x: Float[Array, "p d"], y: Array) -> Scores:
+    """Of one model on one task's images."""
+    logits = network.apply(params, x)
+    return Scores(jnp.mean(jnp.argmax(logits, axis=1) == y), jnp.mean(jax.vmap(lf.Categorical().nll)(logits, y)))
+
+
+def _at(tree: Any, tasks: np.ndarray | None) -> Any:
+    return tree if tasks is None else jax.tree.map(lambda leaf: leaf[tasks], tree)
