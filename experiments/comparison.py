@@ -58,6 +58,7 @@ def compare(
         output,
     )
     tables.print_table(console, title, tasks.names, found)
+    tables.print_chosen(console, found)
     tables.print_paired(console, tasks.names, results.paired(found, pairs))
     pictures.means(path.parent / "means.png", found, title)
     with_matrix = {name: result for name, result in found.items() if result.matrix is not None and name != "filter"}

@@ -182,7 +182,8 @@ def _train(
 
 def _free(start: Tree) -> lf.Belief:
     """A belief that knows nothing: its penalty is zero."""
-    return jax.tree.map(jnp.zeros_like, lf.init(start, rank=0))
+    belief = lf.init(start, rank=0)
+    return belief._replace(precision=lf.zero_site(belief))
 
 
 def _tasks(data: Sequence) -> Task:

@@ -13,8 +13,8 @@ LABELS = {
     "sequential": "Sequential training",
     "anchor": "L2 anchor",
     "ewc": "EWC",
-    "filter_last": "Filter, last model",
-    "filter": "Filter, each task's model",
+    "filter_last": "Low-rank filter, last model",
+    "filter": "Low-rank filter",
     "smoother": "Smoother",
     "forecast": "Forecast, task unseen",
     "interpolated": "Smoother, task unseen",
@@ -35,7 +35,7 @@ def print_table(
     methods: Mapping[str, MethodResult],
     references: Collection[str] = ("joint",),
 ) -> None:
-    """Print accuracies in percent: mean ± standard error over seeds, each task, and the chosen hyper-parameters.
+    """Print accuracies in percent: mean ± standard error over seeds, and each task.
 
     The best mean is bold. ``references`` (methods that see all tasks at once) come last and do not compete for it.
     """
@@ -44,7 +44,6 @@ def print_table(
     table.add_column("mean ± s.e.", justify="right", no_wrap=True)
     for task in tasks:
         table.add_column(task, justify="right", no_wrap=True)
-    table.add_column("chosen", overflow="fold")
 
     ordered = sorted(methods, key=lambda name: name in references)
     means = {name: float(np.mean(methods[name].accuracy)) for name in methods}
@@ -60,26 +59,30 @@ def print_table(
             label(name),
             f"[bold]{mean}[/bold]" if means[name] == best and name in racing else mean,
             *_cells(accuracy.mean(axis=0), result.scored, len(tasks)),
-            short(result.chosen),
             style="dim" if name in references else None,
             end_section=followed_by_references and name not in references,
         )
     console.print(table)
 
 
+def print_chosen(console: Console, methods: Mapping[str, MethodResult]) -> None:
+    """Print the hyper-parameters that the validation images chose for each method."""
+    console.print("[bold]Chosen on validation images[/bold]")
+    for name, result in methods.items():
+        console.print(f"  {label(name)}: {short(result.chosen)}", highlight=False)
+
+
 def print_paired(console: Console, tasks: Sequence[str], differences: Sequence[Paired]) -> None:
     """Print differences in mean accuracy in points of percent: mean ± standard error, seeds won, and every seed."""
     table = Table(title="Paired differences over seeds (points)", title_justify="left", title_style="bold")
-    table.add_column("method")
-    table.add_column("against")
-    table.add_column("tasks")
-    table.add_column("difference ± s.e.", justify="right", no_wrap=True)
-    table.add_column("seeds won", justify="right", no_wrap=True)
+    table.add_column("method less the other", overflow="fold")
+    table.add_column("tasks", overflow="fold")
+    table.add_column("mean ± s.e.", justify="right", no_wrap=True)
+    table.add_column("won", justify="right", no_wrap=True)
     table.add_column("each seed", justify="right", overflow="fold")
     for difference in differences:
         table.add_row(
-            label(difference.better),
-            label(difference.worse),
+            f"{label(difference.better)} – {label(difference.worse)}",
             "all" if difference.tasks is None else ", ".join(tasks[task] for task in difference.tasks),
             _with_error(difference.difference, difference.standard_error, sign="+"),
             f"{sum(value > 0 for value in difference.per_seed)} of {len(difference.per_seed)}",

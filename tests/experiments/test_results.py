@@ -145,6 +145,7 @@ class TestTables:
         printed = io.StringIO()
         console = Console(file=printed, width=120)
         tables.print_table(console, "Digits", TASKS, two())
+        tables.print_chosen(console, two())
         tables.print_paired(console, ["a", "b"], paired(two(), [Pair("smoother", "filter", (0,))]))
         text = printed.getvalue()
         assert "62.5" in text and "37.5" in text and "rank=10 noise=0.5" in text
