@@ -14,11 +14,12 @@ from jaxtyping import Array, ArrayLike, Float
 from lowrank_filter.algebra import tree
 from lowrank_filter.algebra.precision import Curvature
 from lowrank_filter.algebra.tree import Tree
+from lowrank_filter.kernels import layers
 from lowrank_filter.kernels.batch import Apply, Batch, localise
 from lowrank_filter.kernels.likelihoods import Likelihood
 
-# Gradients of single examples held at once for the diagonal, in numbers: 64 MiB of float32.
-_DIAGONAL_NUMBERS = 2**24
+# Gradients of single examples held at once where the diagonal needs them, in numbers: 16 MiB of float32.
+_DIAGONAL_NUMBERS = 2**22
 
 
 def curvature(
@@ -76,6 +77,15 @@ def curvature(
         return over(step, tree.zeros(params, count), batch_size, weights)
 
     def diagonal() -> Tree:
+        def structured(part: Batch, *_: Any) -> Tree:
+            return layers.diagonal(
+                apply_fn, params, part.x, lambda value: localise(likelihood, value, part, temperature).root
+            )
+
+        try:
+            return over(structured, tree.zeros(params), batch_size)
+        except layers.Unsupported:
+            pass
         chunk = max(1, min(batch_size, _DIAGONAL_NUMBERS // (outputs * tree.dimension(params))))
 
         def step(part: Batch, root: Array, _: Callable) -> Tree:
