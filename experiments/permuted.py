@@ -21,10 +21,12 @@ _PAIRS = (
 )
 
 
-def _family(rate: float, curvature: tuple[float, ...], strength: tuple[float, ...]) -> tuple[methods.Method, ...]:
+def _family(
+    rate: float, *, prior: tuple[float, ...], curvature: tuple[float, ...], strength: tuple[float, ...]
+) -> tuple[methods.Method, ...]:
     """The methods, trained alike; ``filter`` is the last model, since no task's own would be allowed to forget."""
     rates = {"learning_rate": (rate,)}
-    fixed = rates | {"prior": (0.1, 1.0)}
+    fixed = rates | {"prior": prior}
 
     def last_model(*arguments: Any) -> dict[str, methods.Models]:
         return {"filter": methods.low_rank(*arguments)["filter_last"]}
@@ -61,7 +63,7 @@ class PermutedDigits:
         compare(
             "permuted-digits",
             f"Permuted digits, {self.tasks} tasks: test accuracy after the last, %",
-            methods=_family(3e-3, (5.0, 10.0, 20.0, 40.0), (10.0, 100.0, 1000.0)),
+            methods=_family(3e-3, prior=(0.1, 1.0), curvature=(5.0, 10.0, 20.0, 40.0), strength=(10.0, 100.0, 1000.0)),
             network=mlp(64, (50, 50), 10),
             training=methods.Training(self.epochs * train // batch_size, batch_size, 500, self.rank),
             tasks=tasks.permuted(images, labels, self.tasks, **sizes, seeds=seeds, train_disjoint=False),
@@ -101,7 +103,7 @@ class PermutedMnist:
         compare(
             "permuted-mnist",
             f"Permuted MNIST, {self.tasks} tasks: test accuracy after the last, %",
-            methods=_family(1e-3, (10.0, 30.0), (10.0, 100.0, 1000.0)),
+            methods=_family(1e-3, prior=(1.0,), curvature=(10.0, 30.0), strength=(30.0, 100.0, 300.0)),
             network=mlp(784, (100, 100), 10),
             training=methods.Training(
                 self.epochs * self.train // batch_size, batch_size, min(self.curvature_examples, self.train), self.rank

@@ -213,7 +213,7 @@ def _flat(images: Float32[np.ndarray, "N h w"]) -> Float32[np.ndarray, "N d"]:
 
 
 def _numbered(tasks: int) -> tuple[str, ...]:
-    return tuple(f"task {number}" for number in range(1, tasks + 1))
+    return tuple(str(number) for number in range(1, tasks + 1))
 
 
 def _require_pool(images: np.ndarray, labels: np.ndarray) -> None:

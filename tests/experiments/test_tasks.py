@@ -98,7 +98,7 @@ class TestPermuted:
         images, labels = distinct(40)
         flat = images.reshape(40, -1)
         tasks = permuted(images, labels, 3, train=20, val=8, test=12, seeds=[0, 1], train_disjoint=False)
-        assert tasks.names == ("task 1", "task 2", "task 3")
+        assert tasks.names == ("1", "2", "3")
         for x, y in ((tasks.train_x, tasks.train_y), (tasks.val_x, tasks.val_y), (tasks.test_x, tasks.test_y)):
             np.testing.assert_array_equal(x[:, 0], flat[y[:, 0]])
             np.testing.assert_array_equal(np.sort(x), flat[y])  # pixels of `distinct` rise within an image
