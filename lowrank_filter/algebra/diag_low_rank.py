@@ -112,6 +112,14 @@ class DiagLowRank(NamedTuple):
             jax.tree.map(lambda r, a, w: a * r * w, shrink, transition, factor),
         )
 
+    def retrodict(self, noise: Tree, transition: Tree) -> Self:
+        """A (P⁻¹ + Q)⁻¹ A: the same with a = 1, and the decay from outside."""
+        message = self.propagate(noise, jax.tree.map(jnp.ones_like, self.diag))
+        return type(self)(
+            jax.tree.map(lambda a, d: a * a * d, transition, message.diag),
+            jax.tree.map(jnp.multiply, message.factor, transition),
+        )
+
     def smoothing_gain(self, vector: Tree, noise: Tree, transition: Tree) -> Tree:
         """G v = r a v − q r W M⁻¹ Wᵀ(r a v), with r and M of :meth:`propagate`."""
         shrink, lower = self._propagation(noise, transition)
@@ -144,7 +152,13 @@ class DiagLowRank(NamedTuple):
     def approximate(
         self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int
     ) -> Self:
-        """The leading eigenvectors of H in the metric, and with ``residual="diagonal"`` the rest of diag(H)."""
+        """The leading eigenvectors of H in the metric, and with ``residual="diagonal"`` the rest of diag(H).
+
+        Where H has so few root columns that they fit in the room of the iteration, they are decomposed instead.
+        """
+        if curvature.columns <= krylov.block_width(rank) * (iterations + 1):
+            columns = self.outer(curvature.seed(curvature.columns))
+            return columns.truncate(rank, residual=residual, metric=metric, reference=self)
         scale = jax.tree.map(jax.lax.rsqrt, self.diag) if metric == "relative" else None
         factor = krylov.leading(curvature, scale, rank, iterations)
         diag = tree.zeros(self.diag)

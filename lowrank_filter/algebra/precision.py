@@ -84,6 +84,10 @@ class Precision(Protocol):
         """(A P⁻¹ A + Q)⁻¹ with A = diag(transition), Q = diag(noise)."""
         ...
 
+    def retrodict(self, noise: Tree, transition: Tree) -> Self:
+        """A (P⁻¹ + Q)⁻¹ A: information P about θ' = A θ + ε, as information about θ. P may be singular."""
+        ...
+
     def smoothing_gain(self, vector: Tree, noise: Tree, transition: Tree) -> Tree:
         """P⁻¹ A (A P⁻¹ A + Q)⁻¹ v."""
         ...

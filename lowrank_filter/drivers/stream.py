@@ -81,4 +81,15 @@ def filter_stream(
         )
         return belief, kept
 
-    return jax.lax.scan(step, belief, jax.tree.map(chunks, (x, y, present)))
+    stream = jax.tree.map(chunks, (x, y, present))
+    _same_belief(jax.eval_shape(step, belief, jax.tree.map(lambda leaf: leaf[0], stream))[0], belief)
+    return jax.lax.scan(step, belief, stream)
+
+
+def _same_belief(after: Belief, before: Belief) -> None:
+    shapes, start = jax.tree.map(jnp.shape, after), jax.tree.map(jnp.shape, before)
+    if shapes != start:
+        raise ValueError(
+            f"belief: expected the rank and shapes that the filter's update returns, {shapes}, got {start}; "
+            "start from filter.init(params)"
+        )

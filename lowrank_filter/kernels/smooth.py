@@ -26,9 +26,10 @@ def smooth(
 ) -> Belief:
     """The beliefs about every step's parameters given all steps' data.
 
-    The backward message Λ_t is the information in later steps about θ_t; it obeys the prediction equations:
+    The backward message Λ_t is the information in later steps about θ_t; it obeys the prediction equations, with the
+    decay a applied from outside:
 
-        Λ_T = 0,   Λ_t = predict(Λ_{t+1} + site_{t+1}, q_{t+1}),   P^s_t = P_t + Λ_t
+        Λ_T = 0,   Λ_t = a ((Λ_{t+1} + site_{t+1})⁻¹ + q_{t+1})⁻¹ a,   P^s_t = P_t + Λ_t
         m^s_t = m_t + G_t (m^s_{t+1} − a_{t+1} m_t),   G_t = P_t⁻¹ a (a P_t⁻¹ a + q)⁻¹
 
     Without truncation this is the Rauch-Tung-Striebel smoother; nothing is subtracted, so P^s_t is positive definite by
@@ -50,7 +51,8 @@ def smooth(
         ValueError: stacks of different lengths, arguments that are not prefixes, negative noise, a negative rank.
     """
     steps = _steps(beliefs, sites)
-    rank = beliefs.precision.rank if rank is None else rank
+    last = jax.tree.map(lambda leaf: leaf[-1], beliefs)
+    rank = last.precision.rank if rank is None else rank
     checks.rank(rank)
     truncation_options(residual, metric)
     checks.not_negative("process_noise", process_noise)
@@ -60,21 +62,17 @@ def smooth(
     transition_at = _per_step("transition", transition, like, steps)
     options = {"rank": rank, "residual": residual, "metric": metric}
 
-    def at(stacked: Any, step: Any) -> Any:
-        return jax.tree.map(lambda leaf: leaf[step], stacked)
-
     def body(carry: tuple[Tree, Precision, Precision], inputs: tuple) -> tuple:
         next_mean, message, next_precision = carry
         step, belief, next_site = inputs
         noise, decay = noise_at(step + 1), transition_at(step + 1)
         message, _ = message.add(next_site, **options, reference=next_precision)
-        message = message.propagate(noise, decay)
+        message = message.retrodict(noise, decay)
         innovation = jax.tree.map(lambda s, a, m: s - a * m, next_mean, decay, belief.mean)
         mean = jax.tree.map(jnp.add, belief.mean, belief.precision.smoothing_gain(innovation, noise, decay))
         precision, _ = belief.precision.add(message, **options)
         return (mean, message, precision), Belief(mean, precision)
 
-    last = at(beliefs, steps - 1)
     last_precision = last.precision.truncate(**options)
     nothing = jax.tree.map(jnp.zeros_like, last_precision)
     earlier = jax.tree.map(lambda leaf: leaf[:-1], beliefs)

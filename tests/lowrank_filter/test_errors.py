@@ -1,0 +1,262 @@
+"""Bad calls: one clear error each, that says what was expected and what came."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import lowrank_filter as lf
+
+PARAMS = {"w": jnp.ones((3, 2)), "b": jnp.zeros(2)}
+BELIEF = lf.init(PARAMS, rank=2)
+X, Y = np.ones((4, 3), np.float32), np.array([0, 1, 1, 0])
+NAN = np.where(np.arange(4)[:, None] == 2, np.nan, X).astype(np.float32)
+VECTOR = lf.DiagLowRank(jnp.ones(3), jnp.ones((2, 3)))
+
+
+def net(params, x):
+    return x @ params["w"] + params["b"]
+
+
+def update(belief=BELIEF, apply_fn=net, likelihood=None, x=X, y=Y, **options):
+    return lf.update(belief, apply_fn, likelihood or lf.Categorical(), x, y, **{"rank": 2, **options})
+
+
+def laplace(params=PARAMS, apply_fn=net, likelihood=None, x=X, y=Y, **options):
+    return lf.laplace_update(BELIEF, params, apply_fn, likelihood or lf.Categorical(), x, y, **{"rank": 2, **options})
+
+
+def fit(apply_fn=net, likelihood=None, x=X, y=Y, **options):
+    options = {"optimizer": optax.sgd(0.1), "steps": 1, **options}
+    return lf.fit(BELIEF, apply_fn, likelihood or lf.Categorical(), x, y, **options)
+
+
+def stack(count):
+    return jax.tree.map(lambda leaf: jnp.stack([leaf] * count), BELIEF)
+
+
+def smooth(beliefs=3, sites=3, noise=0.1, *rest, **options):
+    return lf.smooth(stack(beliefs), stack(sites).precision, noise, *rest, **options)
+
+
+FILTER = lf.extended_filter(net, lf.Categorical(), rank=2)
+STREAM = (FILTER, BELIEF)
+
+CASES = {
+    # init
+    "init: no parameters": (lambda: lf.init({}, rank=1), ValueError, "at least one array"),
+    "init: integers": (lambda: lf.init({"n": jnp.arange(3)}, rank=1), TypeError, r"\['n'\].*floating-point.*int32"),
+    "init: a number": (lambda: lf.init(1.0, rank=1), TypeError, "floating-point.*float"),
+    "init: NaN": (lambda: lf.init(jnp.asarray([1.0, np.nan]), rank=1), ValueError, "params: expected finite.*nan"),
+    "init: negative rank": (lambda: lf.init(PARAMS, rank=-1), ValueError, "rank: expected.*>= 0, got -1"),
+    "init: fractional rank": (lambda: lf.init(PARAMS, rank=1.5), ValueError, "rank: expected.*integer.*got 1.5"),
+    "init: boolean rank": (lambda: lf.init(PARAMS, rank=True), ValueError, "rank: expected.*integer"),
+    "init: zero precision": (lambda: lf.init(PARAMS, 0.0, rank=1), ValueError, "precision: expected positive.*0.0"),
+    "init: negative precision": (
+        lambda: lf.init(PARAMS, {"w": 1.0, "b": -2.0}, rank=1),
+        ValueError,
+        r"precision\['b'\]: expected positive values, got -2.0",
+    ),
+    "init: infinite precision": (lambda: lf.init(PARAMS, np.inf, rank=1), ValueError, "precision.*inf"),
+    "init: wrong tree": (lambda: lf.init(PARAMS, {"w": 1.0}, rank=1), ValueError, "precision: expected.*prefix.*got"),
+    "init: wrong shape": (
+        lambda: lf.init(PARAMS, jnp.ones(7), rank=1),
+        ValueError,
+        r"precision.*broadcasts to.*got \(7,\)",
+    ),
+    # predict
+    "predict: negative noise": (
+        lambda: lf.predict(BELIEF, -0.1),
+        ValueError,
+        "process_noise: expected non-negative values, got -0.1",
+    ),
+    "predict: NaN noise": (lambda: lf.predict(BELIEF, np.nan), ValueError, "process_noise.*nan"),
+    "predict: wrong tree": (lambda: lf.predict(BELIEF, {"x": 1.0}), ValueError, "process_noise: expected.*prefix"),
+    "predict: wrong shape": (
+        lambda: lf.predict(BELIEF, {"w": jnp.ones(3), "b": 0.0}),
+        ValueError,
+        r"process_noise.*\(3, 2\), got \(3,\)",
+    ),
+    "predict: NaN transition": (lambda: lf.predict(BELIEF, 0.1, np.nan), ValueError, "transition.*finite.*nan"),
+    # operations
+    "solve: wrong tree": (lambda: lf.solve(BELIEF.precision, {"w": X}), ValueError, "vector: expected the tree"),
+    "solve: wrong shape": (lambda: lf.solve(VECTOR, jnp.ones(4)), ValueError, r"vector.*\(3,\), got \(4,\)"),
+    "solve: zero diagonal": (
+        lambda: lf.solve(VECTOR._replace(diag=jnp.zeros(3)), jnp.ones(3)),
+        ValueError,
+        "diag: expected positive",
+    ),
+    "matvec: factor of another shape": (
+        lambda: lf.matvec(VECTOR._replace(factor=jnp.ones((2, 4))), jnp.ones(3)),
+        ValueError,
+        r"factor.*\(2, 3\), got \(2, 4\)",
+    ),
+    "logdet: negative diagonal": (
+        lambda: lf.logdet(VECTOR._replace(diag=-jnp.ones(3))),
+        ValueError,
+        "diag: expected positive values, got -1.0",
+    ),
+    "inverse_diagonal: NaN": (
+        lambda: lf.inverse_diagonal(VECTOR._replace(diag=jnp.full(3, np.nan))),
+        ValueError,
+        "diag.*nan",
+    ),
+    "truncate: negative rank": (lambda: lf.truncate(VECTOR, -1), ValueError, "rank.*-1"),
+    "truncate: residual": (
+        lambda: lf.truncate(VECTOR, 1, residual="keep"),
+        ValueError,
+        "residual: expected one of 'diagonal', 'drop', got 'keep'",
+    ),
+    "truncate: metric": (lambda: lf.truncate(VECTOR, 1, metric="l2"), ValueError, "metric: expected one of.*'l2'"),
+    # belief
+    "penalty: wrong tree": (lambda: lf.penalty(BELIEF, {"w": X}), ValueError, "params: expected the tree"),
+    "penalty: wrong shape": (
+        lambda: lf.penalty(BELIEF, {"w": jnp.ones((3, 3)), "b": jnp.ones(2)}),
+        ValueError,
+        r"\['w'\]: expected shape \(3, 2\), got \(3, 3\)",
+    ),
+    "sample: negative count": (lambda: lf.sample(jax.random.key(0), BELIEF, -1), ValueError, "n: expected.*-1"),
+    # smooth
+    "smooth: lengths differ": (lambda: smooth(3, 2), ValueError, r"beliefs, sites.*leading axes \[\(2,\), \(3,\)\]"),
+    "smooth: no steps": (
+        lambda: lf.smooth(*jax.tree.map(lambda leaf: leaf[:0], (stack(1), stack(1).precision)), 0.1),
+        ValueError,
+        "T >= 1",
+    ),
+    "smooth: not stacked": (
+        lambda: lf.smooth(BELIEF, BELIEF.precision, 0.1),
+        ValueError,
+        "beliefs, sites: expected stacks",
+    ),
+    "smooth: negative noise": (lambda: smooth(3, 3, -1.0), ValueError, "process_noise.*-1.0"),
+    "smooth: noise of another length": (lambda: smooth(3, 3, jnp.ones(4)), ValueError, r"T = 3.*\(4,\)"),
+    "smooth: wrong tree": (lambda: smooth(3, 3, {"w": 0.1}), ValueError, "process_noise: expected.*prefix"),
+    "smooth: NaN transition": (lambda: smooth(3, 3, 0.1, np.nan), ValueError, "transition.*nan"),
+    "smooth: negative rank": (lambda: smooth(rank=-1), ValueError, "rank.*-1"),
+    "smooth: metric": (lambda: smooth(metric="l2"), ValueError, "metric"),
+    # predictive
+    "predictive: empty": (lambda: lf.predictive(BELIEF, net, X[:0]), ValueError, "empty batch"),
+    "predictive: outputs": (
+        lambda: lf.predictive(BELIEF, lambda p, x: net(p, x)[:, 0], X),
+        ValueError,
+        r"apply_fn: expected outputs of shape \(4, C\).*\(4,\)",
+    ),
+    "predictive: not a function": (lambda: lf.predictive(BELIEF, "net", X), TypeError, "apply_fn: expected a function"),
+    # fit, filters
+    "fit: optimizer": (lambda: fit(optimizer="adam"), TypeError, "optimizer: expected an optax.*str"),
+    "fit: negative steps": (lambda: fit(steps=-1), ValueError, "steps.*-1"),
+    "fit: too large a batch": (lambda: fit(batch_size=5, key=jax.random.key(0)), ValueError, "at most the 4.*got 5"),
+    "fit: no batch": (lambda: fit(batch_size=0, key=jax.random.key(0)), ValueError, "batch_size.*>= 1, got 0"),
+    "fit: no key": (lambda: fit(batch_size=2), ValueError, "key: expected a jax.random.key"),
+    "fit: start": (lambda: fit(params={"w": X}), ValueError, "params: expected the tree"),
+    "laplace_update: params": (lambda: laplace(params={"w": X}), ValueError, "params: expected the tree"),
+    "laplace_update: NaN params": (
+        lambda: laplace(params={"w": jnp.full((3, 2), np.nan), "b": jnp.zeros(2)}),
+        ValueError,
+        "params.*nan",
+    ),
+    "laplace_update: batch size": (lambda: laplace(batch_size=0), ValueError, "batch_size.*>= 1, got 0"),
+    "laplace_update: iterations": (lambda: laplace(iterations=-1), ValueError, "iterations.*-1"),
+    "laplace_update: curvature scale": (lambda: laplace(curvature_scale=0.0), ValueError, "curvature_scale.*positive"),
+    "filter: metric": (lambda: lf.extended_filter(net, lf.Categorical(), rank=1, metric="l2"), ValueError, "metric"),
+    "filter: rank": (
+        lambda: lf.laplace_filter(net, lf.Categorical(), optax.sgd(0.1), rank=-1, steps=1),
+        ValueError,
+        "rank.*-1",
+    ),
+    "stream: history": (
+        lambda: lf.filter_stream(*STREAM, X, Y, history="some"),
+        ValueError,
+        "history: expected one of 'final', 'means', 'all', got 'some'",
+    ),
+    "stream: chunk size": (lambda: lf.filter_stream(*STREAM, X, Y, chunk_size=0), ValueError, "chunk_size.*got 0"),
+    "stream: empty": (lambda: lf.filter_stream(*STREAM, X[:0], Y[:0]), ValueError, "at least one example"),
+    "stream: lengths": (lambda: lf.filter_stream(*STREAM, X, Y[:3]), ValueError, "one leading axis"),
+    "stream: mask": (lambda: lf.filter_stream(*STREAM, X, Y, mask=np.ones(3, bool)), ValueError, "one leading axis"),
+    "stream: belief of another rank": (
+        lambda: lf.filter_stream(FILTER, lf.init(PARAMS, rank=3), X, Y),
+        (ValueError, TypeError),
+        "rank",
+    ),
+}
+
+# The same checks of a batch for all that take one.
+BATCH = {
+    "rank": ({"rank": -1}, ValueError, "rank.*-1"),
+    "residual": ({"residual": "keep"}, ValueError, "residual: expected one of.*'keep'"),
+    "temperature": ({"temperature": 0.0}, ValueError, "temperature: expected positive values, got 0.0"),
+    "negative temperature": ({"temperature": -1.0}, ValueError, "temperature.*-1.0"),
+    "not a function": ({"apply_fn": 3}, TypeError, "apply_fn: expected a function.*int"),
+    "another function": ({"apply_fn": lambda x: x}, ValueError, "apply_fn: expected a function of"),
+    "flat outputs": ({"apply_fn": lambda p, x: net(p, x)[:, 0]}, ValueError, r"apply_fn.*\(4, C\).*\(4,\)"),
+    "likelihood": ({"likelihood": "categorical"}, TypeError, "likelihood: expected a Likelihood.*'categorical'"),
+    "likelihood class": ({"likelihood": lf.Categorical}, TypeError, "likelihood: expected a Likelihood"),
+    "empty batch": ({"x": X[:0], "y": Y[:0]}, ValueError, "empty batch"),
+    "lengths": ({"y": Y[:3]}, ValueError, r"y: expected a leading axis of 4.*\(3,\)"),
+    "scalar x": ({"x": np.float32(1.0)}, ValueError, "x: expected one leading axis"),
+    "NaN": ({"x": NAN}, ValueError, r"x: expected finite values, got 1 examples.*x\[2\].*mask="),
+    "label too large": ({"y": np.array([0, 1, 2, 0])}, ValueError, r"y: expected targets.*1 outside.*y\[2\] = 2"),
+    "label negative": ({"y": np.array([0, -1, 1, 0])}, ValueError, r"y: expected targets.*y\[1\] = -1"),
+    "labels not integer": ({"y": Y.astype(np.float32)}, TypeError, r"y: expected integer labels.*float32"),
+    "one-hot labels": ({"y": np.eye(2, dtype=int)[Y]}, ValueError, r"y: expected shape \(4,\).*got \(4, 2\)"),
+    "mask": ({"mask": np.ones(3, bool)}, ValueError, r"mask: expected shape \(4,\).*\(3,\)"),
+    "one class": (
+        {"apply_fn": lambda p, x: net(p, x)[:, :1]},
+        ValueError,
+        "Categorical: expected at least 2 outputs.*got 1",
+    ),
+    "covariance shape": (
+        {"likelihood": lf.Gaussian(jnp.ones(3)), "y": X[:, :2]},
+        ValueError,
+        r"Gaussian: expected a covariance.*got \(3,\)",
+    ),
+    "covariance negative": ({"likelihood": lf.Gaussian(-1.0), "y": X[:, :2]}, ValueError, "covariance.*positive.*-1.0"),
+    "covariance indefinite": (
+        {"likelihood": lf.Gaussian(jnp.asarray([[1.0, 2.0], [2.0, 1.0]])), "y": X[:, :2]},
+        ValueError,
+        "positive definite",
+    ),
+    "target shape": ({"likelihood": lf.Gaussian(1.0), "y": X}, ValueError, r"y: expected shape \(4, 2\).*\(4, 3\)"),
+    "NaN target": ({"likelihood": lf.Gaussian(1.0), "y": NAN[:, :2]}, ValueError, r"y: expected targets.*y\[2\]"),
+    "Bernoulli target": ({"likelihood": lf.Bernoulli(), "y": 2 * X[:, :2]}, ValueError, r"domain of Bernoulli.*y\[0\]"),
+    "Poisson target": ({"likelihood": lf.Poisson(), "y": -X[:, :2]}, ValueError, r"domain of Poisson.*y\[0\]"),
+    "odd outputs": (
+        {"likelihood": lf.HeteroscedasticGaussian(), "apply_fn": lambda p, x: net(p, x)[:, :1]},
+        ValueError,
+        "even number of outputs.*got 1",
+    ),
+}
+CALLS = {"update": update, "laplace_update": laplace, "fit": fit}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_call(case):
+    call, error, message = CASES[case]
+    with pytest.raises(error, match=f"(?s){message}"):
+        call()
+
+
+@pytest.mark.parametrize("case", BATCH)
+@pytest.mark.parametrize("name", CALLS)
+def test_bad_batch(name, case):
+    options, error, message = BATCH[case]
+    if name == "fit" and case in ("rank", "residual"):
+        pytest.skip("fit does not truncate")
+    with pytest.raises(error, match=f"(?s){message}"):
+        CALLS[name](**options)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_bad_example_that_is_masked_is_no_error(name):
+    CALLS[name](x=NAN, y=np.array([0, 1, 7, 0]), mask=np.array([True, True, False, True]))
+
+
+def test_a_traced_rank_says_that_it_must_be_static():
+    with pytest.raises(ValueError, match="mark it static"):
+        jax.jit(lambda rank: lf.truncate(VECTOR, rank))(1)
+
+
+def test_shapes_are_checked_under_tracing_too():
+    with pytest.raises(ValueError, match=r"process_noise.*got \(7,\)"):
+        jax.jit(lf.predict)(BELIEF, jnp.ones(7))

@@ -1,0 +1,69 @@
+"""The gradient of the log evidence in process noise, temperature and prior precision against finite differences."""
+
+import dense
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lowrank_filter as lf
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+D, B = 12, 3
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(B, 3)), RNG.integers(0, 2, B)
+MEAN, FACTOR = RNG.normal(size=D), RNG.normal(size=(2, D))
+WEIGHTS = RNG.uniform(0.2, 2.0, D)  # noise is not the same for all: the metric turns with it
+AT = {"process noise": 0.3, "temperature": 0.8, "prior precision": 1.7}
+
+
+def apply_fn(params, x):
+    return jnp.tanh(x @ params[:6].reshape(3, 2)) @ params[6:10].reshape(2, 2) + params[10:]
+
+
+def evidence(kernel, name, value, *, zeros, rank, metric, residual):
+    at = {**AT, name: value}
+    factor = jnp.asarray(np.concatenate([FACTOR, np.zeros((zeros, D))]))
+    belief = lf.Belief(jnp.asarray(MEAN), lf.DiagLowRank(at["prior precision"] * jnp.ones(D), factor))
+    belief = lf.predict(belief, at["process noise"] * WEIGHTS)
+    arguments = (apply_fn, lf.Categorical(), X, Y)
+    options = {"rank": rank, "temperature": at["temperature"], "metric": metric, "residual": residual}
+    if kernel == "update":
+        return lf.update(belief, *arguments, **options)[1].log_evidence
+    return lf.laplace_update(belief, belief.mean + 0.1, *arguments, **options)[1].log_evidence
+
+
+def agrees(kernel, name, **options):
+    function = jax.jit(lambda value: evidence(kernel, name, value, **options))
+    came = jax.jit(jax.grad(function))(AT[name])
+    return dense.relative_error(came, dense.finite_difference(function, AT[name], 1e-3))
+
+
+@pytest.mark.parametrize("zeros", [0, 2])
+@pytest.mark.parametrize("name", AT)
+@pytest.mark.parametrize("kernel", ["update", "laplace_update"])
+def test_without_truncation(kernel, name, zeros):
+    assert agrees(kernel, name, zeros=zeros, rank=2 + 2 * B + zeros, metric="relative", residual="diagonal") < 1e-6
+
+
+@pytest.mark.parametrize("metric", ["relative", "euclidean"])
+@pytest.mark.parametrize("residual", ["drop", "diagonal"])
+def test_truncated_laplace_update(residual, metric):
+    """Its evidence depends on what was kept; update's does not."""
+    assert agrees("laplace_update", "process noise", zeros=0, rank=3, metric=metric, residual=residual) < 1e-6
+
+
+def test_through_two_steps():
+    """What the first step's truncation kept depends on the noise too."""
+
+    def total(noise):
+        belief, first = lf.update(
+            lf.predict(lf.Belief(jnp.asarray(MEAN), lf.DiagLowRank(jnp.ones(D), jnp.asarray(FACTOR))), noise * WEIGHTS),
+            apply_fn, lf.Categorical(), X, Y, rank=3,
+        )  # fmt: skip
+        _, second = lf.update(lf.predict(belief, noise), apply_fn, lf.Categorical(), 2 * X, Y, rank=3)
+        return first.log_evidence + second.log_evidence
+
+    came = jax.jit(jax.grad(total))(0.3)
+    assert dense.relative_error(came, dense.finite_difference(jax.jit(total), 0.3, 1e-3)) < 1e-6

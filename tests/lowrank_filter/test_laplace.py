@@ -1,0 +1,110 @@
+"""The Laplace update against the dense Gauss-Newton matrix, and its evidence."""
+
+import functools
+
+import dense
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lowrank_filter as lf
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+INPUTS, HIDDEN, CLASSES = 3, 4, 3
+CUT = INPUTS * HIDDEN
+D = CUT + HIDDEN * CLASSES  # 24
+
+
+def apply_fn(params, x):
+    return jnp.tanh(x @ params[:CUT].reshape(INPUTS, HIDDEN)) @ params[CUT:].reshape(HIDDEN, CLASSES)
+
+
+@functools.partial(jax.jit, static_argnames=("rank", "residual", "metric", "batch_size", "iterations"))
+def laplace_update(belief, params, x, y, **options):
+    return lf.laplace_update(belief, params, apply_fn, lf.Categorical(), x, y, **options)
+
+
+def problem(prior_rank, size):
+    rng = np.random.default_rng(prior_rank)
+    diag, factor = dense.random_precision(rng, D, prior_rank)
+    belief = lf.Belief(jnp.asarray(rng.normal(size=D)), lf.DiagLowRank(jnp.asarray(diag), jnp.asarray(factor)))
+    params = belief.mean + 0.1 * rng.normal(size=D)
+    return belief, params, jnp.asarray(rng.normal(size=(size, INPUTS))), jnp.asarray(rng.integers(0, CLASSES, size))
+
+
+def oracle(belief, params, x, y, temperature=1.0, scale=1.0):
+    outputs = apply_fn(params, x)
+    jacobian = np.asarray(jax.jacobian(apply_fn)(params, x)).reshape(outputs.size, D)
+    hessian = dense.block_diagonal(np.asarray(jax.vmap(jax.hessian(lf.Categorical().nll))(outputs, y)))
+    curvature = jacobian.T @ hessian @ jacobian * scale / temperature
+    loss = float(jax.vmap(lf.Categorical().nll)(outputs, y).sum()) / temperature
+    prior = dense.matrix(*belief.precision)
+    shift = np.asarray(params - belief.mean)
+    return curvature, loss, dense.laplace_evidence(loss, shift, prior, prior + curvature)
+
+
+@pytest.mark.parametrize("metric", ["relative", "euclidean"])
+@pytest.mark.parametrize(("prior_rank", "size"), [(0, 5), (3, 20)])
+def test_without_truncation(prior_rank, size, metric):
+    """Fewer root columns than parameters (size 5), and more (size 20)."""
+    belief, params, x, y = problem(prior_rank, size)
+    came, info = laplace_update(
+        belief, params, x, y, rank=D + prior_rank, metric=metric, temperature=0.7, curvature_scale=3.0, batch_size=3
+    )
+    curvature, loss, evidence = oracle(belief, params, x, y, 0.7, 3.0)
+    np.testing.assert_array_equal(came.mean, params)
+    assert dense.relative_error(dense.matrix(*info.site), curvature) < 1e-9
+    assert dense.relative_error(dense.matrix(*came.precision), dense.matrix(*belief.precision) + curvature) < 1e-9
+    assert dense.relative_error(info.loss, loss) < 1e-9
+    assert dense.relative_error(info.log_evidence, evidence) < 1e-9
+
+
+@pytest.mark.parametrize("metric", ["relative", "euclidean"])
+@pytest.mark.parametrize("residual", ["diagonal", "drop"])
+def test_truncated(residual, metric):
+    rank = 4
+    belief, params, x, y = problem(0, 20)
+    came, info = laplace_update(belief, params, x, y, rank=rank, residual=residual, metric=metric, iterations=4)
+    curvature, _, _ = oracle(belief, params, x, y)
+    scale = np.sqrt(belief.precision.diag) if metric == "relative" else np.ones(D)
+    values, vectors = np.linalg.eigh(curvature / np.outer(scale, scale))
+    kept = (vectors[:, -rank:] * values[-rank:]) @ vectors[:, -rank:].T * np.outer(scale, scale)
+    rest = np.diag(np.diag(curvature - kept)) if residual == "diagonal" else 0
+    # Block Krylov iteration ends short of the eigenvectors.
+    assert dense.relative_error(dense.matrix(*info.site), kept + rest) < 1e-4
+    assert dense.relative_error(dense.matrix(*came.precision), dense.matrix(*belief.precision) + kept + rest) < 1e-4
+    if residual == "diagonal":
+        diagonal = np.diag(dense.matrix(*belief.precision) + curvature)
+        assert dense.relative_error(np.diag(dense.matrix(*came.precision)), diagonal) < 1e-9
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_drop_never_overestimates(rank):
+    belief, params, x, y = problem(0, 20)
+    _, info = laplace_update(belief, params, x, y, rank=rank, residual="drop")
+    curvature, _, _ = oracle(belief, params, x, y)
+    # Ritz vectors that are not quite eigenvectors overestimate in second order.
+    assert np.linalg.eigvalsh(curvature - dense.matrix(*info.site)).min() > -1e-5 * np.linalg.norm(curvature, 2)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_the_micro_batch_does_not_matter(batch_size):
+    belief, params, x, y = problem(3, 8)
+    whole, _ = laplace_update(belief, params, x, y, rank=4)
+    came, _ = laplace_update(belief, params, x, y, rank=4, batch_size=batch_size)
+    assert dense.relative_error(dense.matrix(*came.precision), dense.matrix(*whole.precision)) < 1e-9
+
+
+def test_agrees_with_update_on_a_linear_model():
+    """At the MAP of a linear-Gaussian model both are the exact posterior, with the same evidence."""
+    rng = np.random.default_rng(0)
+    diag, factor = dense.random_precision(rng, 4, 2)
+    belief = lf.Belief(jnp.asarray(rng.normal(size=4)), lf.DiagLowRank(jnp.asarray(diag), jnp.asarray(factor)))
+    x, y = jnp.asarray(rng.normal(size=(3, 4))), jnp.asarray(rng.normal(size=3))
+    arguments = (lambda p, x: x @ p[:, None], lf.Gaussian(0.3), x, y)
+    extended, extended_info = jax.jit(lambda: lf.update(belief, *arguments, rank=5))()
+    laplace, laplace_info = jax.jit(lambda: lf.laplace_update(belief, extended.mean, *arguments, rank=5))()
+    assert dense.relative_error(dense.matrix(*laplace.precision), dense.matrix(*extended.precision)) < 1e-9
+    assert dense.relative_error(laplace_info.log_evidence, extended_info.log_evidence) < 1e-9

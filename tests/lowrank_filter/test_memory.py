@@ -1,0 +1,39 @@
+"""The memory of a Laplace update does not grow with the number of examples: compiled, not run."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+
+import lowrank_filter as lf
+
+WIDTHS = (784, 100, 100, 10)
+RANK = 20
+
+
+def network(params, x):
+    for layer in params[:-1]:
+        x = jax.nn.relu(x @ layer["kernel"] + layer["bias"])
+    return x @ params[-1]["kernel"] + params[-1]["bias"]
+
+
+def temporary_bytes(examples):
+    def shape(*sizes, dtype=jnp.float32):
+        return jax.ShapeDtypeStruct(sizes, dtype)
+
+    params = [{"kernel": shape(i, o), "bias": shape(o)} for i, o in itertools.pairwise(WIDTHS)]
+    belief = jax.eval_shape(lambda p: lf.init(p, rank=RANK), params)
+
+    def step(belief, params, x, y):
+        return lf.laplace_update(belief, params, network, lf.Categorical(), x, y, rank=RANK)
+
+    data = shape(examples, WIDTHS[0]), shape(examples, dtype=jnp.int32)
+    return jax.jit(step).lower(belief, params, *data).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_ten_thousand_examples_fit_in_one_gibibyte():
+    few, many = (temporary_bytes(examples) for examples in (1_000, 10_000))
+    data = 10_000 * WIDTHS[0] * 4
+    assert many + data < 2**30
+    # It grows by a copy or two of the inputs (masked, split into micro-batches): nothing of examples × parameters.
+    assert many - few < 4 * data

@@ -1,0 +1,188 @@
+"""Every public kernel under jit, vmap over seeds, vmap over hyperparameters, grad and scan: equal to the plain call,
+compiled once."""
+
+import functools
+
+import chex
+import dense
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import lowrank_filter as lf
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+D, K, B, LANES = 6, 2, 2, 3
+LIKELIHOOD = lf.Gaussian(0.3)
+OPTIMIZER = optax.sgd(0.01)
+TOLERANCE = 1e-9
+
+
+def net(params, x):
+    return jnp.tanh(x @ params.reshape(3, 2))
+
+
+def belief_of(seed):
+    """A belief, drawn from an integer that may be traced."""
+    keys = jax.random.split(jax.random.key(seed), 3)
+    diag = jax.random.uniform(keys[0], (D,), minval=0.5, maxval=2.0)
+    precision = lf.DiagLowRank(diag, jax.random.normal(keys[1], (K, D)))
+    return lf.Belief(jax.random.normal(keys[2], (D,)), precision)
+
+
+def data_of(seed):
+    keys = jax.random.split(jax.random.key(100 + seed), 2)
+    return jax.random.normal(keys[0], (B, 3)), jax.random.normal(keys[1], (B, 2))
+
+
+def action(precision):
+    """What does not depend on signs and rotations of the factor."""
+    return lf.matvec(precision, jnp.arange(1.0, D + 1))
+
+
+def seen(belief):
+    return belief.mean, action(belief.precision)
+
+
+def told(belief, info):
+    return seen(belief), action(info.site), info.log_evidence, info.loss
+
+
+def init(seed, value):
+    return seen(lf.init(belief_of(seed).mean, value, rank=K))
+
+
+def predict(seed, value):
+    return seen(lf.predict(belief_of(seed), value, value))
+
+
+def update(seed, value):
+    likelihood = lf.Gaussian(value)
+    return told(*lf.update(belief_of(seed), net, likelihood, *data_of(seed), rank=K, temperature=value))
+
+
+def laplace_update(seed, value):
+    belief = belief_of(seed)
+    return told(
+        *lf.laplace_update(
+            belief, belief.mean + 0.1, net, LIKELIHOOD, *data_of(seed), rank=K, curvature_scale=value, batch_size=1
+        )
+    )
+
+
+def fit(seed, value):
+    key = jax.random.key(seed)
+    options = {"optimizer": OPTIMIZER, "steps": 3, "batch_size": 1, "key": key, "temperature": value}
+    return lf.fit(belief_of(seed), net, LIKELIHOOD, *data_of(seed), **options)
+
+
+def smooth(seed, value):
+    beliefs = jax.vmap(belief_of)(seed + jnp.arange(3))
+    sites = jax.vmap(belief_of)(seed + 10 + jnp.arange(3)).precision
+    smoothed = lf.smooth(beliefs, sites, value, rank=K)
+    return smoothed.mean, jax.vmap(action)(smoothed.precision)
+
+
+def penalty(seed, value):
+    return lf.penalty(belief_of(seed), value * jnp.ones(D))
+
+
+def sample(seed, value):
+    return lf.sample(jax.random.key(seed), lf.predict(belief_of(seed), value), 2)
+
+
+def predictive(seed, value):
+    return lf.predictive(lf.predict(belief_of(seed), value), net, data_of(seed)[0])
+
+
+def algebra(seed, value):
+    precision = lf.predict(belief_of(seed), value).precision
+    vector = belief_of(seed).mean
+    return (
+        lf.matvec(precision, vector),
+        lf.solve(precision, vector),
+        lf.logdet(precision),
+        lf.inverse_diagonal(precision),
+    )
+
+
+def truncate(seed, value):
+    return action(lf.truncate(lf.predict(belief_of(seed), value).precision, 1))
+
+
+def stream(seed, value):
+    built = lf.extended_filter(net, LIKELIHOOD, rank=K, process_noise=value)
+    belief, kept = lf.filter_stream(built, belief_of(seed), *data_of(seed), history="all")
+    return seen(belief), kept.beliefs.mean, kept.info.log_evidence
+
+
+KERNELS = {
+    function.__name__: function
+    for function in (
+        init, predict, update, laplace_update, fit, smooth, penalty, sample, predictive, algebra, truncate, stream,
+    )
+}  # fmt: skip
+
+SEEDS = np.arange(LANES)
+VALUES = np.linspace(0.3, 1.1, LANES)
+
+
+@functools.cache
+def compiled(name):
+    """Traced once, or an error."""
+    return jax.jit(chex.assert_max_traces(KERNELS[name], n=1))
+
+
+@functools.cache
+def lanes(name):
+    with jax.enable_x64(True):
+        return [compiled(name)(seed, value) for seed, value in zip(SEEDS, VALUES, strict=True)]
+
+
+def assert_equal(came, expected):
+    for a, b in zip(jax.tree.leaves(came), jax.tree.leaves(expected), strict=True):
+        assert dense.relative_error(a, b) < TOLERANCE
+
+
+def lane(tree, index):
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_jit_is_the_plain_call(name):
+    assert_equal(lanes(name)[1], KERNELS[name](SEEDS[1], VALUES[1]))
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_vmap_over_seeds_and_hyperparameters(name):
+    """Every value for every seed."""
+    over_seeds = jax.vmap(chex.assert_max_traces(KERNELS[name], n=1), (0, None))
+    came = jax.jit(jax.vmap(over_seeds, (None, 0)))(SEEDS, VALUES)
+    for index in range(LANES):
+        assert_equal(lane(lane(came, index), index), lanes(name)[index])
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_scan(name):
+    def body(carry, lane):
+        return carry + 1, KERNELS[name](*lane)
+
+    count, came = jax.jit(lambda *inputs: jax.lax.scan(body, 0, inputs))(SEEDS, VALUES)
+    assert count == LANES
+    for index in range(LANES):
+        assert_equal(lane(came, index), lanes(name)[index])
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_grad(name):
+    def total(tree):
+        return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(tree))
+
+    value, slope = jax.jit(jax.value_and_grad(lambda value: total(KERNELS[name](SEEDS[1], value))))(VALUES[1])
+    assert dense.relative_error(value, total(lanes(name)[1])) < TOLERANCE
+    assert slope != 0
+    difference = dense.finite_difference(lambda value: float(total(compiled(name)(SEEDS[1], value))), VALUES[1], 1e-4)
+    assert abs(slope - difference) < 1e-6 * max(1, abs(difference))

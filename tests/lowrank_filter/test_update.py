@@ -1,0 +1,160 @@
+"""The linearised update against a dense Newton step, and its evidence."""
+
+import functools
+
+import dense
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lowrank_filter as lf
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+INPUTS, HIDDEN, B = 3, 4, 5
+LIKELIHOODS = {
+    "categorical": (lf.Categorical(), 3),
+    "gaussian": (lf.Gaussian(jnp.asarray([[0.5, 0.1], [0.1, 0.3]])), 2),
+    "bernoulli": (lf.Bernoulli(), 2),
+    "poisson": (lf.Poisson(), 2),
+    "heteroscedastic": (lf.HeteroscedasticGaussian(), 4),
+}
+
+
+@functools.partial(jax.jit, static_argnums=(1,), static_argnames=("rank", "residual", "metric"))
+def update(belief, apply_fn, likelihood, x, y, **options):
+    return lf.update(belief, apply_fn, likelihood, x, y, **options)
+
+
+def targets(name, outputs, rng, size=B):
+    return {
+        "categorical": lambda: rng.integers(0, outputs, size),
+        "gaussian": lambda: rng.normal(size=(size, outputs)),
+        "bernoulli": lambda: rng.integers(0, 2, (size, outputs)).astype(float),
+        "poisson": lambda: rng.poisson(2.0, (size, outputs)).astype(float),
+        "heteroscedastic": lambda: rng.normal(size=(size, outputs // 2)),
+    }[name]()
+
+
+@functools.cache
+def network(outputs):
+    cut = INPUTS * HIDDEN
+
+    def apply_fn(params, x):
+        return jnp.tanh(x @ params[:cut].reshape(INPUTS, HIDDEN)) @ params[cut:].reshape(HIDDEN, outputs)
+
+    return apply_fn, cut + HIDDEN * outputs
+
+
+def problem(name, rank, size=B):
+    likelihood, outputs = LIKELIHOODS[name]
+    rng = np.random.default_rng(rank)
+    apply_fn, dimension = network(outputs)
+    diag, factor = dense.random_precision(rng, dimension, rank)
+    mean = rng.normal(size=dimension)
+    belief = lf.Belief(jnp.asarray(mean), lf.DiagLowRank(jnp.asarray(diag), jnp.asarray(factor)))
+    x, y = rng.normal(size=(size, INPUTS)), targets(name, outputs, rng, size)
+    return belief, apply_fn, likelihood, jnp.asarray(x), jnp.asarray(y)
+
+
+def oracle(belief, apply_fn, likelihood, x, y, temperature):
+    outputs = apply_fn(belief.mean, x)
+    jacobian = np.asarray(jax.jacobian(apply_fn)(belief.mean, x)).reshape(outputs.size, -1)
+    gradient = np.asarray(jax.vmap(jax.grad(likelihood.nll))(outputs, y)).ravel() / temperature
+    roots = np.asarray(jax.vmap(likelihood.root)(outputs, y))
+    hessian = dense.block_diagonal(roots @ roots.transpose(0, 2, 1)) / temperature
+    loss = float(jax.vmap(likelihood.nll)(outputs, y).sum()) / temperature
+    prior = dense.matrix(*belief.precision)
+    mean, posterior = dense.update(np.asarray(belief.mean), prior, jacobian, hessian, gradient)
+    pulled = jacobian.T @ gradient
+    evidence = (
+        -loss
+        + 0.5 * pulled @ np.linalg.solve(posterior, pulled)
+        + 0.5 * (dense.logdet(prior) - dense.logdet(posterior))
+    )
+    return mean, posterior, evidence, loss
+
+
+@pytest.mark.parametrize(
+    ("name", "rank"), [*((name, 4) for name in LIKELIHOODS), ("gaussian", 0), ("gaussian", 1), ("gaussian", 40)]
+)
+def test_without_truncation(name, rank):
+    belief, apply_fn, likelihood, x, y = problem(name, rank)
+    updated, info = update(belief, apply_fn, likelihood, x, y, rank=rank + B * 4, temperature=0.7)
+    mean, posterior, evidence, loss = oracle(belief, apply_fn, likelihood, x, y, 0.7)
+    assert dense.relative_error(updated.mean, mean) < 1e-9
+    assert dense.relative_error(dense.matrix(*updated.precision), posterior) < 1e-9
+    assert dense.relative_error(info.log_evidence, evidence) < 1e-9
+    assert dense.relative_error(info.loss, loss) < 1e-9
+    assert dense.relative_error(dense.matrix(*info.site), posterior - dense.matrix(*belief.precision)) < 1e-9
+    assert info.truncated == 0
+    assert info.invalid == 0
+
+
+@pytest.mark.parametrize("metric", ["relative", "euclidean"])
+@pytest.mark.parametrize("residual", ["diagonal", "drop"])
+def test_truncated(residual, metric):
+    belief, apply_fn, likelihood, x, y = problem("categorical", 4)
+    updated, info = update(belief, apply_fn, likelihood, x, y, rank=4, residual=residual, metric=metric)
+    mean, posterior, evidence, _ = oracle(belief, apply_fn, likelihood, x, y, 1.0)
+    # Mean and evidence are those of the untruncated posterior.
+    assert dense.relative_error(updated.mean, mean) < 1e-9
+    assert dense.relative_error(info.log_evidence, evidence) < 1e-9
+    diag = np.asarray(belief.precision.diag)
+    low_rank = posterior - np.diag(diag)
+    scale = np.sqrt(diag) if metric == "relative" else np.ones(len(diag))
+    values, vectors = np.linalg.eigh(low_rank / np.outer(scale, scale))
+    kept = (vectors[:, -4:] * values[-4:]) @ vectors[:, -4:].T * np.outer(scale, scale)
+    expected = np.diag(diag) + kept
+    if residual == "diagonal":
+        expected += np.diag(np.diag(low_rank - kept))
+        assert dense.relative_error(np.diag(dense.matrix(*updated.precision)), np.diag(posterior)) < 1e-9
+    assert dense.relative_error(dense.matrix(*updated.precision), expected) < 1e-9
+    assert dense.relative_error(info.truncated, values[:-4].sum() / values.sum()) < 1e-9
+
+
+@pytest.mark.parametrize(("rank", "size"), [(0, 5), (3, 1)])
+def test_gaussian_evidence_is_the_marginal_density_of_the_targets(rank, size):
+    belief, apply_fn, likelihood, x, y = problem("gaussian", rank, size)
+    _, info = update(belief, apply_fn, likelihood, x, y, rank=rank)
+    jacobian = np.asarray(jax.jacobian(apply_fn)(belief.mean, x)).reshape(2 * size, -1)
+    noise = np.kron(np.eye(size), np.asarray(likelihood.covariance))
+    covariance = noise + jacobian @ np.linalg.solve(dense.matrix(*belief.precision), jacobian.T)
+    residual = np.asarray(y - apply_fn(belief.mean, x)).ravel()
+    assert dense.relative_error(info.log_evidence, dense.gaussian_log_density(residual, covariance)) < 1e-9
+
+
+@pytest.mark.parametrize("name", ["gaussian", "categorical"])
+def test_evidence_of_a_sequence_of_linear_updates_is_that_of_the_whole(name):
+    """For a linear-Gaussian model log p(y₁, y₂) = log p(y₁) + log p(y₂ | y₁); for another likelihood it is not."""
+    outputs = 2
+    rng = np.random.default_rng(7)
+    x, apply_fn = jnp.asarray(rng.normal(size=(4, 3))), lambda params, x: x @ params.reshape(3, outputs)
+    y = rng.normal(size=(4, 2)) if name == "gaussian" else rng.integers(0, 2, 4)
+    likelihood = lf.Gaussian(0.3) if name == "gaussian" else lf.Categorical()
+    belief = lf.init(jnp.asarray(rng.normal(size=6)), 2.0, rank=8)
+    whole, whole_info = update(belief, apply_fn, likelihood, x, y, rank=8)
+    half, first = update(belief, apply_fn, likelihood, x[:2], y[:2], rank=8)
+    both, second = update(half, apply_fn, likelihood, x[2:], y[2:], rank=8)
+    same = np.isclose(first.log_evidence + second.log_evidence, whole_info.log_evidence, rtol=1e-9)
+    assert same == (name == "gaussian")
+    if same:
+        assert dense.relative_error(both.mean, whole.mean) < 1e-9
+
+
+def test_inputs_may_be_a_pytree():
+    belief, apply_fn, likelihood, x, y = problem("gaussian", 2)
+    plain, _ = update(belief, apply_fn, likelihood, x, y, rank=2)
+    split, _ = update(
+        belief, lambda p, parts: apply_fn(p, jnp.concatenate(parts, 1)), likelihood, (x[:, :1], x[:, 1:]), y, rank=2
+    )
+    np.testing.assert_allclose(split.mean, plain.mean, rtol=1e-12)
+
+
+def test_a_single_output_takes_flat_targets():
+    belief = lf.init(jnp.zeros(3), rank=2)
+    x, y = jnp.asarray(np.eye(3)), jnp.arange(3.0)
+    flat, _ = update(belief, lambda p, x: (x @ p)[:, None], lf.Gaussian(0.1), x, y, rank=2)
+    column, _ = update(belief, lambda p, x: (x @ p)[:, None], lf.Gaussian(0.1), x, y[:, None], rank=2)
+    np.testing.assert_array_equal(flat.mean, column.mean)
