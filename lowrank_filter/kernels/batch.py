@@ -23,7 +23,7 @@ class Batch(NamedTuple):
             (ones if there is none), because a network may have no derivative at zero.
         y: targets [B, …]; zero where masked.
         mask: [B], which examples were given.
-        usable: [B], which of them have finite inputs.
+        usable: [B], which of them can be used: finite inputs, outputs and curvature, a target in the domain.
     """
 
     x: Any
@@ -79,7 +79,9 @@ def prepare(params: Tree, apply_fn: Apply, likelihood: Likelihood, x: Any, y: An
     usable = kept & _finite(x, size)
     batch = Batch(_filled(usable, x), _masked(kept, y), kept, usable)
     _visible(likelihood, outputs, batch)
-    return batch
+    # An example whose outputs overflow must not be differentiated either: a zero cotangent times infinity is NaN.
+    usable &= jax.vmap(_valid, in_axes=(None, 0, 0))(likelihood, apply_fn(params, batch.x), batch.y)
+    return batch._replace(x=_filled(usable, batch.x), usable=usable)
 
 
 def localise(likelihood: Likelihood, outputs: Float[Array, "B C"], batch: Batch, temperature: Any) -> Local:
@@ -98,9 +100,10 @@ def localise(likelihood: Likelihood, outputs: Float[Array, "B C"], batch: Batch,
 
 
 def _valid(likelihood: Likelihood, output: Float[Array, " C"], target: Array) -> Bool[Array, ""]:
-    """Whether an example can be used: a target in the domain, finite outputs, a finite loss."""
+    """Whether an example can be used: a target in the domain, finite outputs and loss, a curvature with a square."""
     finite = jnp.all(jnp.isfinite(output)) & jnp.isfinite(likelihood.nll(output, target))
-    return finite & likelihood.in_domain(target, len(output))
+    representable = jnp.sum(likelihood.root(output, target) ** 2) <= float(jnp.finfo(output.dtype).max) ** 0.5
+    return finite & representable & likelihood.in_domain(target, len(output))
 
 
 def output_count(params: Tree, apply_fn: Apply, x: Any) -> int:

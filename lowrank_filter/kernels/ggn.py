@@ -84,7 +84,7 @@ def curvature(
 
         try:
             return over(structured, tree.zeros(params), batch_size)
-        except layers.Unsupported:
+        except layers.UnsupportedError:
             pass
         chunk = max(1, min(batch_size, _DIAGONAL_NUMBERS // (outputs * tree.dimension(params))))
 

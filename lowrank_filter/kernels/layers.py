@@ -22,7 +22,7 @@ from lowrank_filter.algebra.tree import Tree
 _MOVES = {"reshape", "transpose", "slice", "squeeze", "split", "convert_element_type", "copy", "copy_p"}
 
 
-class Unsupported(Exception):
+class UnsupportedError(Exception):
     """Parameters meet examples in a way that is not known; callers fall back to gradients of single examples."""
 
 
@@ -44,13 +44,13 @@ class _Meeting(NamedTuple):
 
 
 def diagonal(apply_fn: Callable, params: Tree, x: Any, root: Callable[[Array], Float[Array, "B C r"]]) -> Tree:
-    """diag(Σᵢ JᵢᵀSᵢSᵢᵀJᵢ) exactly, from layer inputs and output gradients; memory O(B·C·width), no per-example gradient.
+    """diag(Σᵢ JᵢᵀSᵢSᵢᵀJᵢ) exactly, from layer inputs and output gradients; memory O(B·C·width).
 
     Args:
         root: outputs [B, C] → S [B, C, r].
 
     Raises:
-        Unsupported: a parameter is used in another way than in a dense layer, a bias or a scale of [B, width] values.
+        UnsupportedError: a parameter is used otherwise than in a dense layer, a bias or a scale of [B, width] values.
     """
     shapes, weights = _trace(apply_fn, params, x)
 
@@ -108,7 +108,7 @@ def _evaluate(apply_fn: Callable, params: Tree, x: Any, probes: Sequence[Array] 
 
     def meet(kind: str, activation: Any, weight: Any, result: Any, transposed: bool = False) -> _Value:
         if result.ndim != 2 or result.shape[0] != size:
-            raise Unsupported(f"{kind} with a result of shape {result.shape}")
+            raise UnsupportedError(f"{kind} with a result of shape {result.shape}")
         results.append(result)
         meetings.append(_Meeting(kind, activation, weight, transposed))
         if probes is not None:
@@ -142,7 +142,7 @@ def _evaluate(apply_fn: Callable, params: Tree, x: Any, probes: Sequence[Array] 
             return [_Value(output, per_example, moved=False) for output in outputs]
         if not per_example:
             if name not in _MOVES and not (name == "broadcast_in_dim" and _over_examples(equation, size)):
-                raise Unsupported(f"parameters through {name}")
+                raise UnsupportedError(f"parameters through {name}")
             return [_Value(output, per_example=False, moved=True) for output in outputs]
         return [_pair(name, equation, values, outputs[0], meet)]
 
@@ -175,7 +175,7 @@ def _pair(name: str, equation: Any, values: list[_Value], result: Any, meet: Cal
                 return meet("bias", example.value, weight.value, result)
             if name == "mul":
                 return meet("scale", example.value, weight.value, result)
-    raise Unsupported(f"a parameter meets examples in {name}")
+    raise UnsupportedError(f"a parameter meets examples in {name}")
 
 
 def _over_examples(equation: Any, size: int) -> bool:

@@ -247,7 +247,7 @@ def test_bad_batch(name, case):
         CALLS[name](**options)
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", ["update", "fit"])
 def test_a_bad_example_that_is_masked_is_no_error(name):
     CALLS[name](x=NAN, y=np.array([0, 1, 7, 0]), mask=np.array([True, True, False, True]))
 
