@@ -4,16 +4,13 @@ PY := .venv/bin/python
 # LAPACK on more threads than free cores stalls small decompositions by orders of magnitude.
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: rotated-digits permuted-digits permuted-mnist test test-slow check benchmark clean
+.PHONY: rotated-digits permuted-digits permuted-mnist test check benchmark clean
 
 rotated-digits permuted-digits permuted-mnist: .venv/installed
 	$(PY) -m experiments $@
 
 test: .venv/installed check
-	$(PY) -m pytest -q -m "not slow"
-
-test-slow: .venv/installed
-	$(PY) -m pytest -q -m slow
+	$(PY) -m pytest -q -n auto
 
 check: .venv/installed
 	.venv/bin/ruff format --check --quiet .

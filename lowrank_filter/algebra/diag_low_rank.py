@@ -137,13 +137,14 @@ class DiagLowRank(NamedTuple):
         scaled = [jax.tree.map(jnp.divide, stack, self.diag) for stack in (self.factor, columns)]
         gram = jnp.block([[tree.gram(s, stack) for stack in (self.factor, columns)] for s in scaled])
         lower = cholesky.cholesky_plus_identity(gram)
-        padded = jnp.concatenate([jnp.zeros(rank, target.dtype), target])
-        coefficients = cholesky.solve_positive(lower, padded)
+        target = target.astype(gram.dtype)
+        halfway = cholesky.solve_lower(lower, jnp.concatenate([jnp.zeros(rank, gram.dtype), target]))
+        coefficients = jax.scipy.linalg.solve_triangular(lower, halfway, lower=True, trans="T")
         step = jax.tree.map(
             jnp.add, tree.combine(coefficients[:rank], scaled[0]), tree.combine(coefficients[rank:], scaled[1])
         )
-        quadratic = target @ (gram[rank:] @ coefficients)
-        return Correction(step, quadratic, 2 * jnp.sum(jnp.log(jnp.diagonal(lower)[rank:])))
+        explained = target @ (gram[rank:] @ coefficients)
+        return Correction(step, explained, jnp.sum(halfway**2), 2 * jnp.sum(jnp.log(jnp.diagonal(lower)[rank:])))
 
     def outer(self, columns: Tree) -> Self:
         """A Aᵀ: a zero diagonal and the columns as they are."""

@@ -14,12 +14,14 @@ class Correction(NamedTuple):
 
     Attributes:
         step: (P + A Aᵀ)⁻¹ A u, a vector.
-        quadratic: uᵀAᵀ (P + A Aᵀ)⁻¹ A u.
+        explained: uᵀAᵀ (P + A Aᵀ)⁻¹ A u.
+        unexplained: uᵀ(I + AᵀP⁻¹A)⁻¹ u = ‖u‖² − explained, computed without that subtraction.
         logdet: log det(P + A Aᵀ) − log det P.
     """
 
     step: Tree
-    quadratic: Float[Array, ""]
+    explained: Float[Array, ""]
+    unexplained: Float[Array, ""]
     logdet: Float[Array, ""]
 
 

@@ -25,14 +25,19 @@ def gram(left: Tree, right: Tree) -> Float[Array, "m n"]:
 
     def leaf(a: Array, b: Array) -> Array:
         trailing = tuple(range(1, a.ndim))
-        return jnp.tensordot(a, b, axes=(trailing, trailing), precision=HIGHEST)
+        wide = _wide(a, b)
+        return jnp.tensordot(a, b, axes=(trailing, trailing), precision=HIGHEST, preferred_element_type=wide)
 
     return _total(jax.tree.map(leaf, left, right))
 
 
 def project(stack: Tree, vector: Tree) -> Float[Array, " k"]:
     """Inner products of each of a stack's vectors with one vector."""
-    return _total(jax.tree.map(lambda s, v: jnp.tensordot(s, v, axes=v.ndim, precision=HIGHEST), stack, vector))
+
+    def leaf(s: Array, v: Array) -> Array:
+        return jnp.tensordot(s, v, axes=v.ndim, precision=HIGHEST, preferred_element_type=_wide(s, v))
+
+    return _total(jax.tree.map(leaf, stack, vector))
 
 
 def inner(left: Tree, right: Tree) -> Float[Array, ""]:
@@ -99,6 +104,11 @@ def broadcast(prefix: Tree, like: Tree) -> Tree:
         return jax.tree.map(lambda p: jnp.broadcast_to(jnp.asarray(value, p.dtype), p.shape), subtree)
 
     return jax.tree.map(spread, prefix, like)
+
+
+def _wide(*arrays: Array) -> Any:
+    """The dtype of small matrices: at least float32, whatever the parameters are stored in."""
+    return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
 
 
 def _total(tree: Tree) -> Array:

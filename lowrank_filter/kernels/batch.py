@@ -37,12 +37,14 @@ class Local(NamedTuple):
 
     Attributes:
         loss: −log p(yᵢ | fᵢ) [B]; zero for examples that do not count.
+        excess: loss − ½‖uᵢ‖² [B] where the likelihood has it in closed form, else None.
         root: Sᵢ [B, C, r].
         score: uᵢ [B, r], with Sᵢuᵢ = ∇_f loss.
         invalid: [B], unmasked examples left out because their inputs, outputs or targets are not valid.
     """
 
     loss: Float[Array, " B"]
+    excess: Float[Array, " B"] | None
     root: Float[Array, "B C r"]
     score: Float[Array, "B r"]
     invalid: Bool[Array, " B"]
@@ -91,8 +93,10 @@ def localise(likelihood: Likelihood, outputs: Float[Array, "B C"], batch: Batch,
     outputs = jnp.where(counts[:, None], outputs, 0)
     targets = _masked(counts, batch.y)
     scale = jax.lax.rsqrt(jnp.asarray(temperature, outputs.dtype))
+    excess = jax.vmap(likelihood.normaliser)(outputs)
     return Local(
         _masked(counts, jax.vmap(likelihood.nll)(outputs, targets)) * scale**2,
+        None if excess is None else _masked(counts, excess) * scale**2,
         _masked(counts, jax.vmap(likelihood.root)(outputs, targets)) * scale,
         _masked(counts, jax.vmap(likelihood.whitened_score)(outputs, targets)) * scale,
         batch.mask & ~counts,

@@ -7,6 +7,7 @@ A likelihood is a pytree with these methods, each for a single example (the kern
   expectation (the Fisher information) where that is not positive semi-definite.
 - ``whitened_score(output, target)``: u [r] with S u = ∇_f nll. It exists because an update written with u needs no
   subtraction of large numbers.
+- ``normaliser(output)``: nll − ½‖u‖² where that is a constant (then the evidence needs no subtraction either).
 - ``in_domain(target, outputs)``: whether a target is one that a network with that number of outputs can be asked for.
 - ``targets(outputs)``: the shape of one target, or None if any is allowed.
 
@@ -46,6 +47,10 @@ class Likelihood:
         values, vectors = self._eigen(output, target)
         projected = vectors.T @ jax.grad(self.nll)(output, target)
         return jnp.where(values > 0, projected / jnp.sqrt(jnp.where(values > 0, values, 1)), 0)
+
+    def normaliser(self, output: Float[Array, " C"]) -> Float[Array, ""] | None:
+        """nll − ½‖u‖² where that is a constant, as for a Gaussian; None where it is not."""
+        return None
 
     def in_domain(self, target: Array, outputs: int) -> Bool[Array, ""]:
         """Finite."""
@@ -118,12 +123,11 @@ class Gaussian(Likelihood):
 
     def nll(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
         """½‖u‖² + ½ log det(2πR)."""
-        whitened = self.whitened_score(output, target)
-        return (
-            0.5 * jnp.sum(whitened**2)
-            + jnp.sum(jnp.log(jnp.diagonal(self._lower(output))))
-            + 0.5 * len(output) * LOG_2PI
-        )
+        return 0.5 * jnp.sum(self.whitened_score(output, target) ** 2) + self.normaliser(output)
+
+    def normaliser(self, output: Float[Array, " C"]) -> Float[Array, ""]:
+        """½ log det(2πR)."""
+        return jnp.sum(jnp.log(jnp.diagonal(self._lower(output)))) + 0.5 * len(output) * LOG_2PI
 
     def root(self, output: Float[Array, " C"], target: Array) -> Float[Array, "C C"]:
         """L⁻ᵀ."""

@@ -91,7 +91,11 @@ def update(
     precision, truncated = belief.precision.add(data, rank=rank, residual=residual, metric=metric, passes=1)
     site = data.truncate(rank, residual=residual, metric=metric, reference=belief.precision)
     loss = jnp.sum(local.loss)
-    log_evidence = -loss + 0.5 * (correction.quadratic - correction.logdet)
+    if local.excess is None:
+        fit = -loss + 0.5 * correction.explained
+    else:  # −½‖u‖² + ½ explained would cancel where the data say much more than the prior
+        fit = -jnp.sum(local.excess) - 0.5 * correction.unexplained
+    log_evidence = fit - 0.5 * correction.logdet
     info = Info(site, log_evidence, loss, truncated, jnp.sum(local.invalid))
     return Belief(mean, precision), info
 

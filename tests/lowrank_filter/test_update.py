@@ -158,3 +158,33 @@ def test_a_single_output_takes_flat_targets():
     flat, _ = update(belief, lambda p, x: (x @ p)[:, None], lf.Gaussian(0.1), x, y, rank=2)
     column, _ = update(belief, lambda p, x: (x @ p)[:, None], lf.Gaussian(0.1), x, y[:, None], rank=2)
     np.testing.assert_array_equal(flat.mean, column.mean)
+
+
+@pytest.mark.parametrize(("size", "examples", "variance"), [(200, 20, 1e-1), (200, 20, 1e-5), (5, 3, 1e-5)])
+def test_log_evidence_in_float32_of_precise_observations(size, examples, variance):
+    """The data say up to 1e7 times more than the prior: nothing may be found as a small difference."""
+    rng = np.random.default_rng(0)
+    mean, x = rng.normal(size=size).astype(np.float32), rng.normal(size=(examples, size)).astype(np.float32)
+    noise = np.sqrt(variance) * rng.normal(size=examples)
+    y = (x @ rng.normal(size=size) + noise).astype(np.float32)
+    belief = lf.init(jnp.asarray(mean), rank=4)
+    _, info = lf.update(belief, lambda p, x: (x @ p)[:, None], lf.Gaussian(variance), x, y, rank=4)
+    wide = x.astype(np.float64)
+    covariance = variance * np.eye(examples) + wide @ wide.T
+    residual = y - wide @ mean.astype(np.float64)
+    exact = -0.5 * (residual @ np.linalg.solve(covariance, residual) + np.linalg.slogdet(2 * np.pi * covariance)[1])
+    assert abs(info.log_evidence - exact) < 1e-5 * abs(exact)
+
+
+def test_bfloat16_parameters():
+    """Stored in half the bytes; the small matrices are float32, and the result has rounding of bfloat16."""
+    rng = np.random.default_rng(0)
+    params, x = rng.normal(size=(4, 3)), jnp.asarray(rng.normal(size=(2, 4)), jnp.float32)
+
+    def run(dtype):
+        belief = lf.predict(lf.init(jnp.asarray(params, dtype), rank=2), 0.1)
+        return lf.update(belief, lambda p, x: x @ p, lf.Categorical(), x, jnp.array([0, 1]), rank=2)[0]
+
+    low, full = run(jnp.bfloat16), run(jnp.float32)
+    assert low.mean.dtype == low.precision.factor.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(low.mean, np.float32), full.mean, atol=20 * float(jnp.finfo("bfloat16").eps))
