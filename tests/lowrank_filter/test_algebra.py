@@ -40,6 +40,7 @@ def test_against_dense(dimension, rank):
     inverse = np.linalg.inv(matrix)
     changed = matrix + columns.T @ columns
     step = np.linalg.solve(changed, columns.T @ target)
+    explained = (columns.T @ target) @ step
     expected = {
         "matvec": matrix @ vector,
         "quadratic": vector @ matrix @ vector,
@@ -47,7 +48,7 @@ def test_against_dense(dimension, rank):
         "logdet": dense.logdet(matrix),
         "inverse diagonal": np.diag(inverse),
         "whitening root": inverse,
-        "correction": (step, (columns.T @ target) @ step, dense.logdet(changed) - dense.logdet(matrix)),
+        "correction": (step, explained, target @ target - explained, dense.logdet(changed) - dense.logdet(matrix)),
         "sum": 2 * matrix,
         "share discarded": 0.0,
     }
