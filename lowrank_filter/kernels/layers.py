@@ -27,7 +27,7 @@ class UnsupportedError(Exception):
 
 
 class _Value(NamedTuple):
-    """A value in the jaxpr. ``source`` is its place among the moved parameters, None if it depends on examples."""
+    """A value in the jaxpr, and whether it depends on examples, or is parameters selected and moved."""
 
     value: Any
     per_example: bool
@@ -92,7 +92,21 @@ def _trace(apply_fn: Callable, params: Tree, x: Any) -> tuple[list, _Weights]:
         return [meeting.weight for meeting in meetings]
 
     _, pull = jax.vjp(moved, params)  # linear: each of its results only selects and moves parameters
+    with jax.ensure_compile_time_eval():
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (params, x))
+        weights, count = jax.vjp(lambda p: _moved_parameters(apply_fn, p, zeros[1]), zeros[0])
+        one_example = [
+            jnp.ones_like(weight) if kind == "dense" else jnp.zeros_like(weight).at[0].set(1)
+            for (kind, _, _), weight in zip(uses, weights, strict=True)
+        ]
+        shared = max(float(jnp.max(leaf, initial=0)) for leaf in jax.tree.leaves(count(one_example)[0]))
+    if shared > 1:  # squares of sums are not sums of squares
+        raise UnsupportedError("a parameter is used more than once for an example")
     return shapes, _Weights(tuple(uses), lambda squares: pull(list(squares))[0])
+
+
+def _moved_parameters(apply_fn: Callable, params: Tree, x: Any) -> list[Array]:
+    return [meeting.weight for meeting in _evaluate(apply_fn, params, x, None)[1]]
 
 
 def _evaluate(apply_fn: Callable, params: Tree, x: Any, probes: Sequence[Array] | None) -> tuple[Array, list, list]:

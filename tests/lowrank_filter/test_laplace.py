@@ -108,3 +108,25 @@ def test_agrees_with_update_on_a_linear_model():
     laplace, laplace_info = jax.jit(lambda: lf.laplace_update(belief, extended.mean, *arguments, rank=5))()
     assert dense.relative_error(dense.matrix(*laplace.precision), dense.matrix(*extended.precision)) < 1e-9
     assert dense.relative_error(laplace_info.log_evidence, extended_info.log_evidence) < 1e-9
+
+
+def tied(params, x):
+    """One weight matrix in two layers: the square of a sum of gradients, not a sum of squares."""
+    return jnp.tanh(jnp.tanh(x @ params["w"] + params["b"]) @ params["w"]) + params["b"]
+
+
+@pytest.mark.parametrize("jitted", [False, True])
+def test_the_diagonal_of_a_network_with_tied_weights(jitted):
+    rng = np.random.default_rng(0)
+    params = {"w": jnp.asarray(rng.normal(size=(3, 3)), jnp.float32), "b": jnp.asarray(rng.normal(size=3), jnp.float32)}
+    x, y = jnp.asarray(rng.normal(size=(9, 3)), jnp.float32), jnp.asarray(rng.integers(0, 3, 9))
+
+    def site(params):
+        belief = lf.init(params, rank=0)
+        return lf.laplace_update(belief, params, tied, lf.Categorical(), x, y, rank=0)[1].site.diag
+
+    came = (jax.jit(site) if jitted else site)(params)
+    root = jax.vmap(lf.Categorical().root)(tied(params, x), y)
+    for name, jacobian in jax.jacobian(tied)(params, x).items():
+        columns = jnp.einsum("bc...,bcr->br...", jacobian, root)
+        assert np.allclose(came[name], jnp.sum(columns**2, axis=(0, 1)), rtol=1e-4)
