@@ -3,13 +3,16 @@
 params ─init→ belief ─predict→ belief ─update(data)→ belief … ─smooth→ beliefs
 """
 
+from lowrank_filter.algebra.blocks import Blocks
 from lowrank_filter.algebra.diag_low_rank import DiagLowRank
+from lowrank_filter.algebra.kronecker import Kronecker
+from lowrank_filter.algebra.layout import Layer, find_layers
 from lowrank_filter.algebra.operations import inverse_diagonal, logdet, matvec, solve, truncate
 from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.drivers.filters import Filter, extended_filter, laplace_filter
 from lowrank_filter.drivers.fit import fit
 from lowrank_filter.drivers.stream import Stream, filter_stream
-from lowrank_filter.kernels.belief import Belief, init, penalty, sample, zero_site
+from lowrank_filter.kernels.belief import Belief, init, kronecker_init, penalty, sample, zero_site
 from lowrank_filter.kernels.laplace import laplace_update
 from lowrank_filter.kernels.likelihoods import (
     Bernoulli,
@@ -27,12 +30,15 @@ from lowrank_filter.kernels.update import Info, update
 __all__ = [
     "Belief",
     "Bernoulli",
+    "Blocks",
     "Categorical",
     "DiagLowRank",
     "Filter",
     "Gaussian",
     "HeteroscedasticGaussian",
     "Info",
+    "Kronecker",
+    "Layer",
     "Likelihood",
     "Poisson",
     "Precision",
@@ -40,9 +46,11 @@ __all__ = [
     "Stream",
     "extended_filter",
     "filter_stream",
+    "find_layers",
     "fit",
     "init",
     "inverse_diagonal",
+    "kronecker_init",
     "laplace_filter",
     "laplace_update",
     "logdet",

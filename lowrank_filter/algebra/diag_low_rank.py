@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from lowrank_filter import checks
 from lowrank_filter.algebra import cholesky, krylov, tree
-from lowrank_filter.algebra.precision import Correction, Curvature
+from lowrank_filter.algebra.precision import Correction, Curvature, Misfit
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual, compress
 
@@ -27,6 +28,19 @@ class DiagLowRank(NamedTuple):
     def rank(self) -> int:
         """k, the number of vectors in the factor."""
         return tree.length(self.factor)
+
+    def spread(self, name: str, value: Tree, like: Tree) -> Tree:
+        """Any prefix of the parameters will do; as a full vector."""
+        return tree.broadcast(value, like)
+
+    def check(self, vector: Tree | None = None, *, positive: bool = True) -> None:
+        """A factor shaped like the diagonal, which is positive, and a vector of that shape too."""
+        leading = jax.tree.leaves(self.factor)
+        checks.same_shapes("factor", self.factor, self.diag, leading=leading[0].shape[0] if leading else 0)
+        if positive:
+            checks.positive("diag", self.diag)
+        if vector is not None:
+            checks.same_shapes("vector", vector, self.diag)
 
     def matvec(self, vector: Tree) -> Tree:
         """P v = d v + W Wᵀv."""
@@ -160,12 +174,19 @@ class DiagLowRank(NamedTuple):
         if curvature.columns <= krylov.block_width(rank) * (iterations + 1):
             columns = self.outer(curvature.seed(curvature.columns))
             return columns.truncate(rank, residual=residual, metric=metric, reference=self)
-        scale = jax.tree.map(jax.lax.rsqrt, self.diag) if metric == "relative" else None
-        factor = krylov.leading(curvature, scale, rank, iterations)
-        diag = tree.zeros(self.diag)
-        if residual == "diagonal":
-            diag = jax.tree.map(lambda h, w: jnp.maximum(h - w, 0), curvature.diagonal(), tree.squares(factor))
-        return type(self)(diag, factor)
+        factor = tree.zeros(self.diag, 0)
+        if rank > 0:
+            factor = krylov.leading(
+                curvature.product,
+                curvature.seed,
+                jax.tree.map(jax.lax.rsqrt, self.diag) if metric == "relative" else None,
+                rank=rank,
+                iterations=iterations,
+                dimension=tree.dimension(self.diag),
+            )
+        if residual == "drop":
+            return type(self)(tree.zeros(self.diag), factor)
+        return type(self)(remainder(curvature.diagonal(), factor), factor)
 
     def add(
         self,
@@ -176,20 +197,20 @@ class DiagLowRank(NamedTuple):
         metric: Metric,
         reference: Self | None = None,
         passes: int = 3,
-    ) -> tuple[Self, Float[Array, ""]]:
+    ) -> tuple[Self, Misfit]:
         """diag(d + d') + the best rank-k part of W Wᵀ + W'W'ᵀ, in the metric of ``reference``'s diagonal (the sum's
         own if none is given)."""
         diag = jax.tree.map(jnp.add, self.diag, other.diag)
         measure = diag if reference is None else reference.diag
-        factor, discarded, share = compress((self.factor, other.factor), measure, rank, metric=metric, passes=passes)
+        factor, discarded, *traces = compress((self.factor, other.factor), measure, rank, metric=metric, passes=passes)
         if residual == "diagonal":
             diag = jax.tree.map(jnp.add, diag, discarded)
-        return type(self)(diag, factor), share
+        return type(self)(diag, factor), Misfit(*traces)
 
     def truncate(self, rank: int, *, residual: Residual, metric: Metric, reference: Self | None = None) -> Self:
         """This matrix with its low-rank part cut to ``rank``, in the metric of ``reference``'s diagonal."""
         measure = self if reference is None else reference
-        factor, discarded, _ = compress((self.factor,), measure.diag, rank, metric=metric)
+        factor, discarded, *_ = compress((self.factor,), measure.diag, rank, metric=metric)
         diag = jax.tree.map(jnp.add, self.diag, discarded) if residual == "diagonal" else self.diag
         return type(self)(diag, factor)
 
@@ -201,3 +222,8 @@ class DiagLowRank(NamedTuple):
         shrink = jax.tree.map(lambda a, q, d: 1 / (a * a + q * d), transition, noise, self.diag)
         weighted = jax.tree.map(lambda w, q, r: w * (q * r), self.factor, noise, shrink)
         return shrink, cholesky.cholesky_plus_identity(tree.gram(weighted, self.factor))
+
+
+def remainder(diagonal: Tree, factor: Tree) -> Tree:
+    """What of a matrix' diagonal its low-rank part W Wᵀ leaves; never negative."""
+    return jax.tree.map(lambda h, w: jnp.maximum(h - w, 0), diagonal, tree.squares(factor))

@@ -1,13 +1,16 @@
 """The leading eigenvectors of a curvature known only by its products."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from lowrank_filter.algebra import tree
-from lowrank_filter.algebra.precision import Curvature
+from lowrank_filter.algebra import eigen, tree
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import principal
+
+Each = Callable[[Callable], Callable]
 
 
 def block_width(rank: int) -> int:
@@ -15,7 +18,16 @@ def block_width(rank: int) -> int:
     return rank + max(4, rank // 4)
 
 
-def leading(curvature: Curvature, scale: Tree | None, rank: int, iterations: int) -> Tree:
+def leading(
+    product: Callable[[Tree], Tree],
+    seed: Callable[[int], Tree],
+    scale: Tree | None,
+    *,
+    rank: int,
+    iterations: int,
+    dimension: int,
+    each: Each = lambda function: function,
+) -> Tree:
     """W with W Wᵀ ≈ the best rank-``rank`` part of H, by block Krylov iteration and a Rayleigh-Ritz step.
 
     Works on Ĥ = diag(s) H diag(s), so that s = d^{-1/2} measures relative to a diagonal d. The block starts in H's
@@ -26,45 +38,56 @@ def leading(curvature: Curvature, scale: Tree | None, rank: int, iterations: int
     Gradients flow through the products with H and the Ritz values, not through the choice of the subspace.
 
     Args:
+        product: a stack V to H V. Where H is block-diagonal, one product serves all of its blocks.
+        seed: a number n to a stack of n vectors in H's range.
         scale: s, a positive vector, or None for ones.
         rank: the number of vectors kept.
-        iterations: the number of blocks after the first.
+        iterations: the number of blocks of vectors after the first.
+        dimension: the size of H, or of its largest diagonal block.
+        each: lifts a function of one diagonal block's stacks to all of them, where H is block-diagonal.
     """
-    if rank == 0:
-        return tree.zeros(curvature.like, 0)
-    width, blocks, dimension = block_width(rank), iterations + 1, tree.dimension(curvature.like)
-    if dimension <= width * blocks:
-        width, blocks = dimension, 1  # one block spans everything, and the choice of a subspace is none
+    width, count = block_width(rank), iterations + 1
+    if dimension <= width * count:
+        width, count = dimension, 1  # one block spans everything, and the choice of a subspace is none
     else:
         scale = jax.lax.stop_gradient(scale)
 
     def scaled(stack: Tree) -> Tree:
-        return stack if scale is None else jax.tree.map(jnp.multiply, stack, scale)
+        return stack if scale is None else each(_times)(stack, scale)
 
-    def product(stack: Tree) -> Tree:
-        return scaled(curvature.product(scaled(stack)))
+    def grow(carry: tuple[Tree, Tree, Tree], start: Array) -> tuple[tuple[Tree, Tree, Tree], None]:
+        basis, images, newest = carry
 
-    def grow(carry: tuple[Tree, Tree], block: Array) -> tuple[tuple[Tree, Tree], Tree]:
-        basis, newest = carry
+        def insert(room: Tree, stack: Tree) -> Tree:
+            return jax.tree.map(lambda r, s: jax.lax.dynamic_update_slice_in_dim(r, s, start, axis=0), room, stack)
 
-        def reorthogonalise(_: int, newest: Tree) -> Tree:
-            return _orthonormal(jax.tree.map(jnp.subtract, newest, tree.combine(tree.gram(newest, basis), basis)))
+        newest = jax.lax.stop_gradient(each(_reorthogonalised)(newest, basis))
+        image = scaled(product(scaled(newest)))
+        return (each(insert)(basis, newest), each(insert)(images, image), jax.lax.stop_gradient(image)), None
 
-        # Once is not enough: the first projection leaves rounding of the size of what it removed.
-        newest = jax.lax.stop_gradient(jax.lax.fori_loop(0, 2, reorthogonalise, newest))
-        basis = jax.tree.map(
-            lambda b, n: jax.lax.dynamic_update_slice_in_dim(b, n, block * width, axis=0), basis, newest
-        )
-        image = product(newest)
-        return (basis, jax.lax.stop_gradient(image)), image
+    first = jax.lax.stop_gradient(scaled(seed(width)))
+    room = each(lambda stack: jax.tree.map(lambda s: jnp.zeros((count * width, *s.shape[1:]), s.dtype), stack))(first)
+    (basis, images, _), _ = jax.lax.scan(grow, (room, room, first), jnp.arange(count) * width)
+    factor = each(lambda b, y: _nystrom(b, y, rank))(basis, images)
+    return factor if scale is None else each(_over)(factor, scale)
 
-    start = (tree.zeros(curvature.like, blocks * width), jax.lax.stop_gradient(scaled(curvature.seed(width))))
-    (basis, _), images = jax.lax.scan(grow, start, jnp.arange(blocks))
-    image = jax.tree.map(lambda y: y.reshape(blocks * width, *y.shape[2:]), images)
-    projected = tree.gram(basis, image)
-    inverse_roots, vectors = _top((projected + projected.T) / 2, rank)
-    factor = tree.pad(tree.combine(inverse_roots[:, None] * vectors.T, image), rank)
-    return factor if scale is None else jax.tree.map(jnp.divide, factor, scale)
+
+def _times(stack: Tree, vector: Tree) -> Tree:
+    return jax.tree.map(jnp.multiply, stack, vector)
+
+
+def _over(stack: Tree, vector: Tree) -> Tree:
+    return jax.tree.map(jnp.divide, stack, vector)
+
+
+def _reorthogonalised(newest: Tree, basis: Tree) -> Tree:
+    """An orthonormal stack with what ``newest`` adds to the span of an orthonormal basis."""
+
+    def once(_: int, stack: Tree) -> Tree:
+        return _orthonormal(jax.tree.map(jnp.subtract, stack, tree.combine(tree.gram(stack, basis), basis)))
+
+    # Once is not enough: the first projection leaves rounding of the size of what it removed.
+    return jax.lax.fori_loop(0, 2, once, newest)
 
 
 def _orthonormal(stack: Tree) -> Tree:
@@ -75,19 +98,11 @@ def _orthonormal(stack: Tree) -> Tree:
     return jax.tree.map(lambda y: jnp.einsum("n,n...->n...", inverse, y), principal_stack)
 
 
-def _top(matrix: Float[Array, "n n"], count: int) -> tuple[Float[Array, " k"], Float[Array, "n k"]]:
-    """λ^{-1/2} of the largest eigenvalues (zero for those that are only rounding), and their eigenvectors.
-
-    The decomposition itself carries no gradient, which a degenerate spectrum would make NaN. First-order perturbation
-    theory adds it: a term that is zero in value.
-    """
-    fixed = jax.lax.stop_gradient(matrix)
-    values, vectors = jnp.linalg.eigh(fixed)
-    change = vectors.T @ (matrix - fixed) @ vectors
-    gap = values[None, :] - values[:, None]
-    rounding = len(values) * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
-    separate = jnp.abs(gap) > rounding
-    vectors = vectors + vectors @ jnp.where(separate, change / jnp.where(separate, gap, 1), 0)
-    values = (values + jnp.diagonal(change))[::-1][:count]
-    large = values > rounding
-    return jnp.where(large, jax.lax.rsqrt(jnp.where(large, values, 1)), 0), vectors[:, ::-1][:, :count]
+def _nystrom(basis: Tree, image: Tree, rank: int) -> Tree:
+    """Y Z (Zᵀ B Y Z)^{-1/2} for the leading eigenvectors Z of the projection B Y; zero for those that are rounding."""
+    projected = tree.gram(basis, image)
+    values, vectors = eigen.decompose((projected + projected.T) / 2)
+    values, vectors = values[::-1][:rank], vectors[:, ::-1][:, :rank]
+    large = values > eigen.rounding(values)
+    inverse_roots = jnp.where(large, jax.lax.rsqrt(jnp.where(large, values, 1)), 0)
+    return tree.pad(tree.combine(inverse_roots[:, None] * vectors.T, image), rank)

@@ -1,15 +1,15 @@
 """The operations of a precision as plain functions, with their arguments checked."""
 
-from typing import Any
+from typing import Any, TypeVar
 
-import jax
 from jaxtyping import Array, Float
 
 from lowrank_filter import checks
-from lowrank_filter.algebra.diag_low_rank import DiagLowRank
 from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
+
+Truncatable = TypeVar("Truncatable", bound=Precision)
 
 
 def matvec(precision: Precision, vector: Tree) -> Tree:
@@ -22,7 +22,7 @@ def matvec(precision: Precision, vector: Tree) -> Tree:
     Raises:
         ValueError: the vector's structure or shapes are not those of the parameters.
     """
-    _check(precision, vector, positive=False)
+    precision.check(vector, positive=False)
     return precision.matvec(vector)
 
 
@@ -36,7 +36,7 @@ def solve(precision: Precision, vector: Tree) -> Tree:
     Raises:
         ValueError: the vector's structure or shapes are not those of the parameters, or the diagonal is not positive.
     """
-    _check(precision, vector)
+    precision.check(vector)
     return precision.solve(vector)
 
 
@@ -46,7 +46,7 @@ def logdet(precision: Precision) -> Float[Array, ""]:
     Raises:
         ValueError: the diagonal is not positive.
     """
-    _check(precision)
+    precision.check()
     return precision.logdet()
 
 
@@ -56,17 +56,17 @@ def inverse_diagonal(precision: Precision) -> Tree:
     Raises:
         ValueError: the diagonal is not positive.
     """
-    _check(precision)
+    precision.check()
     return precision.inverse_diagonal()
 
 
 def truncate(
-    precision: DiagLowRank, rank: int, *, residual: Residual = "diagonal", metric: Metric = "relative"
-) -> DiagLowRank:
-    """The factor cut to its ``rank`` leading directions by a singular value decomposition accurate in float32.
+    precision: Truncatable, rank: int, *, residual: Residual = "diagonal", metric: Metric = "relative"
+) -> Truncatable:
+    """The factor, or each block's, cut to its ``rank`` leading directions, by a decomposition accurate in float32.
 
     Args:
-        precision: diag(d) + W Wᵀ.
+        precision: diag(d) + W Wᵀ, or blocks of that form; a Kronecker precision comes back as it is.
         rank: the number of directions kept; more than there are appends zeros.
         residual: "diagonal" adds the discarded part's diagonal to d, so diag(P) stays exact; "drop" forgets it.
         metric: "relative" keeps what is largest in D^{-1/2}W, the KL-optimal choice (Spantini et al. 2015);
@@ -78,7 +78,7 @@ def truncate(
     """
     checks.rank(rank)
     truncation_options(residual, metric)
-    _check(precision, positive=metric == "relative")
+    precision.check(positive=metric == "relative")
     return precision.truncate(rank, residual=residual, metric=metric)
 
 
@@ -86,14 +86,3 @@ def truncation_options(residual: Any, metric: Any) -> None:
     """The two choices of a truncation are known ones."""
     checks.choice("residual", residual, ("diagonal", "drop"))
     checks.choice("metric", metric, ("relative", "euclidean"))
-
-
-def _check(precision: Any, vector: Tree | None = None, *, positive: bool = True) -> None:
-    if not isinstance(precision, DiagLowRank):
-        return
-    leading = jax.tree.leaves(precision.factor)
-    checks.same_shapes("factor", precision.factor, precision.diag, leading=leading[0].shape[0] if leading else 0)
-    if positive:
-        checks.positive("diag", precision.diag)
-    if vector is not None:
-        checks.same_shapes("vector", vector, precision.diag)

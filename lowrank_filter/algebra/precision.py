@@ -1,10 +1,12 @@
 """What the kernels need of a precision matrix: the doors through which any structure is reached."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from lowrank_filter.algebra.layout import Group, Layout
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
 
@@ -25,11 +27,33 @@ class Correction(NamedTuple):
     logdet: Float[Array, ""]
 
 
+class Misfit(NamedTuple):
+    """How much of what was added did not fit the structure, and how much there was, in one measure of size."""
+
+    left_out: Float[Array, ""]
+    whole: Float[Array, ""]
+
+    @property
+    def share(self) -> Float[Array, ""]:
+        """The part left out, in [0, 1]; zero where there was nothing."""
+        return jnp.where(self.whole > 0, self.left_out / jnp.where(self.whole > 0, self.whole, 1), 0)
+
+
+class KroneckerFactors(NamedTuple):
+    """G ⊗ A, a layer's curvature as a product: G over its units, A over its inputs (with a one for the bias)."""
+
+    units: Float[Array, "U U"]
+    inputs: Float[Array, "m m"]
+
+
 class Curvature(NamedTuple):
     """A positive semi-definite matrix H = Σᵢ JᵢᵀSᵢSᵢᵀJᵢ over the parameters that is never built.
 
     Attributes:
         product: a stack V to the stack of H vᵢ.
+        block_product: the same in blocks, with H's diagonal blocks in its place.
+        kronecker: each layer of a layout to its Kronecker factors; the flag is whether positions that share weights
+            are reduced to one (their mean) or each count as an example.
         seed: a number n to a stack of n fixed random combinations of H's root columns.
         diagonal: diag(H), a vector.
         columns: the number of root columns of H, at least its rank.
@@ -37,6 +61,8 @@ class Curvature(NamedTuple):
     """
 
     product: Callable[[Tree], Tree]
+    block_product: Callable[[Layout, tuple[Float[Array, "U n m"], ...]], tuple[Float[Array, "U n m"], ...]]
+    kronecker: Callable[[Layout, bool], dict[Group, KroneckerFactors]]
     seed: Callable[[int], Tree]
     diagonal: Callable[[], Tree]
     columns: int
@@ -46,12 +72,25 @@ class Curvature(NamedTuple):
 class Precision(Protocol):
     """A symmetric positive definite matrix P over the parameters, known by its operations.
 
-    A new structure (blocks, a Kronecker eigenbasis) is a NamedTuple of arrays with these methods; no kernel changes.
+    A new structure is a pytree of arrays with these methods; no kernel changes. ``rank``, ``residual``, ``metric`` and
+    ``iterations`` are choices of low-rank structures; others take no notice of them.
     """
 
     @property
     def rank(self) -> int:
-        """The rank of the low-rank part."""
+        """The rank of the low-rank part; 0 where there is none."""
+        ...
+
+    def spread(self, name: str, value: Tree, like: Tree) -> Any:
+        """A noise or transition given as a prefix of the parameters ``like``, in the form that the operations take.
+
+        Raises:
+            ValueError: the structure has no room for such a one; ``name`` is what it is called.
+        """
+        ...
+
+    def check(self, vector: Tree | None = None, *, positive: bool = True) -> None:
+        """Raise ValueError where it can be seen that this is no precision, or the vector not shaped for it."""
         ...
 
     def matvec(self, vector: Tree) -> Tree:
@@ -82,15 +121,15 @@ class Precision(Protocol):
         """A stack of ``count`` independent draws from N(0, P⁻¹)."""
         ...
 
-    def propagate(self, noise: Tree, transition: Tree) -> Self:
-        """(A P⁻¹ A + Q)⁻¹ with A = diag(transition), Q = diag(noise)."""
+    def propagate(self, noise: Any, transition: Any) -> Self:
+        """(A P⁻¹ A + Q)⁻¹ with A = diag(transition), Q = diag(noise), both :meth:`spread`."""
         ...
 
-    def retrodict(self, noise: Tree, transition: Tree) -> Self:
+    def retrodict(self, noise: Any, transition: Any) -> Self:
         """A (P⁻¹ + Q)⁻¹ A: information P about θ' = A θ + ε, as information about θ. P may be singular."""
         ...
 
-    def smoothing_gain(self, vector: Tree, noise: Tree, transition: Tree) -> Tree:
+    def smoothing_gain(self, vector: Tree, noise: Any, transition: Any) -> Tree:
         """P⁻¹ A (A P⁻¹ A + Q)⁻¹ v."""
         ...
 
@@ -117,8 +156,8 @@ class Precision(Protocol):
         metric: Metric,
         reference: Self | None = None,
         passes: int = 3,
-    ) -> tuple[Self, Float[Array, ""]]:
-        """P + other brought back to ``rank``, and the share of the low-rank part's trace that was discarded."""
+    ) -> tuple[Self, Misfit]:
+        """P + other brought back into the family, and what of it did not fit."""
         ...
 
     def truncate(self, rank: int, *, residual: Residual, metric: Metric, reference: Self | None = None) -> Self:

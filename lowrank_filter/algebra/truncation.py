@@ -44,7 +44,7 @@ class Principal(NamedTuple):
 
 def compress(
     stacks: tuple[Tree, ...], reference: Tree, rank: int, *, metric: Metric, passes: int = 3
-) -> tuple[Tree, Tree, Float[Array, ""]]:
+) -> tuple[Tree, Tree, Float[Array, ""], Float[Array, ""]]:
     """Rank-``rank`` approximation of Σᵢ xᵢxᵢᵀ over the vectors of all stacks.
 
     Args:
@@ -53,16 +53,16 @@ def compress(
         rank: the number of vectors to keep; if n is smaller, zeros are appended and nothing is approximated.
 
     Returns:
-        The kept stack, the diagonal of the discarded part, and the share of the trace (in the metric) discarded.
+        The kept stack, the diagonal of the discarded part, and the traces (in the metric) of that part and of all.
     """
     count = sum(tree.length(stack) for stack in stacks)
     dtype = jnp.result_type(*jax.tree.leaves(stacks))
     if count <= rank:
-        return tree.pad(tree.join(stacks), rank), tree.zeros(reference), jnp.zeros((), dtype)
+        nothing = jnp.zeros((), dtype)
+        return tree.pad(tree.join(stacks), rank), tree.zeros(reference), nothing, nothing
     weight = jax.tree.map(lambda d: 1 / d, reference) if metric == "relative" else None
     kept, residual, squared = principal(stacks, weight, rank, passes)
-    total = jnp.sum(squared)
-    return kept, residual, jnp.where(total > 0, jnp.sum(squared[rank:]) / jnp.where(total > 0, total, 1), 0)
+    return kept, residual, jnp.sum(squared[rank:]), jnp.sum(squared)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))

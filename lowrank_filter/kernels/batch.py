@@ -40,6 +40,7 @@ class Local(NamedTuple):
         excess: loss − ½‖uᵢ‖² [B] where the likelihood has it in closed form, else None.
         root: Sᵢ [B, C, r].
         score: uᵢ [B, r], with Sᵢuᵢ = ∇_f loss.
+        counts: [B], which examples count.
         invalid: [B], unmasked examples left out because their inputs, outputs or targets are not valid.
     """
 
@@ -47,6 +48,7 @@ class Local(NamedTuple):
     excess: Float[Array, " B"] | None
     root: Float[Array, "B C r"]
     score: Float[Array, "B r"]
+    counts: Bool[Array, " B"]
     invalid: Bool[Array, " B"]
 
 
@@ -99,6 +101,7 @@ def localise(likelihood: Likelihood, outputs: Float[Array, "B C"], batch: Batch,
         None if excess is None else _masked(counts, excess) * scale**2,
         _masked(counts, jax.vmap(likelihood.root)(outputs, targets)) * scale,
         _masked(counts, jax.vmap(likelihood.whitened_score)(outputs, targets)) * scale,
+        counts,
         batch.mask & ~counts,
     )
 

@@ -1,14 +1,17 @@
 """Beliefs about parameters, and what can be asked of one without data."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from lowrank_filter import checks
-from lowrank_filter.algebra import tree
+from lowrank_filter.algebra import blocks as block_diagonal
+from lowrank_filter.algebra import kronecker, tree
 from lowrank_filter.algebra.diag_low_rank import DiagLowRank
+from lowrank_filter.algebra.layout import Layer, layout
 from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.tree import Tree
 
@@ -25,26 +28,77 @@ class Belief(NamedTuple):
     precision: Precision
 
 
-def init(params: Tree, precision: Tree = 1.0, *, rank: int) -> Belief:
-    """N(params, diag(precision)⁻¹) with room for ``rank`` directions.
+def init(
+    params: Tree,
+    precision: Tree = 1.0,
+    *,
+    rank: int,
+    blocks: Literal["network", "layer", "unit"] = "network",
+    layers: Sequence[Layer] | None = None,
+) -> Belief:
+    """N(params, diag(precision)⁻¹) with room for ``rank`` directions, in the whole network or in each of its blocks.
 
     Args:
         params: the prior mean, any pytree of floating-point arrays.
         precision: the prior precision in units of 1/θ²: a positive scalar, or a pytree prefix of ``params`` (a scalar
             per layer, an array per parameter).
         rank: k, static; 0 keeps a diagonal only.
+        blocks: "network" couples all parameters; "layer" those of a kernel with its bias, "unit" those that lead to one
+            output of a layer. Parameters of no layer are one block for each container. All take k numbers a parameter.
+        layers: the layers, where :func:`find_layers` does not find them by its rules.
 
     Raises:
         TypeError: a leaf of ``params`` is not floating point.
-        ValueError: ``params`` is empty, ``precision`` is not a prefix or not positive, ``rank`` is negative.
+        ValueError: ``params`` is empty, ``precision`` is not a prefix or not positive, ``rank`` is negative, ``blocks``
+            is unknown, ``layers`` do not fit the parameters.
     """
+    checks.rank(rank)
+    checks.choice("blocks", blocks, ("network", "layer", "unit"))
+    mean, diag = _prior(params, precision)
+    if blocks == "network":
+        if layers is not None:
+            raise ValueError('layers: expected blocks="layer" or blocks="unit" with it, got "network", which has none')
+        return Belief(mean, DiagLowRank(diag, tree.zeros(mean, rank)))
+    return Belief(mean, block_diagonal.diagonal(diag, rank, layout(mean, layers, blocks)))
+
+
+def kronecker_init(
+    params: Tree,
+    precision: Tree = 1.0,
+    *,
+    shared: Literal["expand", "reduce"] = "expand",
+    layers: Sequence[Layer] | None = None,
+) -> Belief:
+    """N(params, diag(precision)⁻¹) with a Kronecker-factored precision for each dense or convolution layer.
+
+    Every kernel takes it as it takes the others; see :class:`Kronecker` for the equations. Parameters of no layer have
+    a diagonal.
+
+    Args:
+        params: the prior mean, any pytree of floating-point arrays.
+        precision: the prior precision in units of 1/θ², as in :func:`init`.
+        shared: how the curvature of weights shared over positions (convolutions, sequences) is factored: "expand"
+            counts every position as an example, "reduce" takes their mean input and summed gradient (Eschenhagen et
+            al. 2023, arXiv 2311.00636).
+        layers: the layers, where :func:`find_layers` does not find them by its rules.
+
+    Raises:
+        TypeError: a leaf of ``params`` is not floating point.
+        ValueError: as :func:`init`.
+    """
+    checks.choice("shared", shared, ("expand", "reduce"))
+    mean, diag = _prior(params, precision)
+    return Belief(mean, kronecker.diagonal(diag, layout(mean, layers, "unit"), reduce=shared == "reduce"))
+
+
+def _prior(params: Tree, precision: Tree) -> tuple[Tree, Tree]:
+    """The mean and the full diagonal of a prior, checked."""
     checks.parameters(params)
     checks.finite("params", params)
-    checks.rank(rank)
     checks.prefix("precision", precision, params)
     checks.positive("precision", precision)
     mean = jax.tree.map(jnp.asarray, params)
-    return Belief(mean, DiagLowRank(tree.broadcast(precision, mean), tree.zeros(mean, rank)))
+    return mean, tree.broadcast(precision, mean)
 
 
 def penalty(belief: Belief, params: Tree) -> Float[Array, ""]:

@@ -4,7 +4,8 @@ H = Σᵢ JᵢᵀSᵢSᵢᵀJᵢ. Every product runs over micro-batches in a ``l
 number of directions, not with the number of examples.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,14 +13,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from lowrank_filter.algebra import tree
-from lowrank_filter.algebra.precision import Curvature
+from lowrank_filter.algebra.layout import Group, Layout
+from lowrank_filter.algebra.precision import Curvature, KroneckerFactors
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.kernels import layers
 from lowrank_filter.kernels.batch import Apply, Batch, localise
 from lowrank_filter.kernels.likelihoods import Likelihood
 
-# Gradients of single examples held at once where the diagonal needs them, in numbers: 16 MiB of float32.
-_DIAGONAL_NUMBERS = 2**22
+# Numbers held at once for the examples of a micro-batch, beyond which it is cut: 16 MiB of float32.
+_NUMBERS = 2**22
+
+Meetings = Sequence[layers.Meeting]
+_einsum = functools.partial(jnp.einsum, precision=tree.HIGHEST)
 
 
 def curvature(
@@ -28,38 +33,101 @@ def curvature(
     """H at ``params``, summed over the batch and divided by the temperature."""
     size = len(batch.mask)
     outputs = jax.eval_shape(apply_fn, params, batch.x).shape[1]
-    root_shape = jax.eval_shape(
-        lambda p: localise(likelihood, apply_fn(p, batch.x), batch, temperature).root, params
-    ).shape
-    width = root_shape[2]
+    width = jax.eval_shape(lambda p: localise(likelihood, apply_fn(p, batch.x), batch, temperature).root, params).shape[
+        2
+    ]
+    per_example_gradients = outputs * tree.dimension(params)
 
-    def over(step: Callable, like: Tree, batch_size: int, *extra: Array) -> Tree:
-        """Σ over micro-batches of ``step(batch, root, linearised network, extra)``."""
+    @functools.cache
+    def reading() -> layers.Reading:
+        return layers.read(apply_fn, params, batch.x)
 
-        def body(total: Tree, part: tuple) -> tuple[Tree, None]:
-            part_batch, *part_extra = part
-            value, forward = jax.linearize(lambda p: apply_fn(p, part_batch.x), params)
-            root = localise(likelihood, value, part_batch, temperature).root
-            return jax.tree.map(jnp.add, total, step(part_batch, root, forward, *part_extra)), None
+    def root_of(part: Batch) -> Callable[[Array], Float[Array, "B C r"]]:
+        return lambda value: localise(likelihood, value, part, temperature).root
 
-        parts = _split((batch, *extra), size, batch_size)
-        return jax.lax.scan(body, like, parts)[0]
+    def over(step: Callable, like: Any, numbers: int, *extra: Array) -> Any:
+        """Σ over micro-batches of ``step(batch, extra)``, where an example takes so many numbers."""
 
-    def transpose(forward: Callable) -> Callable:
+        def body(total: Any, part: tuple) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, step(*part)), None
+
+        chunk = max(1, min(batch_size, _NUMBERS // numbers))
+        return jax.lax.scan(body, like, _split((batch, *extra), size, chunk))[0]
+
+    def linearised(part: Batch) -> tuple[Array, Callable, Callable]:
+        """S, and the network's derivative and its transpose."""
+        value, forward = jax.linearize(lambda p: apply_fn(p, part.x), params)
         backward = jax.linear_transpose(forward, params)
-        return lambda cotangent: backward(cotangent)[0]
+        return root_of(part)(value), forward, lambda cotangent: backward(cotangent)[0]
 
     def product(stack: Tree) -> Tree:
-        def step(_: Batch, root: Array, forward: Callable) -> Tree:
-            backward = transpose(forward)
+        def step(part: Batch) -> Tree:
+            root, forward, backward = linearised(part)
 
             def one(vector: Tree) -> Tree:
-                change = forward(vector)
-                return backward(jnp.einsum("bcr,bdr,bd->bc", root, root, change, precision=tree.HIGHEST))
+                return backward(_einsum("bcr,bdr,bd->bc", root, root, forward(vector)))
 
             return jax.vmap(one)(stack)
 
-        return over(step, jax.tree.map(jnp.zeros_like, stack), batch_size)
+        return over(step, jax.tree.map(jnp.zeros_like, stack), 1)
+
+    def block_product(layout: Layout, stacks: tuple[Float[Array, "U n m"], ...]) -> tuple[Float[Array, "U n m"], ...]:
+        covers = {group: _covers(reading(), layout, group) for group in layout.groups}
+        unread = tuple(group for group in layout.groups if not covers[group])
+
+        def step(part: Batch) -> tuple[Array, ...]:
+            meetings = (
+                layers.meet(reading(), apply_fn, params, part.x, root_of(part)) if len(unread) < len(covers) else []
+            )
+            columns = _columns(params, apply_fn, part, root_of(part), layout, unread) if unread else {}
+            return tuple(
+                _layer_product(group, [cover.apply(meetings) for cover in covers[group]], stack)
+                if covers[group]
+                else _column_product(columns[group], stack)
+                for group, stack in zip(layout.groups, stacks, strict=True)
+            )
+
+        directions = stacks[0].shape[1]
+        read_numbers = max(
+            (
+                use.positions * (sum(use.labels.shape) * (width + 1) + use.labels.shape[-1] * directions)
+                for use in reading().uses
+            ),
+            default=1,
+        )
+        return over(step, jax.tree.map(jnp.zeros_like, stacks), per_example_gradients if unread else read_numbers)
+
+    def kronecker(layout: Layout, reduce: bool) -> dict[Group, KroneckerFactors]:
+        covers = {group: _covers(reading(), layout, group) for group in layout.groups if group.layer}
+        for group, found in covers.items():
+            if not found:
+                raise ValueError(
+                    f"{group.name}: expected a layer whose kernel multiplies its inputs or is convolved with them, and "
+                    "whose bias is added to the result; the network uses it in another way. Leave it out, or correct "
+                    "it, with layers= (see find_layers)"
+                )
+
+        def step(part: Batch) -> tuple[dict[Group, KroneckerFactors], Array]:
+            meetings = layers.meet(reading(), apply_fn, params, part.x, root_of(part))
+            counts = localise(likelihood, apply_fn(params, part.x), part, temperature).counts
+            factors = {
+                group: _kronecker_sums([cover.apply(meetings) for cover in found], counts, reduce)
+                for group, found in covers.items()
+            }
+            return factors, jnp.sum(counts)
+
+        def zeros(group: Group) -> KroneckerFactors:
+            units, inputs = layout.positions(group).shape
+            dtype = jnp.result_type(*(layout.dtypes[leaf] for leaf in group.leaves))
+            return KroneckerFactors(jnp.zeros((units, units), dtype), jnp.zeros((inputs, inputs), dtype))
+
+        numbers = max((use.positions * sum(use.labels.shape) * (width + 1) for use in reading().uses), default=1)
+        sums, examples = over(step, ({group: zeros(group) for group in covers}, jnp.zeros((), int)), numbers)
+        places = {group: 1 if reduce else _places(reading(), found) for group, found in covers.items()}
+        return {
+            group: KroneckerFactors(units, inputs / jnp.maximum(examples * places[group], 1))
+            for group, (units, inputs) in sums.items()
+        }
 
     def seed(count: int) -> Tree:
         columns = size * width
@@ -68,36 +136,93 @@ def curvature(
             weights = jnp.eye(columns, dtype=dtype)
         else:
             weights = jax.random.normal(jax.random.key(0), (columns, count), dtype)
-        weights = weights.reshape(size, width, count)
 
-        def step(_: Batch, root: Array, forward: Callable, part: Array) -> Tree:
-            cotangents = jnp.einsum("bcr,brn->nbc", root, part, precision=tree.HIGHEST)
-            return jax.vmap(transpose(forward))(cotangents)
+        def step(part: Batch, weights: Array) -> Tree:
+            root, _, backward = linearised(part)
+            return jax.vmap(backward)(_einsum("bcr,brn->nbc", root, weights))
 
-        return over(step, tree.zeros(params, count), batch_size, weights)
+        return over(step, tree.zeros(params, count), 1, weights.reshape(size, width, count))
 
     def diagonal() -> Tree:
-        def structured(part: Batch, *_: Any) -> Tree:
-            return layers.diagonal(
-                apply_fn, params, part.x, lambda value: localise(likelihood, value, part, temperature).root
-            )
+        def structured(part: Batch) -> Tree:
+            return layers.diagonal(reading(), apply_fn, params, part.x, root_of(part))
 
-        try:
-            return over(structured, tree.zeros(params), batch_size)
-        except layers.UnsupportedError:
-            pass
-        chunk = max(1, min(batch_size, _DIAGONAL_NUMBERS // (outputs * tree.dimension(params))))
+        def gradients(part: Batch) -> Tree:
+            rows = _example_gradients(params, apply_fn, part, root_of(part))
+            return jax.tree.map(lambda v: jnp.sum(v * v, axis=(0, 1)), rows)
 
-        def step(part: Batch, root: Array, _: Callable) -> Tree:
-            def example(x: Any, single_root: Float[Array, "C r"]) -> Tree:
-                _, backward = jax.vjp(lambda p: apply_fn(p, jax.tree.map(lambda v: v[None], x))[0], params)
-                return tree.squares(jax.vmap(lambda s: backward(s)[0], in_axes=1)(single_root))
+        if reading().exact_diagonal():
+            return over(structured, tree.zeros(params), 1)
+        return over(gradients, tree.zeros(params), per_example_gradients)
 
-            return jax.tree.map(lambda v: jnp.sum(v, axis=0), jax.vmap(example)(part.x, root))
+    return Curvature(product, block_product, kronecker, seed, diagonal, size * width, params)
 
-        return over(step, tree.zeros(params), chunk)
 
-    return Curvature(product, seed, diagonal, size * width, params)
+def _covers(reading: layers.Reading, layout: Layout, group: Group) -> list[layers.Cover]:
+    """The uses that are a layer's, where it is one and they all are of the kind that is known."""
+    return reading.covering(layout.matrix(layout.positions(group), group)) if group.layer else []
+
+
+def _places(reading: layers.Reading, covers: Sequence[layers.Cover]) -> int:
+    """Over how many places of an example a layer's weights are shared."""
+    return sum(reading.uses[cover.use].positions for cover in covers)
+
+
+def _layer_product(
+    group: Group, uses: Sequence[tuple[Float[Array, "B T i"], Float[Array, "B T u r"]]], stack: Float[Array, "U n m"]
+) -> Float[Array, "U n m"]:
+    """Σ JᵢᵀSᵢSᵢᵀJᵢ V for a layer's block, or for each of its units' blocks: Jᵢ's rows are Σ_t input ⊗ gradient."""
+    if group.merged:
+        units = uses[0][1].shape[2]
+        matrices = jnp.moveaxis(stack.reshape(stack.shape[1], units, -1), 1, 0)
+    else:
+        matrices = stack
+    changes = [_einsum("bti,uni->btun", inputs, matrices) for inputs, _ in uses]
+    if len(uses) == 1 and not group.merged and uses[0][0].shape[1] == 1:
+        weighted = [changes[0] * jnp.sum(uses[0][1] ** 2, axis=-1)[..., None]]
+    else:
+        over = "bnr" if group.merged else "bunr"
+        projected = sum(_einsum(f"btun,btur->{over}", c, g) for c, (_, g) in zip(changes, uses, strict=True))
+        weighted = [_einsum(f"{over},btur->btun", projected, gradients) for _, gradients in uses]
+    total = sum(_einsum("btun,bti->uni", w, inputs) for w, (inputs, _) in zip(weighted, uses, strict=True))
+    return jnp.moveaxis(jnp.asarray(total), 0, 1).reshape(stack.shape) if group.merged else jnp.asarray(total)
+
+
+def _column_product(columns: Float[Array, "B r U m"], stack: Float[Array, "U n m"]) -> Float[Array, "U n m"]:
+    return _einsum("brum,brun->unm", columns, _einsum("brum,unm->brun", columns, stack))
+
+
+def _columns(
+    params: Tree, apply_fn: Apply, part: Batch, root: layers.Root, layout: Layout, groups: Sequence[Group]
+) -> dict[Group, Float[Array, "B r U m"]]:
+    """JᵢᵀSᵢ for each example and root, cut into the blocks of some groups."""
+    rows = _example_gradients(params, apply_fn, part, root)
+    blocks = jax.vmap(jax.vmap(layout.split))(rows)
+    return {group: block for group, block in zip(layout.groups, blocks, strict=True) if group in groups}
+
+
+def _example_gradients(params: Tree, apply_fn: Apply, part: Batch, root: layers.Root) -> Tree:
+    """JᵢᵀSᵢ as a pytree of arrays [B, r, …]."""
+
+    def example(x: Any, single_root: Float[Array, "C r"]) -> Tree:
+        _, backward = jax.vjp(lambda p: apply_fn(p, jax.tree.map(lambda v: v[None], x))[0], params)
+        return jax.vmap(lambda s: backward(s)[0], in_axes=1)(single_root)
+
+    return jax.vmap(example)(part.x, root(apply_fn(params, part.x)))
+
+
+def _kronecker_sums(
+    uses: Sequence[tuple[Float[Array, "B T i"], Float[Array, "B T u r"]]], counts: Array, reduce: bool
+) -> KroneckerFactors:
+    """Σ g gᵀ and Σ a aᵀ over examples, roots and positions, or over examples of summed gradients and mean inputs."""
+    if reduce:
+        places = sum(inputs.shape[1] for inputs, _ in uses)
+        inputs = sum(jnp.sum(a, axis=1, keepdims=True) for a, _ in uses) / places
+        gradients = sum(jnp.sum(g, axis=1, keepdims=True) for _, g in uses)
+        uses = [(jnp.asarray(inputs), jnp.asarray(gradients))]
+    units = sum(_einsum("btur,btvr->uv", g, g) for _, g in uses)
+    outer = sum(_einsum("bti,btj,b->ij", a, a, counts.astype(a.dtype)) for a, _ in uses)
+    return KroneckerFactors(jnp.asarray(units), jnp.asarray(outer))
 
 
 def _split(examples: tuple, size: int, batch_size: int) -> tuple:

@@ -25,7 +25,7 @@ def laplace_update(
     x: Any,
     y: Any,
     *,
-    rank: int,
+    rank: int | None = None,
     residual: Residual = "diagonal",
     metric: Metric = "relative",
     temperature: ArrayLike = 1.0,
@@ -48,7 +48,7 @@ def laplace_update(
         apply_fn: (params, x) → outputs [B, C].
         likelihood: of a target given the outputs of one example.
         x, y, mask: the examples, as in :func:`update`; any number of them.
-        rank: k of the result, static.
+        rank: k of the result, static; by default that of the belief.
         residual, metric: see :func:`truncate`. The diagonal costs one gradient per example and output.
         temperature: λ > 0, as in training.
         curvature_scale: α > 0: this task's curvature counts α times in what follows. Above 1 it buys retention
@@ -63,6 +63,7 @@ def laplace_update(
         TypeError: apply_fn, likelihood or labels are of the wrong kind.
         ValueError: shapes, options or visible values are wrong; the message says which.
     """
+    rank = belief.precision.rank if rank is None else rank
     checks.rank(rank)
     checks.count("batch_size", batch_size, minimum=1)
     checks.count("iterations", iterations, minimum=0)
@@ -83,8 +84,8 @@ def laplace_update(
         min(batch_size, len(batch.mask)),
     )
     site = prior.approximate(operator, rank=rank, residual=residual, metric=metric, iterations=iterations)
-    precision, truncated = prior.add(site, rank=rank, residual=residual, metric=metric)
+    precision, misfit = prior.add(site, rank=rank, residual=residual, metric=metric)
     local = localise(likelihood, apply_fn(params, batch.x), batch, temperature)
     loss = jnp.sum(local.loss)
     log_evidence = -loss - penalty(belief, params) + 0.5 * (prior.logdet() - precision.logdet())
-    return Belief(params, precision), Info(site, log_evidence, loss, truncated, jnp.sum(local.invalid))
+    return Belief(params, precision), Info(site, log_evidence, loss, misfit.share, jnp.sum(local.invalid))

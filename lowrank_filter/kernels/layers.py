@@ -1,200 +1,475 @@
 """Where a network's parameters meet its examples, read off its jaxpr.
 
 The gradient of a dense layer's weight for one example is an outer product of the layer's input and the gradient at its
-output. So sums over examples of squares (and, for other structures, of Kronecker factors) need the two small arrays
-and not the gradients. They are found by evaluating the network's jaxpr and adding a zero *probe* to the result of every
-operation in which a parameter meets an example: the gradient with respect to the probe is the gradient at that place.
-No copy of the model is written, and any ``apply_fn`` will do.
+output; a convolution's, and any layer's that shares its weights over positions, is a sum of such products. So sums over
+examples of squares, of Kronecker factors and of products with diagonal blocks need the two small arrays and not the
+gradients. They are found by evaluating the network's jaxpr and adding a zero *probe* to the result of every operation
+in which a parameter meets an example: the gradient with respect to the probe is the gradient at that place. No copy of
+the model is written, and any ``apply_fn`` will do.
+
+What is recognised: products of a parameter with examples (``x @ w``, ``w @ x`` under ``vmap``, ``lax.dot_general``
+without batch axes), convolutions without groups, and adding or multiplying by a parameter that is broadcast. Parameters
+may be reshaped, transposed, sliced and converted before. A bias belongs to the product whose result it is added to.
 """
 
+import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 from jaxtyping import Array, Float
 
 from lowrank_filter.algebra import tree
 from lowrank_filter.algebra.tree import Tree
 
-# Operations that only select and move parameters, each of them at most once for an example.
-_MOVES = {"reshape", "transpose", "slice", "squeeze", "split", "convert_element_type", "copy", "copy_p"}
+_zip = functools.partial(zip, strict=True)
+
+Root = Callable[[Array], Float[Array, "B C r"]]
+
+# Operations that only select and move parameters, and what they do to an array of labels.
+_MOVES: dict[str, Callable[[np.ndarray, dict], Sequence[np.ndarray]]] = {
+    "reshape": lambda labels, options: [labels.reshape(options["new_sizes"])],
+    "transpose": lambda labels, options: [labels.transpose(options["permutation"])],
+    "squeeze": lambda labels, options: [labels.squeeze(options["dimensions"])],
+    "slice": lambda labels, options: [labels[_slices(options)]],
+    "split": lambda labels, options: np.split(labels, np.cumsum(options["sizes"])[:-1], options["axis"]),
+    "broadcast_in_dim": lambda labels, options: [_spread(labels, options)],
+    "convert_element_type": lambda labels, _: [labels],
+    "copy": lambda labels, _: [labels],
+    "copy_p": lambda labels, _: [labels],
+}
 
 
-class UnsupportedError(Exception):
-    """Parameters meet examples in a way that is not known; callers fall back to gradients of single examples."""
+class Use(NamedTuple):
+    """One operation of a parameter with examples. Static.
 
-
-class _Value(NamedTuple):
-    """A value in the jaxpr, and whether it depends on examples, or is parameters selected and moved."""
-
-    value: Any
-    per_example: bool
-    moved: bool
-
-
-class _Meeting(NamedTuple):
-    """One operation of a parameter with examples: its kind, the examples' side [B, in], and the moved parameter."""
+    Attributes:
+        kind: "dense", "bias" or "scale".
+        labels: which parameters they are, counted leaf by leaf: [I, O] for inputs and outputs, [O] without inputs.
+        bias: for a dense use, which parameters are added to its outputs [O], or None.
+        positions: T, over how many places of an example they are shared.
+        probe: shape and dtype of the result, for the number of examples that was read.
+        order: the axes of the result in the order examples, positions, outputs.
+    """
 
     kind: str
-    activation: Any
-    weight: Any
-    transposed: bool
+    labels: np.ndarray
+    bias: np.ndarray | None
+    positions: int
+    probe: jax.ShapeDtypeStruct
+    order: tuple[int, ...]
+
+    def result(self, examples: int) -> tuple[int, ...]:
+        """The shape of the result for a number of examples."""
+        return tuple(examples if axis == self.order[0] else n for axis, n in enumerate(self.probe.shape))
+
+    def canonical(self, result: Array) -> Float[Array, "B T O"]:
+        """The result, or its gradient, with its axes in order."""
+        return result.transpose(self.order).reshape(-1, self.positions, self.labels.shape[-1])
 
 
-def diagonal(apply_fn: Callable, params: Tree, x: Any, root: Callable[[Array], Float[Array, "B C r"]]) -> Tree:
-    """diag(Σᵢ JᵢᵀSᵢSᵢᵀJᵢ) exactly, from layer inputs and output gradients; memory O(B·C·width).
+class Meeting(NamedTuple):
+    """What a use looks like on a batch: the examples' side (None where it is one), and the gradient of each root."""
+
+    inputs: Float[Array, "B T I"] | None
+    gradients: Float[Array, "B T O r"]
+
+
+class Reading(NamedTuple):
+    """A network's uses of its parameters.
+
+    Attributes:
+        uses: in the order of evaluation.
+        counts: how often each parameter is in one of them for an example [D].
+        unknown: which parameters are (also) used in another way [D].
+    """
+
+    uses: tuple[Use, ...]
+    counts: np.ndarray
+    unknown: np.ndarray
+
+    def exact_diagonal(self) -> bool:
+        """Whether squares of sums are sums of squares: every parameter meets an example once, in one place."""
+        shared = any(use.kind == "dense" and use.positions > 1 for use in self.uses)
+        return not self.unknown.any() and self.counts.max(initial=0) <= 1 and not shared
+
+    def covering(self, positions: np.ndarray) -> list["Cover"]:
+        """The dense uses that together are all uses of a layer [U, m]; none if there are others."""
+        place = np.full(self.counts.size, -1)
+        place[positions.ravel()] = np.arange(positions.size)
+        covers = [cover for number, use in enumerate(self.uses) if (cover := _cover(number, use, place, positions))]
+        complete = not self.unknown[positions].any() and (self.counts[positions] == len(covers)).all()
+        return covers if complete else []
+
+
+class Cover(NamedTuple):
+    """A dense use that is a whole layer: the layer's inputs and units in the order of the use's.
+
+    Attributes:
+        use: its number.
+        bias: whether the layer's last input is a one.
+        inputs: for each input of the layer the use's [I].
+        units: for each unit of the layer the use's output [U].
+    """
+
+    use: int
+    bias: bool
+    inputs: np.ndarray
+    units: np.ndarray
+
+    def apply(self, meetings: Sequence[Meeting]) -> tuple[Float[Array, "B T m"], Float[Array, "B T U r"]]:
+        """The layer's inputs (with a one for the bias) and output gradients, in the layer's order."""
+        inputs, gradients = meetings[self.use]
+        if inputs is None:
+            raise AssertionError("a dense use has inputs")
+        inputs = _taken(inputs, self.inputs, axis=2)
+        if self.bias:
+            inputs = jnp.concatenate([inputs, jnp.ones((*inputs.shape[:2], 1), inputs.dtype)], axis=2)
+        return inputs, _taken(gradients, self.units, axis=2)
+
+
+def read(apply_fn: Callable, params: Tree, x: Any) -> Reading:
+    """How the network uses its parameters. Traces it, computes nothing."""
+    uses: list[Use] = []
+    unknown = np.zeros(tree.dimension(params), bool)
+
+    def note(params: Tree, x: Any) -> None:
+        found = _evaluate(apply_fn, params, x, None)
+        uses[:], unknown[:] = found.uses, found.unknown
+
+    jax.eval_shape(note, params, x)
+    counts = np.zeros(unknown.size, int)
+    for use in uses:
+        np.add.at(counts, use.labels.ravel(), 1)
+    return Reading(tuple(uses), counts, unknown)
+
+
+def meet(reading: Reading, apply_fn: Callable, params: Tree, x: Any, root: Root) -> list[Meeting]:
+    """Inputs and output gradients of every use, for the columns of S; memory O(B·C·width).
 
     Args:
         root: outputs [B, C] → S [B, C, r].
-
-    Raises:
-        UnsupportedError: a parameter is used otherwise than in a dense layer, a bias or a scale of [B, width] values.
     """
-    shapes, weights = _trace(apply_fn, params, x)
 
-    def forward(probes: Sequence[Array]) -> tuple[Array, tuple]:
-        outputs, meetings, _ = _evaluate(apply_fn, params, x, probes)
-        return outputs, tuple(meeting.activation for meeting in meetings)
+    def forward(probes: Sequence[Array]) -> tuple[Array, list]:
+        found = _evaluate(apply_fn, params, x, probes)
+        return found.outputs, found.inputs
 
-    probes = [jnp.zeros(shape.shape, shape.dtype) for shape in shapes]
-    outputs, backward, activations = jax.vjp(forward, probes, has_aux=True)
-    cotangents = jnp.moveaxis(root(outputs), 2, 0)
-    (gradients,) = jax.vmap(backward)(cotangents)
-    squares = []
-    for (kind, shape, transposed), activation, gradient in zip(weights.uses, activations, gradients, strict=True):
-        square = jnp.sum(gradient**2, axis=0)
-        if kind == "dense":
-            outer = jnp.matmul((activation**2).T, square, precision=tree.HIGHEST)
-            squares.append(outer.T if transposed else outer)
-        else:
-            each = square if kind == "bias" else activation**2 * square
-            squares.append(each if shape == each.shape else jnp.sum(each, axis=0, keepdims=True))
-    return weights.pull_back(squares)
-
-
-class _Weights(NamedTuple):
-    """How each moved parameter is used (kind, shape, transposed), and the way back to the parameters."""
-
-    uses: tuple[tuple[str, tuple[int, ...], bool], ...]
-    pull_back: Callable[[Sequence[Array]], Tree]
-
-
-def _trace(apply_fn: Callable, params: Tree, x: Any) -> tuple[list, _Weights]:
-    """Shapes of the probes, and the linear map from the moved parameters back to the parameters."""
-    shapes, uses = [], []
-
-    def moved(p: Tree) -> list[Array]:
-        _, meetings, results = _evaluate(apply_fn, p, x, None)
-        shapes[:] = [jax.ShapeDtypeStruct(result.shape, result.dtype) for result in results]
-        uses[:] = [(meeting.kind, jnp.shape(meeting.weight), meeting.transposed) for meeting in meetings]
-        return [meeting.weight for meeting in meetings]
-
-    _, pull = jax.vjp(moved, params)  # linear: each of its results only selects and moves parameters
-    with jax.ensure_compile_time_eval():
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (params, x))
-        weights, count = jax.vjp(lambda p: _moved_parameters(apply_fn, p, zeros[1]), zeros[0])
-        one_example = [
-            jnp.ones_like(weight) if kind == "dense" else jnp.zeros_like(weight).at[0].set(1)
-            for (kind, _, _), weight in zip(uses, weights, strict=True)
-        ]
-        shared = max(float(jnp.max(leaf, initial=0)) for leaf in jax.tree.leaves(count(one_example)[0]))
-    if shared > 1:  # squares of sums are not sums of squares
-        raise UnsupportedError("a parameter is used more than once for an example")
-    return shapes, _Weights(tuple(uses), lambda squares: pull(list(squares))[0])
-
-
-def _moved_parameters(apply_fn: Callable, params: Tree, x: Any) -> list[Array]:
-    return [meeting.weight for meeting in _evaluate(apply_fn, params, x, None)[1]]
-
-
-def _evaluate(apply_fn: Callable, params: Tree, x: Any, probes: Sequence[Array] | None) -> tuple[Array, list, list]:
-    """Outputs, the meetings in order, and their results; with ``probes`` added to the results if there are any."""
     size = jax.tree.leaves(x)[0].shape[0]
-    closed = jax.make_jaxpr(apply_fn)(params, x)
-    count = len(jax.tree.leaves(params))
-    arguments = [
-        _Value(value, per_example=index >= count, moved=index < count)
-        for index, value in enumerate(jax.tree.leaves((params, x)))
+    probes = [jnp.zeros(use.result(size), use.probe.dtype) for use in reading.uses]
+    outputs, backward, inputs = jax.vjp(forward, probes, has_aux=True)
+    (gradients,) = jax.vmap(backward, out_axes=-1)(jnp.moveaxis(root(outputs), 2, 0))
+    return [
+        Meeting(value, jax.vmap(use.canonical, in_axes=-1, out_axes=-1)(gradient))
+        for use, value, gradient in zip(reading.uses, inputs, gradients, strict=True)
     ]
-    meetings, results = [], []
 
-    def meet(kind: str, activation: Any, weight: Any, result: Any, transposed: bool = False) -> _Value:
-        if result.ndim != 2 or result.shape[0] != size:
-            raise UnsupportedError(f"{kind} with a result of shape {result.shape}")
-        results.append(result)
-        meetings.append(_Meeting(kind, activation, weight, transposed))
+
+def diagonal(reading: Reading, apply_fn: Callable, params: Tree, x: Any, root: Root) -> Tree:
+    """diag(Σᵢ JᵢᵀSᵢSᵢᵀJᵢ), where :meth:`Reading.exact_diagonal` holds."""
+    squares = []
+    for use, (inputs, gradients) in zip(reading.uses, meet(reading, apply_fn, params, x, root), strict=True):
+        if use.kind == "dense" and inputs is not None:
+            outer = jnp.sum(gradients[:, 0] ** 2, axis=-1)
+            squares.append(jnp.matmul((inputs[:, 0] ** 2).T, outer, precision=tree.HIGHEST))
+        else:
+            each = gradients if inputs is None else inputs[..., None] * gradients
+            squares.append(jnp.sum(jnp.sum(each, axis=1) ** 2, axis=(0, -1)))
+    # Linear: each of its results only selects and moves parameters, every one of them once.
+    _, pull = jax.vjp(lambda p: _evaluate(apply_fn, p, x, None).weights, params)
+    return pull(squares)[0]
+
+
+class _Value(NamedTuple):
+    """A value in the jaxpr.
+
+    Attributes:
+        value: the array.
+        examples: whether it depends on examples.
+        axis: which of its axes counts the examples, None if none does.
+        labels: if it is parameters selected and moved, which ones; an array of its shape.
+        product: if it is the result of a dense use selected and moved, that use's number and its outputs' numbers.
+    """
+
+    value: Any
+    examples: bool
+    axis: Any
+    labels: Any = None
+    product: tuple[int, np.ndarray] | None = None
+
+
+class _Evaluation(NamedTuple):
+    outputs: Array
+    inputs: list[Any]
+    weights: list[Any]
+    uses: list[Use]
+    unknown: np.ndarray
+
+
+def _evaluate(apply_fn: Callable, params: Tree, x: Any, probes: Sequence[Array] | None) -> _Evaluation:
+    """Run the network and note every use; with ``probes`` added to the results if there are any.
+
+    The axis that counts the examples is the one that is longer in the jaxpr of a batch with one example more.
+    """
+    longer = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] + 1, *leaf.shape[1:]), leaf.dtype), x)
+    closed, other = jax.make_jaxpr(apply_fn)(params, x), jax.make_jaxpr(apply_fn)(params, longer)
+    unknown = np.zeros(tree.dimension(params), bool)
+    inputs, weights, uses = [], [], []
+
+    def meet(found: "_Found", result: Array, axis: Any) -> _Value:
+        use = Use(found.kind, found.labels, None, found.positions, _shape(result), found.order)
+        number = len(uses)
         if probes is not None:
-            result = result + probes[len(results) - 1]
-        return _Value(result, per_example=True, moved=False)
+            result = result + probes[number]
+        inputs.append(found.inputs)
+        weights.append(found.weight)
+        uses.append(use)
+        product = None
+        if found.kind == "dense":
+            sizes = [
+                1 if index < len(use.order) - found.outputs else result.shape[a] for index, a in enumerate(use.order)
+            ]
+            numbers = np.arange(use.labels.shape[1]).reshape(sizes).transpose(np.argsort(use.order))
+            product = number, np.broadcast_to(numbers, result.shape)
+        return _Value(result, True, axis, product=product)
 
-    def run(jaxpr: Any, consts: Sequence[Any], inputs: Sequence[_Value]) -> list[_Value]:
+    def step(jaxpr: Any, equation: Any, twin: Any, values: list[_Value]) -> list[_Value]:
+        name, options = equation.primitive.name, equation.params
+        parameters = [v for v in values if v.labels is not None]
+        if parameters and name in _CALLS:
+            return run(*_inner(equation), *_inner(twin), values)
+        examples = any(v.examples for v in values)
+        results = _execute(jaxpr, equation, [v.value for v in values])
+        axes = [
+            _axis(a.aval.shape, b.aval.shape) if examples else None for a, b in _zip(equation.outvars, twin.outvars)
+        ]
+        plain = [_Value(result, examples, axis) for result, axis in _zip(results, axes)]
+        if not parameters:
+            if len(values) == 1 and values[0].product is not None and name in _MOVES:
+                number, numbers = values[0].product
+                moved = _MOVES[name](numbers, options)
+                return [v._replace(product=(number, m)) for v, m in _zip(plain, moved)]
+            return plain
+        if not examples and name in _MOVES:
+            return [v._replace(labels=m) for v, m in _zip(plain, _MOVES[name](parameters[0].labels, options))]
+        found = _pair(name, options, values, results[0], axes[0]) if examples and axes[0] is not None else None
+        if found is None:
+            for parameter in parameters:
+                unknown[parameter.labels.ravel()] = True
+            return plain
+        if found.kind == "bias" and found.partner is not None:
+            number, order = found.partner
+            uses[number] = uses[number]._replace(bias=found.labels[order])
+        return [meet(found, results[0], axes[0])]
+
+    def run(jaxpr: Any, consts: Sequence[Any], twin: Any, _: Any, values: Sequence[_Value]) -> list[_Value]:
         environment: dict[Any, _Value] = {}
 
-        def read(variable: Any) -> _Value:
-            if _is_variable(variable):
-                return environment[variable]
-            return _Value(variable.val, per_example=False, moved=False)
+        def look_up(variable: Any) -> _Value:
+            if isinstance(variable, core.Literal):
+                return _Value(variable.val, False, None)
+            return environment[variable]
 
-        for variable, const in zip(jaxpr.constvars, consts, strict=True):
-            environment[variable] = _Value(const, per_example=False, moved=False)
-        environment.update(zip(jaxpr.invars, inputs, strict=True))
-        for equation in jaxpr.eqns:
-            found = step(jaxpr, equation, [read(variable) for variable in equation.invars])
-            environment.update(zip(equation.outvars, found, strict=True))
-        return [read(variable) for variable in jaxpr.outvars]
+        names = [[equation.primitive.name for equation in each.eqns] for each in (jaxpr, twin)]
+        if names[0] != names[1]:  # the network looks at the number of examples
+            for value in values:
+                if value.labels is not None:
+                    unknown[value.labels.ravel()] = True
+            values = [value._replace(labels=None, axis=None) for value in values]
+            twin = jaxpr
+        environment.update((variable, _Value(const, False, None)) for variable, const in _zip(jaxpr.constvars, consts))
+        environment.update(_zip(jaxpr.invars, values))
+        for equation, other in _zip(jaxpr.eqns, twin.eqns):
+            found = step(jaxpr, equation, other, [look_up(variable) for variable in equation.invars])
+            environment.update(_zip(equation.outvars, found))
+        return [look_up(variable) for variable in jaxpr.outvars]
 
-    def step(jaxpr: Any, equation: Any, values: list[_Value]) -> list[_Value]:
-        name = equation.primitive.name
-        if name in ("jit", "pjit", "closed_call"):
-            inner = equation.params.get("jaxpr") or equation.params["call_jaxpr"]
-            return run(inner.jaxpr, inner.consts, values)
-        per_example, moved = any(v.per_example for v in values), any(v.moved for v in values)
-        outputs = _execute(jaxpr, equation, [v.value for v in values])
-        if not moved:
-            return [_Value(output, per_example, moved=False) for output in outputs]
-        if not per_example:
-            if name not in _MOVES and not (name == "broadcast_in_dim" and _over_examples(equation, size)):
-                raise UnsupportedError(f"parameters through {name}")
-            return [_Value(output, per_example=False, moved=True) for output in outputs]
-        return [_pair(name, equation, values, outputs[0], meet)]
+    starts = np.cumsum([0] + [math.prod(leaf.shape) for leaf in jax.tree.leaves(params)])
+    arguments = [
+        _Value(leaf, False, None, np.arange(start, start + math.prod(leaf.shape)).reshape(leaf.shape))
+        for leaf, start in zip(jax.tree.leaves(params), starts, strict=False)
+    ] + [_Value(leaf, True, 0) for leaf in jax.tree.leaves(x)]
+    (output,) = run(closed.jaxpr, closed.consts, other.jaxpr, other.consts, arguments)
+    return _Evaluation(output.value, inputs, weights, uses, unknown)
 
-    (output,) = run(closed.jaxpr, closed.consts, arguments)
-    return output.value, meetings, results
+
+class _Found(NamedTuple):
+    """A recognised use: see :class:`Use`. ``outputs`` is how many of the last axes in ``order`` are outputs."""
+
+    kind: str
+    inputs: Any
+    weight: Any
+    labels: np.ndarray
+    positions: int
+    order: tuple[int, ...]
+    outputs: int
+    partner: tuple[int, np.ndarray] | None = None
+
+
+def _pair(name: str, options: dict, values: list[_Value], result: Array, axis: int) -> _Found | None:
+    """The use that an operation with a parameter and an example is, or None."""
+    if len(values) != 2 or values[0].examples == values[1].examples:
+        return None
+    example, parameter = values if values[0].examples else values[::-1]
+    if example.axis is None or parameter.labels is None:
+        return None
+    if name == "dot_general":
+        return _product(options, example, parameter, parameter is values[1])
+    if name == "conv_general_dilated" and parameter is values[1]:
+        return _convolution(options, example, parameter)
+    if name in ("add", "add_any", "mul") or (name == "sub" and parameter is values[1]):
+        return _elementwise("scale" if name == "mul" else "bias", example, parameter, result, axis)
+    return None
+
+
+def _product(options: dict, example: _Value, parameter: _Value, on_the_right: bool) -> _Found | None:
+    (contract, batch) = options["dimension_numbers"]
+    if batch[0] or batch[1]:
+        return None
+    summed, rows = contract if on_the_right else contract[::-1]
+    if example.axis in summed:
+        return None
+    places = [a for a in range(example.value.ndim) if a not in summed and a != example.axis]
+    columns = [a for a in range(parameter.value.ndim) if a not in rows]
+    kept = sorted([example.axis, *places])  # the example's axes in the result, in this order
+    before = 0 if on_the_right else len(columns)
+    after = len(kept) if on_the_right else 0
+    order = [before + kept.index(a) for a in (example.axis, *places)] + [after + i for i in range(len(columns))]
+    size = example.value.shape[example.axis]
+    positions = math.prod(example.value.shape[a] for a in places)
+    width = math.prod(example.value.shape[a] for a in summed)
+    inputs = example.value.transpose(example.axis, *places, *summed).reshape(size, positions, width)
+    matrix = (*rows, *columns)
+    return _Found(
+        "dense",
+        inputs,
+        parameter.value.transpose(matrix).reshape(width, -1),
+        parameter.labels.transpose(matrix).reshape(width, -1),
+        positions,
+        tuple(order),
+        len(columns),
+    )
+
+
+def _convolution(options: dict, example: _Value, parameter: _Value) -> _Found | None:
+    numbers = options["dimension_numbers"]
+    grouped = options["feature_group_count"] > 1 or options["batch_group_count"] > 1
+    if grouped or example.axis != numbers.lhs_spec[0]:
+        return None
+    out, inward, *spatial = numbers.rhs_spec
+    patches = jax.lax.conv_general_dilated_patches(
+        example.value,
+        [parameter.value.shape[a] for a in spatial],
+        options["window_strides"],
+        options["padding"],
+        options["lhs_dilation"],
+        options["rhs_dilation"],
+        dimension_numbers=numbers,
+        precision=tree.HIGHEST,
+    )
+    batch, feature, *places = numbers.out_spec
+    matrix = (inward, *spatial, out)
+    width = math.prod(parameter.value.shape[a] for a in matrix[:-1])
+    positions = math.prod(patches.shape[a] for a in places)
+    return _Found(
+        "dense",
+        patches.transpose(batch, *places, feature).reshape(-1, positions, width),
+        parameter.value.transpose(matrix).reshape(width, -1),
+        parameter.labels.transpose(matrix).reshape(width, -1),
+        positions,
+        (batch, *places, feature),
+        1,
+    )
+
+
+def _elementwise(kind: str, example: _Value, parameter: _Value, result: Array, axis: int) -> _Found | None:
+    shape = result.shape
+    if (
+        parameter.labels.ndim != len(shape)
+        or example.value.ndim != len(shape)
+        or example.value.shape[axis] != shape[axis]
+    ):
+        return None
+    labels = np.broadcast_to(parameter.labels, shape)
+    first = labels.take([0], axis=axis)
+    shared = [a for a in range(len(shape)) if a == axis or (first == first.take([0], axis=a)).all()]
+    places = [a for a in shared if a != axis]
+    columns = [a for a in range(len(shape)) if a not in shared]
+    one = first[tuple(slice(0, 1) if a in shared else slice(None) for a in range(len(shape)))].ravel()
+    if len(np.unique(one)) < len(one) or (labels != first).any():
+        return None
+    order = (axis, *places, *columns)
+    positions = math.prod(shape[a] for a in places)
+    spread = jnp.broadcast_to(parameter.value, shape).transpose(order).reshape(shape[axis], positions, -1)
+    inputs, partner = None, None
+    if kind == "scale":
+        inputs = jnp.broadcast_to(example.value, shape).transpose(order).reshape(shape[axis], positions, -1)
+    elif example.product is not None and example.value.shape == shape:
+        number, numbers = example.product
+        of_each = np.broadcast_to(numbers, shape).take([0], axis=axis)
+        outputs = of_each[tuple(slice(0, 1) if a in shared else slice(None) for a in range(len(shape)))].ravel()
+        if len(np.unique(outputs)) == len(one) == of_each.max() + 1 and (of_each == of_each.take([0], axis=axis)).all():
+            partner = number, np.argsort(outputs)
+    return _Found(kind, inputs, spread[0, 0], one, positions, order, len(columns), partner)
+
+
+def _cover(number: int, use: Use, place: np.ndarray, positions: np.ndarray) -> Cover | None:
+    """How a dense use is the layer whose parameters ``place`` numbers, row by row, or None."""
+    units, width = positions.shape
+    if use.kind != "dense":
+        return None
+    rows = len(use.labels)
+    biased = rows + 1 == width
+    if use.labels.shape[1] != units or not (rows == width or (biased and use.bias is not None)):
+        return None
+    found = place[use.labels]
+    unit, inward = np.divmod(found, width)
+    if (found < 0).any() or (unit != unit[0]).any() or (inward != inward[:, :1]).any():
+        return None
+    if biased and (place[use.bias] != unit[0] * width + rows).any():
+        return None
+    return Cover(number, biased, np.argsort(inward[:, 0]), np.argsort(unit[0]))
+
+
+def _taken(array: Array, order: np.ndarray, axis: int) -> Array:
+    return array if (order == np.arange(len(order))).all() else jnp.take(array, order, axis=axis)
+
+
+# Calls whose inside is read: (name of the parameter with the jaxpr).
+_CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "checkpoint": "jaxpr", "remat": "jaxpr"}
+
+
+def _inner(equation: Any) -> tuple[Any, Sequence[Any]]:
+    inner = equation.params[_CALLS[equation.primitive.name]]
+    return (inner.jaxpr, inner.consts) if isinstance(inner, core.ClosedJaxpr) else (inner, ())
 
 
 def _execute(jaxpr: Any, equation: Any, values: list[Any]) -> list[Any]:
     """The results of one equation of a jaxpr, evaluated as a jaxpr of its own."""
-    read = {variable: value for variable, value in zip(equation.invars, values, strict=True) if _is_variable(variable)}
+    read = {v: value for v, value in _zip(equation.invars, values) if not isinstance(v, core.Literal)}
     single = jaxpr.replace(constvars=[], invars=list(read), outvars=equation.outvars, eqns=[equation])
     return core.jaxpr_as_fun(core.ClosedJaxpr(single, ()))(*read.values())
 
 
-def _is_variable(atom: Any) -> bool:
-    return not isinstance(atom, core.Literal)
+def _axis(shape: tuple[int, ...], longer: tuple[int, ...]) -> int | None:
+    different = [axis for axis, (a, b) in enumerate(_zip(shape, longer)) if a != b]
+    return different[0] if len(different) == 1 and longer[different[0]] == shape[different[0]] + 1 else None
 
 
-def _pair(name: str, equation: Any, values: list[_Value], result: Any, meet: Callable) -> _Value:
-    if len(values) == 2 and values[0].per_example != values[1].per_example:
-        left, right = values
-        example, weight = (left, right) if left.per_example else (right, left)
-        if name == "dot_general" and left.per_example and left.value.ndim == right.value.ndim == 2:
-            (contract_left, contract_right), (batch_left, _) = equation.params["dimension_numbers"]
-            if tuple(contract_left) == (1,) and not batch_left:
-                return meet("dense", example.value, weight.value, result, tuple(contract_right) == (1,))
-        rows = (result.shape, (1, *result.shape[1:]))
-        if weight.value.shape in rows and example.value.shape in (*rows, (*result.shape[:1], 1)):
-            if name in ("add", "add_any") or (name == "sub" and left.per_example):
-                return meet("bias", example.value, weight.value, result)
-            if name == "mul":
-                return meet("scale", example.value, weight.value, result)
-    raise UnsupportedError(f"a parameter meets examples in {name}")
+def _spread(labels: np.ndarray, options: dict) -> np.ndarray:
+    shape, kept = options["shape"], options["broadcast_dimensions"]
+    sizes = dict(_zip(kept, labels.shape))
+    return np.broadcast_to(labels.reshape([sizes.get(axis, 1) for axis in range(len(shape))]), shape)
 
 
-def _over_examples(equation: Any, size: int) -> bool:
-    """Whether a broadcast repeats parameters over examples only: axes are new of length 1, or the leading one."""
-    shape, kept = equation.params["shape"], equation.params["broadcast_dimensions"]
-    operand = equation.invars[0].aval.shape
-    source = dict(zip(kept, operand, strict=True))
-    return all(source.get(axis, 1) == n or n == 1 or (axis == 0 and n == size) for axis, n in enumerate(shape))
+def _slices(options: dict) -> tuple[slice, ...]:
+    strides = options["strides"] or (1,) * len(options["start_indices"])
+    return tuple(map(slice, options["start_indices"], options["limit_indices"], strides))
+
+
+def _shape(array: Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype)

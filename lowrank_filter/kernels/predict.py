@@ -17,15 +17,18 @@ def predict(belief: Belief, process_noise: Tree, transition: Tree = 1.0) -> Beli
 
     Args:
         process_noise: q ≥ 0, a variance per step: a scalar or a pytree prefix of the parameters.
-        transition: a, dimensionless: a scalar or a pytree prefix of the parameters.
+        transition: a, dimensionless: a scalar or a pytree prefix of the parameters. In a :class:`Kronecker` belief both
+            are one scalar for each layer.
 
     Raises:
-        ValueError: an argument is not a prefix of the parameters, or a visible noise is negative.
+        ValueError: an argument is not a prefix of the parameters, or a visible noise is negative, or a Kronecker belief
+            gets more than one noise or transition in a layer.
     """
     checks.prefix("process_noise", process_noise, belief.mean)
     checks.not_negative("process_noise", process_noise)
     checks.prefix("transition", transition, belief.mean)
     checks.finite("transition", transition)
-    decay = tree.broadcast(transition, belief.mean)
-    mean = jax.tree.map(jnp.multiply, decay, belief.mean)
-    return Belief(mean, belief.precision.propagate(tree.broadcast(process_noise, belief.mean), decay))
+    noise = belief.precision.spread("process_noise", process_noise, belief.mean)
+    decay = belief.precision.spread("transition", transition, belief.mean)
+    mean = jax.tree.map(jnp.multiply, tree.broadcast(transition, belief.mean), belief.mean)
+    return Belief(mean, belief.precision.propagate(noise, decay))

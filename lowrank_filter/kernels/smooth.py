@@ -60,15 +60,18 @@ def smooth(
     like = jax.tree.map(lambda leaf: leaf[0], beliefs.mean)
     noise_at = _per_step("process_noise", process_noise, like, steps)
     transition_at = _per_step("transition", transition, like, steps)
+    spread = last.precision.spread
     options = {"rank": rank, "residual": residual, "metric": metric}
 
     def body(carry: tuple[Tree, Precision, Precision], inputs: tuple) -> tuple:
         next_mean, message, next_precision = carry
         step, belief, next_site = inputs
         noise, decay = noise_at(step + 1), transition_at(step + 1)
+        moved = jax.tree.map(jnp.multiply, tree.broadcast(decay, like), belief.mean)
+        noise, decay = spread("process_noise", noise, like), spread("transition", decay, like)
         message, _ = message.add(next_site, **options, reference=next_precision)
         message = message.retrodict(noise, decay)
-        innovation = jax.tree.map(lambda s, a, m: s - a * m, next_mean, decay, belief.mean)
+        innovation = jax.tree.map(jnp.subtract, next_mean, moved)
         mean = jax.tree.map(jnp.add, belief.mean, belief.precision.smoothing_gain(innovation, noise, decay))
         precision, _ = belief.precision.add(message, **options)
         return (mean, message, precision), Belief(mean, precision)
@@ -98,7 +101,7 @@ def _steps(beliefs: Belief, sites: Precision) -> int:
 
 
 def _per_step(name: str, value: Tree, like: Tree, steps: int) -> Any:
-    """A function from a step's index to the full vector of that step's noise or transition."""
+    """A function from a step's index to that step's noise or transition, a prefix of the parameters."""
 
     def stacked(leaf: Any, covered: Tree) -> bool:
         shapes = [jnp.shape(reference) for reference in jax.tree.leaves(covered)]
@@ -115,7 +118,6 @@ def _per_step(name: str, value: Tree, like: Tree, steps: int) -> Any:
     is_stacked = checks.map_prefix(name, stacked, value, like)
 
     def at(step: Any) -> Tree:
-        one = jax.tree.map(lambda leaf, many: jnp.asarray(leaf)[step] if many else leaf, value, is_stacked)
-        return tree.broadcast(one, like)
+        return jax.tree.map(lambda leaf, many: jnp.asarray(leaf)[step] if many else leaf, value, is_stacked)
 
     return at

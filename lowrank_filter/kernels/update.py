@@ -23,7 +23,8 @@ class Info(NamedTuple):
         site: the information that the data added, as a precision of the belief's structure; :func:`smooth` wants it.
         log_evidence: log p(y | earlier data) in nats, tempered like the likelihood.
         loss: Σ −log p(yᵢ | fᵢ) / temperature at the parameters of the linearisation, in nats.
-        truncated: the share of the low-rank part's trace (in the metric) that did not fit the rank.
+        truncated: what did not fit the structure, as a share in [0, 1]: of the low-rank part's trace (in the metric),
+            all blocks together; for a Kronecker precision the projection error of the added term in Frobenius norms.
         invalid: how many unmasked examples were left out because an input, output or target was not valid.
     """
 
@@ -41,7 +42,7 @@ def update(
     x: Any,
     y: Any,
     *,
-    rank: int,
+    rank: int | None = None,
     residual: Residual = "diagonal",
     metric: Metric = "relative",
     temperature: ArrayLike = 1.0,
@@ -64,7 +65,7 @@ def update(
         likelihood: of a target given the outputs of one example.
         x: inputs, an array or pytree with leading axis B.
         y: targets, leading axis B; integer labels [B] for :class:`Categorical`.
-        rank: k of the result, static.
+        rank: k of the result, static; by default that of the belief.
         residual: "diagonal" adds the diagonal of what is truncated to P's, so diag(P⁺) is exact; "drop" forgets it.
         metric: "relative" (KL-optimal) or "euclidean"; see :func:`truncate`.
         temperature: λ > 0: p ∝ exp(−loss/λ).
@@ -78,6 +79,7 @@ def update(
         TypeError: apply_fn, likelihood or labels are of the wrong kind.
         ValueError: shapes, options or visible values are wrong; the message says which.
     """
+    rank = belief.precision.rank if rank is None else rank
     checks.rank(rank)
     truncation_options(residual, metric)
     checks.positive("temperature", temperature)
@@ -88,7 +90,7 @@ def update(
     correction = belief.precision.correct(columns, local.score.ravel())
     mean = jax.tree.map(jnp.subtract, belief.mean, correction.step)
     data = belief.precision.outer(columns)
-    precision, truncated = belief.precision.add(data, rank=rank, residual=residual, metric=metric, passes=1)
+    precision, misfit = belief.precision.add(data, rank=rank, residual=residual, metric=metric, passes=1)
     site = data.truncate(rank, residual=residual, metric=metric, reference=belief.precision)
     loss = jnp.sum(local.loss)
     if local.excess is None:
@@ -96,7 +98,7 @@ def update(
     else:  # −½‖u‖² + ½ explained would cancel where the data say much more than the prior
         fit = -jnp.sum(local.excess) - 0.5 * correction.unexplained
     log_evidence = fit - 0.5 * correction.logdet
-    info = Info(site, log_evidence, loss, truncated, jnp.sum(local.invalid))
+    info = Info(site, log_evidence, loss, misfit.share, jnp.sum(local.invalid))
     return Belief(mean, precision), info
 
 

@@ -15,7 +15,7 @@ SHAPES = [(1, 0), (1, 1), (5, 0), (5, 2), (8, 8), (4, 9), (60, 7)]
 
 @jax.jit
 def operations(precision, vector, columns, target):
-    total, share = precision.add(precision, rank=2 * precision.rank, residual="drop", metric="relative")
+    total, misfit = precision.add(precision, rank=2 * precision.rank, residual="drop", metric="relative")
     return {
         "matvec": lf.matvec(precision, vector),
         "quadratic": precision.quadratic(vector),
@@ -25,7 +25,7 @@ def operations(precision, vector, columns, target):
         "whitening root": jax.vmap(precision.whiten)(jnp.eye(len(vector))),
         "correction": precision.correct(columns, target),
         "sum": (total.diag, total.factor),
-        "share discarded": share,
+        "share discarded": misfit.share,
     }
 
 

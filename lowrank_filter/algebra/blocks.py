@@ -1,0 +1,179 @@
+"""Block-diagonal precisions, every block diagonal plus low rank: one for each layer or for each unit."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from lowrank_filter import checks
+from lowrank_filter.algebra import krylov, tree
+from lowrank_filter.algebra.correction import correction
+from lowrank_filter.algebra.diag_low_rank import DiagLowRank, remainder
+from lowrank_filter.algebra.layout import Layout
+from lowrank_filter.algebra.precision import Correction, Curvature, Misfit
+from lowrank_filter.algebra.tree import Tree
+from lowrank_filter.algebra.truncation import Metric, Residual
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """P with blocks Pᵤ = diag(dᵤ) + WᵤWᵤᵀ on its diagonal and nothing beside them; memory (k + 1)·D.
+
+    Every operation is that of :class:`DiagLowRank`, mapped over the blocks.
+
+    Attributes:
+        parts: for each group of blocks alike, their diagonals [U, m] and factors [U, k, m].
+        layout: which parameters they are; static.
+    """
+
+    parts: tuple[DiagLowRank, ...]
+    layout: Layout = dataclasses.field(metadata={"static": True})
+
+    @property
+    def rank(self) -> int:
+        """k, the number of vectors in each block's factor."""
+        return self.parts[0].factor.shape[-2]
+
+    def spread(self, name: str, value: Tree, like: Tree) -> tuple[Float[Array, "U m"], ...]:
+        """Any prefix of the parameters will do; in blocks."""
+        return self.layout.split(tree.broadcast(value, like))
+
+    def check(self, vector: Tree | None = None, *, positive: bool = True) -> None:
+        """Positive diagonals, and a vector shaped like the parameters."""
+        if positive:
+            checks.positive("diag", [part.diag for part in self.parts])
+        if vector is not None:
+            checks.same_shapes("vector", vector, self.layout.like())
+
+    def matvec(self, vector: Tree) -> Tree:
+        """Pᵤvᵤ for each block."""
+        return self.layout.join(_each(DiagLowRank.matvec)(self.parts, self.layout.split(vector)))
+
+    def quadratic(self, vector: Tree) -> Float[Array, ""]:
+        """Σ vᵤᵀPᵤvᵤ."""
+        return _sum(DiagLowRank.quadratic, self.parts, self.layout.split(vector))
+
+    def solve(self, vector: Tree) -> Tree:
+        """Pᵤ⁻¹vᵤ for each block."""
+        return self.layout.join(_each(DiagLowRank.solve)(self.parts, self.layout.split(vector)))
+
+    def whiten(self, vector: Tree) -> Tree:
+        """Rᵤvᵤ for each block, RᵤᵀRᵤ = Pᵤ⁻¹."""
+        return self.layout.join(_each(DiagLowRank.whiten)(self.parts, self.layout.split(vector)))
+
+    def logdet(self) -> Float[Array, ""]:
+        """Σ log det Pᵤ."""
+        return _sum(DiagLowRank.logdet, self.parts)
+
+    def inverse_diagonal(self) -> Tree:
+        """The diagonals of all Pᵤ⁻¹."""
+        return self.layout.join(_each(DiagLowRank.inverse_diagonal)(self.parts))
+
+    def draw(self, key: Key[Array, ""], count: int) -> Tree:
+        """Independent draws for each block."""
+        keys = [
+            jax.random.split(part_key, len(part.diag))
+            for part_key, part in zip(jax.random.split(key, len(self.parts)), self.parts, strict=True)
+        ]
+        return self.layout.join_stack(_each(lambda part, key: part.draw(key, count))(self.parts, keys))
+
+    def propagate(self, noise: Any, transition: Any) -> Self:
+        """(A Pᵤ⁻¹ A + Q)⁻¹ for each block."""
+        return self._with(_each(DiagLowRank.propagate)(self.parts, noise, transition))
+
+    def retrodict(self, noise: Any, transition: Any) -> Self:
+        """A (Pᵤ⁻¹ + Q)⁻¹ A for each block."""
+        return self._with(_each(DiagLowRank.retrodict)(self.parts, noise, transition))
+
+    def smoothing_gain(self, vector: Tree, noise: Any, transition: Any) -> Tree:
+        """Gᵤvᵤ for each block."""
+        gain = _each(DiagLowRank.smoothing_gain)
+        return self.layout.join(gain(self.parts, self.layout.split(vector), noise, transition))
+
+    def correct(self, columns: Tree, target: Float[Array, " n"]) -> Correction:
+        """Data couple the blocks: the correction is that of all blocks together."""
+        return correction(self, columns, target)
+
+    def outer(self, columns: Tree) -> Self:
+        """The diagonal blocks of A Aᵀ: zero diagonals and each block's rows of the columns."""
+        zeros = tuple(jnp.zeros_like(part.diag) for part in self.parts)
+        return self._with(map(DiagLowRank, zeros, self.layout.split_stack(columns)))
+
+    def approximate(
+        self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int
+    ) -> Self:
+        """The leading eigenvectors of H's diagonal blocks, and with ``residual="diagonal"`` the rest of diag(H)."""
+        if curvature.columns <= krylov.block_width(rank) * (iterations + 1):
+            columns = self.outer(curvature.seed(curvature.columns))
+            return columns.truncate(rank, residual=residual, metric=metric, reference=self)
+        diags = tuple(part.diag for part in self.parts)
+        factors = tuple(jnp.zeros((len(diag), 0, diag.shape[1]), diag.dtype) for diag in diags)
+        if rank > 0:
+            factors = krylov.leading(
+                lambda stack: curvature.block_product(self.layout, stack),
+                lambda count: self.layout.split_stack(curvature.seed(count)),
+                jax.tree.map(jax.lax.rsqrt, diags) if metric == "relative" else None,
+                rank=rank,
+                iterations=iterations,
+                dimension=max(diag.shape[1] for diag in diags),
+                each=_each,
+            )
+        if residual == "drop":
+            return self._with(map(DiagLowRank, jax.tree.map(jnp.zeros_like, diags), factors))
+        rest = _each(remainder)(self.layout.split(curvature.diagonal()), factors)
+        return self._with(map(DiagLowRank, rest, factors))
+
+    def add(
+        self,
+        other: Self,
+        *,
+        rank: int,
+        residual: Residual,
+        metric: Metric,
+        reference: Self | None = None,
+        passes: int = 3,
+    ) -> tuple[Self, Misfit]:
+        """The sum of each block, truncated; what did not fit is summed over the blocks."""
+
+        def one(part: DiagLowRank, other: DiagLowRank, measure: DiagLowRank | None) -> tuple[DiagLowRank, Misfit]:
+            return part.add(other, rank=rank, residual=residual, metric=metric, reference=measure, passes=passes)
+
+        measures = (None,) * len(self.parts) if reference is None else reference.parts
+        sums, misfits = zip(*_each(one)(self.parts, other.parts, measures), strict=True)
+        total = jax.tree.map(lambda *values: sum(jnp.sum(value) for value in values), *misfits)
+        return self._with(sums), total
+
+    def truncate(self, rank: int, *, residual: Residual, metric: Metric, reference: Self | None = None) -> Self:
+        """Each block truncated."""
+
+        def one(part: DiagLowRank, measure: DiagLowRank) -> DiagLowRank:
+            return part.truncate(rank, residual=residual, metric=metric, reference=measure)
+
+        return self._with(_each(one)(self.parts, (self if reference is None else reference).parts))
+
+    def _with(self, parts: Any) -> Self:
+        return dataclasses.replace(self, parts=tuple(parts))
+
+
+def diagonal(precision: Tree, rank: int, layout: Layout) -> Blocks:
+    """A diagonal precision with room for ``rank`` directions in each block."""
+    return Blocks(
+        tuple(
+            DiagLowRank(diag, jnp.zeros((len(diag), rank, diag.shape[1]), diag.dtype))
+            for diag in layout.split(precision)
+        ),
+        layout,
+    )
+
+
+def _each(function: Callable) -> Callable:
+    """A function of one block, over all blocks: vmapped within each group, applied to the groups in turn."""
+    return lambda *parts: tuple(jax.vmap(function)(*group) for group in zip(*parts, strict=True))
+
+
+def _sum(function: Callable, *parts: Any) -> Float[Array, ""]:
+    return sum((jnp.sum(values) for values in _each(function)(*parts)), start=jnp.zeros(()))
