@@ -38,7 +38,7 @@ class Blocks:
         """k, the number of vectors in each block's factor."""
         return self.parts[0].factor.shape[-2]
 
-    def spread(self, name: str, value: Tree, like: Tree) -> tuple[Float[Array, "U m"], ...]:
+    def spread(self, name: str, value: Tree, like: Tree) -> tuple[Float[Array, "_U _m"], ...]:
         """Any prefix of the parameters will do; in blocks."""
         return self.layout.split(tree.broadcast(value, like))
 

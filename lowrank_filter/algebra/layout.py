@@ -101,16 +101,16 @@ class Layout:
         shapes = [jax.ShapeDtypeStruct(*pair) for pair in zip(self.shapes, self.dtypes, strict=True)]
         return jax.tree.unflatten(self.structure, shapes)
 
-    def split(self, vector: Tree) -> tuple[Float[Array, "U m"], ...]:
+    def split(self, vector: Tree) -> tuple[Float[Array, "_U _m"], ...]:
         """A vector in blocks."""
         leaves = jax.tree.leaves(vector)
         return tuple(self._rows(group, leaves) for group in self.groups)
 
-    def split_stack(self, stack: Tree) -> tuple[Float[Array, "U n m"], ...]:
+    def split_stack(self, stack: Tree) -> tuple[Float[Array, "_U n _m"], ...]:
         """A stack of vectors in blocks."""
         return tuple(jnp.moveaxis(part, 0, 1) for part in jax.vmap(self.split)(stack))
 
-    def join(self, parts: Sequence[Float[Array, "U m"]]) -> Tree:
+    def join(self, parts: Sequence[Float[Array, "_U _m"]]) -> Tree:
         """A vector from its blocks."""
         leaves: list[Any] = [None] * len(self.shapes)
         for group, part in zip(self.groups, parts, strict=True):
@@ -124,7 +124,7 @@ class Layout:
                 start += width
         return jax.tree.unflatten(self.structure, leaves)
 
-    def join_stack(self, parts: Sequence[Float[Array, "U n m"]]) -> Tree:
+    def join_stack(self, parts: Sequence[Float[Array, "_U n _m"]]) -> Tree:
         """A stack of vectors from its blocks."""
         return jax.vmap(self.join)(tuple(jnp.moveaxis(part, 1, 0) for part in parts))
 

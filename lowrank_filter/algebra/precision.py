@@ -61,7 +61,7 @@ class Curvature(NamedTuple):
     """
 
     product: Callable[[Tree], Tree]
-    block_product: Callable[[Layout, tuple[Float[Array, "U n m"], ...]], tuple[Float[Array, "U n m"], ...]]
+    block_product: Callable[[Layout, tuple[Float[Array, "_U n _m"], ...]], tuple[Float[Array, "_U n _m"], ...]]
     kronecker: Callable[[Layout, bool], dict[Group, KroneckerFactors]]
     seed: Callable[[int], Tree]
     diagonal: Callable[[], Tree]

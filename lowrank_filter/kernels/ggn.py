@@ -71,7 +71,9 @@ def curvature(
 
         return over(step, jax.tree.map(jnp.zeros_like, stack), 1)
 
-    def block_product(layout: Layout, stacks: tuple[Float[Array, "U n m"], ...]) -> tuple[Float[Array, "U n m"], ...]:
+    def block_product(
+        layout: Layout, stacks: tuple[Float[Array, "_U n _m"], ...]
+    ) -> tuple[Float[Array, "_U n _m"], ...]:
         covers = {group: _covers(reading(), layout, group) for group in layout.groups}
         unread = tuple(group for group in layout.groups if not covers[group])
 
@@ -169,7 +171,7 @@ def _places(reading: layers.Reading, covers: Sequence[layers.Cover]) -> int:
 
 
 def _layer_product(
-    group: Group, uses: Sequence[tuple[Float[Array, "B T i"], Float[Array, "B T u r"]]], stack: Float[Array, "U n m"]
+    group: Group, uses: Sequence[tuple[Float[Array, "B _T i"], Float[Array, "B _T u r"]]], stack: Float[Array, "U n m"]
 ) -> Float[Array, "U n m"]:
     """Σ JᵢᵀSᵢSᵢᵀJᵢ V for a layer's block, or for each of its units' blocks: Jᵢ's rows are Σ_t input ⊗ gradient."""
     if group.merged:
@@ -212,7 +214,7 @@ def _example_gradients(params: Tree, apply_fn: Apply, part: Batch, root: layers.
 
 
 def _kronecker_sums(
-    uses: Sequence[tuple[Float[Array, "B T i"], Float[Array, "B T u r"]]], counts: Array, reduce: bool
+    uses: Sequence[tuple[Float[Array, "B _T i"], Float[Array, "B _T u r"]]], counts: Array, reduce: bool
 ) -> KroneckerFactors:
     """Σ g gᵀ and Σ a aᵀ over examples, roots and positions, or over examples of summed gradients and mean inputs."""
     if reduce:
