@@ -50,8 +50,9 @@ def find_layers(params: Tree) -> tuple[Layer, ...]:
     leaves = jax.tree_util.tree_leaves_with_path(params)
     shapes = {path: jnp.shape(leaf) for path, leaf in leaves}
     taken: set[tuple] = set()
-    layers = []
-    for position, (path, _) in enumerate(leaves):
+    layers: dict[int, Layer] = {}
+    # The kernel of a layer has more axes than its bias, which may have two itself.
+    for position, (path, _) in sorted(enumerate(leaves), key=lambda item: -len(shapes[item[1][0]])):
         if path in taken or len(shapes[path]) < 2 or any(word in _name(path).lower() for word in _NO_KERNEL):
             continue
         follower = leaves[position + 1][0] if position + 1 < len(leaves) else None
@@ -61,8 +62,8 @@ def find_layers(params: Tree) -> tuple[Layer, ...]:
             bias, outputs = None, _outputs(_name(path), shapes[path], None)
         taken |= {path} if bias is None else {path, bias}
         keystr = jax.tree_util.keystr
-        layers.append(Layer(keystr(path), None if bias is None else keystr(bias), outputs or ()))
-    return tuple(layers)
+        layers[position] = Layer(keystr(path), None if bias is None else keystr(bias), outputs or ())
+    return tuple(layers[position] for position in sorted(layers))
 
 
 class Group(NamedTuple):

@@ -1,7 +1,7 @@
 """Filters built once, in the manner of optax: a NamedTuple of pure functions that close over their choices."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import optax
 from jaxtyping import Array, ArrayLike, Key
@@ -12,11 +12,13 @@ from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.drivers.fit import fit
 from lowrank_filter.kernels.batch import Apply
-from lowrank_filter.kernels.belief import Belief, init
+from lowrank_filter.kernels.belief import Belief, init, kronecker_init
 from lowrank_filter.kernels.laplace import laplace_update
 from lowrank_filter.kernels.likelihoods import Likelihood
 from lowrank_filter.kernels.predict import predict
 from lowrank_filter.kernels.update import Info, update
+
+Structure = Literal["network", "layer", "unit", "kronecker"]
 
 
 class Filter(NamedTuple):
@@ -34,7 +36,8 @@ def extended_filter(
     apply_fn: Apply,
     likelihood: Likelihood,
     *,
-    rank: int,
+    rank: int | None = None,
+    structure: Structure = "network",
     precision: Tree = 1.0,
     process_noise: Tree = 0.0,
     transition: Tree = 1.0,
@@ -44,10 +47,13 @@ def extended_filter(
 ) -> Filter:
     """The extended Kalman filter of the weights, for streams; arguments as in init, predict and update.
 
+    ``structure`` is that of the precision: the blocks of :func:`init`, which need a ``rank``, or "kronecker" for
+    :func:`kronecker_init`, which has none.
+
     Raises:
         ValueError: an option is unknown or a visible value out of range.
     """
-    checks.rank(rank)
+    start = _start(structure, precision, rank)
     truncation_options(residual, metric)
 
     def update_(belief: Belief, x: Any, y: Any, mask: Any = None) -> tuple[Belief, Info]:
@@ -65,7 +71,7 @@ def extended_filter(
         )
 
     return Filter(
-        lambda params: init(params, precision, rank=rank),
+        start,
         lambda belief: predict(belief, process_noise, transition),
         update_,
     )
@@ -76,8 +82,9 @@ def laplace_filter(
     likelihood: Likelihood,
     optimizer: optax.GradientTransformation,
     *,
-    rank: int,
     steps: int,
+    rank: int | None = None,
+    structure: Structure = "network",
     fit_batch_size: int | None = None,
     precision: Tree = 1.0,
     process_noise: Tree = 0.0,
@@ -90,13 +97,13 @@ def laplace_filter(
 ) -> Filter:
     """LR-LGF: train to the MAP with the belief as regulariser, then take the curvature there; for task sequences.
 
-    Arguments as in init, predict, fit and laplace_update. ``update`` takes a ``key`` too, for the order of the
+    Arguments as in init, predict, fit and laplace_update; ``structure`` as in :func:`extended_filter`. ``update`` takes a ``key`` too, for the order of the
     mini-batches where ``fit_batch_size`` is given.
 
     Raises:
         ValueError: an option is unknown or a visible value out of range.
     """
-    checks.rank(rank)
+    start = _start(structure, precision, rank)
     truncation_options(residual, metric)
 
     def update_(
@@ -127,7 +134,17 @@ def laplace_filter(
         )
 
     return Filter(
-        lambda params: init(params, precision, rank=rank),
+        start,
         lambda belief: predict(belief, process_noise, transition),
         update_,
     )
+
+
+def _start(structure: Structure, precision: Tree, rank: int | None) -> Callable[[Tree], Belief]:
+    checks.choice("structure", structure, ("network", "layer", "unit", "kronecker"))
+    if structure == "kronecker":
+        return lambda params: kronecker_init(params, precision)
+    if rank is None:
+        raise ValueError(f"rank: expected a static integer >= 0 for structure={structure!r}, got None")
+    checks.rank(rank)
+    return lambda params: init(params, precision, rank=rank, blocks=structure)

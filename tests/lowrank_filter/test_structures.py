@@ -317,6 +317,27 @@ def test_one_block_is_the_network(blocks, rank):
         assert dense.relative_error(a, b) < 1e-10
 
 
+@pytest.mark.parametrize("metric", ["relative", "euclidean"])
+@pytest.mark.parametrize("blocks", ["layer", "unit"])
+def test_each_block_keeps_its_leading_directions(blocks, metric):
+    """By iteration: there are more examples than would be decomposed."""
+    rng = np.random.default_rng(4)
+    x, y, rank = jnp.asarray(rng.normal(size=(60, IN))), jnp.asarray(rng.integers(0, OUT, 60)), 2
+    belief = lf.init(random(0), jax.tree.map(lambda leaf: leaf**2 + 0.5, random(1)), rank=rank, blocks=blocks)
+    _, info = jax.jit(
+        lambda b: lf.laplace_update(b, b.mean, net, LIKELIHOOD, x, y, metric=metric, iterations=8, residual="drop")
+    )(belief)
+    matrix, scale = curvature(belief.mean, x), np.sqrt(np.diag(densified(belief.precision)))
+    scale = scale if metric == "relative" else np.ones(D)
+    expected = np.zeros((D, D))
+    for block in np.unique(own_blocks(blocks), axis=0):
+        rows = np.flatnonzero(block)
+        values, vectors = np.linalg.eigh((matrix / np.outer(scale, scale))[np.ix_(rows, rows)])
+        kept = vectors[:, -rank:] * np.sqrt(values[-rank:]) * scale[rows, None]
+        expected[np.ix_(rows, rows)] = kept @ kept.T
+    assert dense.relative_error(densified(info.site), expected) < 1e-6
+
+
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_memory_is_what_the_formula_says(structure):
     numbers = sum(leaf.size for leaf in jax.tree.leaves(prior(structure).precision))

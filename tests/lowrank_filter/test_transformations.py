@@ -119,10 +119,48 @@ def stream(seed, value):
     return seen(belief), kept.beliefs.mean, kept.info.log_evidence
 
 
+def structured(start):
+    """A filter and smoother over two tasks with another structure of the precision."""
+
+    def run(seed, value):
+        params = {"w": belief_of(seed).mean.reshape(3, 2), "b": jnp.zeros(2)}
+
+        def layer(params, x):
+            return jnp.tanh(x @ params["w"] + params["b"])
+
+        beliefs, sites, evidence = [], [], 0.0
+        belief = start(params, value)
+        for t in range(2):
+            belief = lf.predict(belief, value, 0.9)
+            target = jax.tree.map(lambda m: m + 0.1, belief.mean)
+            belief, info = lf.laplace_update(belief, target, layer, LIKELIHOOD, *data_of(seed + t), temperature=value)
+            beliefs.append(belief)
+            sites.append(info.site)
+            evidence += info.log_evidence
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *beliefs)
+        smoothed = lf.smooth(stacked, jax.tree.map(lambda *leaves: jnp.stack(leaves), *sites), value, 0.9)
+        draws = lf.sample(jax.random.key(seed), belief, 2)
+        covariance = lf.predictive(belief, layer, data_of(seed)[0]).covariance
+        streamed, _ = lf.update(belief, layer, LIKELIHOOD, *data_of(seed + 2))
+        action = jax.vmap(lambda b, p: b.precision.matvec(p), (0, None))(smoothed, params)
+        return smoothed.mean, action, evidence, draws, covariance, streamed.mean, streamed.precision.matvec(params)
+
+    return run
+
+
+def unit(seed, value):
+    return structured(lambda params, value: lf.init(params, value, rank=K, blocks="unit"))(seed, value)
+
+
+def kronecker(seed, value):
+    return structured(lf.kronecker_init)(seed, value)
+
+
 KERNELS = {
     function.__name__: function
     for function in (
-        init, predict, update, laplace_update, fit, smooth, penalty, sample, predictive, algebra, truncate, stream,
+        init, predict, update, laplace_update, fit, smooth, penalty, sample, predictive, algebra, truncate, stream, unit,
+        kronecker,
     )
 }  # fmt: skip
 
