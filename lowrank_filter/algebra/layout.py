@@ -114,6 +114,7 @@ class Layout:
     def join(self, parts: Sequence[Float[Array, "_U _m"]]) -> Tree:
         """A vector from its blocks."""
         leaves: list[Any] = [None] * len(self.shapes)
+        mixed = len(set(self.dtypes)) > 1  # else a belief cast to another dtype stays in it
         for group, part in zip(self.groups, parts, strict=True):
             start, rows = 0, self.matrix(part, group)
             for leaf, axes in zip(group.leaves, group.units, strict=True):
@@ -121,7 +122,8 @@ class Layout:
                 rest = [axis for axis in range(len(shape)) if axis not in axes]
                 width = math.prod(shape[axis] for axis in rest)
                 ordered = rows[:, start : start + width].reshape([shape[axis] for axis in (*axes, *rest)])
-                leaves[leaf] = ordered.transpose(np.argsort((*axes, *rest))).astype(self.dtypes[leaf])
+                array = ordered.transpose(np.argsort((*axes, *rest)))
+                leaves[leaf] = array.astype(self.dtypes[leaf]) if mixed else array
                 start += width
         return jax.tree.unflatten(self.structure, leaves)
 

@@ -97,8 +97,8 @@ def laplace_filter(
 ) -> Filter:
     """LR-LGF: train to the MAP with the belief as regulariser, then take the curvature there; for task sequences.
 
-    Arguments as in init, predict, fit and laplace_update; ``structure`` as in :func:`extended_filter`. ``update`` takes a ``key`` too, for the order of the
-    mini-batches where ``fit_batch_size`` is given.
+    Arguments as in init, predict, fit and laplace_update; ``structure`` as in :func:`extended_filter`. ``update`` takes
+    a ``key`` too, for the order of the mini-batches where ``fit_batch_size`` is given.
 
     Raises:
         ValueError: an option is unknown or a visible value out of range.

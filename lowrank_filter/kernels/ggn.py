@@ -120,7 +120,7 @@ def curvature(
 
         def zeros(group: Group) -> KroneckerFactors:
             units, inputs = layout.positions(group).shape
-            dtype = jnp.result_type(*(layout.dtypes[leaf] for leaf in group.leaves))
+            dtype = jnp.result_type(*jax.tree.leaves(params))
             return KroneckerFactors(jnp.zeros((units, units), dtype), jnp.zeros((inputs, inputs), dtype))
 
         numbers = max((use.positions * sum(use.labels.shape) * (width + 1) for use in reading().uses), default=1)

@@ -42,6 +42,9 @@ def smooth(beliefs=3, sites=3, noise=0.1, *rest, **options):
 
 FILTER = lf.extended_filter(net, lf.Categorical(), rank=2)
 STREAM = (FILTER, BELIEF)
+UNITS = lf.init({"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}, rank=2, blocks="unit")
+LAYERED = {"one": {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}, "scale": jnp.ones(2)}
+KRONECKER = lf.kronecker_init(LAYERED)
 
 CASES = {
     # init
@@ -64,6 +67,51 @@ CASES = {
         lambda: lf.init(PARAMS, jnp.ones(7), rank=1),
         ValueError,
         r"precision.*broadcasts to.*got \(7,\)",
+    ),
+    "init: blocks": (lambda: lf.init(PARAMS, rank=1, blocks="row"), ValueError, "blocks: expected one of.*got 'row'"),
+    "init: layers of a network": (
+        lambda: lf.init(PARAMS, rank=1, layers=lf.find_layers(PARAMS)),
+        ValueError,
+        'layers: expected blocks="layer"',
+    ),
+    "kronecker_init: integers": (lambda: lf.kronecker_init({"n": jnp.arange(3)}), TypeError, "floating-point.*int32"),
+    "kronecker_init: precision": (lambda: lf.kronecker_init(PARAMS, -1.0), ValueError, "precision: expected pos.*-1.0"),
+    "kronecker_init: shared": (lambda: lf.kronecker_init(PARAMS, shared="sum"), ValueError, "shared: .*got 'sum'"),
+    "kronecker: noise for each parameter": (
+        lambda: lf.predict(KRONECKER, jax.tree.map(lambda leaf: 0.1 * leaf, LAYERED)),
+        ValueError,
+        r"process_noise: expected one scalar for the layer of \['one'\]\['kernel'\].*got \(3, 2\), \(2,\).*\"unit\"",
+    ),
+    "kronecker: noise of kernel and bias": (
+        lambda: lf.predict(KRONECKER, {"one": {"kernel": 0.1, "bias": 0.2}, "scale": 0.1}),
+        ValueError,
+        "process_noise: expected one scalar for the layer.*got 0.1, 0.2",
+    ),
+    "kronecker: transition": (
+        lambda: lf.predict(KRONECKER, 0.1, {"one": {"kernel": 0.1, "bias": 0.2}, "scale": 0.1}),
+        ValueError,
+        "transition: expected one scalar for the layer",
+    ),
+    "kronecker: negative noise": (lambda: lf.predict(KRONECKER, -0.1), ValueError, "process_noise.*-0.1"),
+    "kronecker: smoothed with noise for each parameter": (
+        lambda: lf.smooth(
+            jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), KRONECKER),
+            jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), KRONECKER.precision),
+            jax.tree.map(lambda leaf: 0.1 * leaf, LAYERED),
+        ),
+        ValueError,
+        "process_noise: expected one scalar for the layer",
+    ),
+    "kronecker: solve": (lambda: lf.solve(KRONECKER.precision, jnp.ones(3)), ValueError, "vector: expected the tree"),
+    "blocks: matvec": (
+        lambda: lf.matvec(UNITS.precision, {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}),
+        ValueError,
+        r"vector\['kernel'\]: expected shape \(3, 2\), got \(2, 2\)",
+    ),
+    "blocks: negative diagonal": (
+        lambda: lf.logdet(jax.tree.map(lambda leaf: -leaf, UNITS.precision)),
+        ValueError,
+        "diag.*expected positive values, got -1.0",
     ),
     # predict
     "predict: negative noise": (
@@ -165,6 +213,12 @@ CASES = {
         ValueError,
         "rank.*-1",
     ),
+    "filter: structure": (
+        lambda: lf.extended_filter(net, lf.Categorical(), rank=1, structure="row"),
+        ValueError,
+        "structure: expected one of.*'row'",
+    ),
+    "filter: no rank": (lambda: lf.extended_filter(net, lf.Categorical()), ValueError, "rank.*'network', got None"),
     "stream: history": (
         lambda: lf.filter_stream(*STREAM, X, Y, history="some"),
         ValueError,

@@ -356,3 +356,33 @@ def test_nothing_seen_changes_nothing(structure):
     for a, b in zip(jax.tree.leaves(masked), jax.tree.leaves(belief), strict=True):
         np.testing.assert_array_equal(a, b)
     assert info.truncated == 0
+
+
+@pytest.mark.parametrize("structure", STRUCTURES[1:])
+def test_single_precision(structure):
+    """The covariance's action in float32 after three tasks, against the same computation in float64."""
+    belief = predict(sequence(structure)[1][-1], noises(structure))
+    vector = random(20)
+    exact = flat(lf.solve(belief.precision, vector))
+    with jax.enable_x64(False):
+        narrow = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), sequence(structure)[1][-1])
+        noise = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), noises(structure))
+        vector = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), vector)
+        came = flat(lf.solve(predict(narrow, noise).precision, vector))
+    assert came.dtype == jnp.float32
+    assert dense.relative_error(came, exact) < 100 * np.finfo(np.float32).eps
+
+
+@pytest.mark.parametrize("structure", ["layer", "unit", "kronecker"])
+def test_a_stream_through_a_built_filter(structure):
+    x, y = data(1)
+    built = lf.extended_filter(net, LIKELIHOOD, rank=4, structure=structure, process_noise=0.01)
+    last, steps = jax.jit(lambda b: lf.filter_stream(built, b, x, y, history="all"))(built.init(random(0)))
+    belief = built.init(random(0))
+    one = jax.jit(lambda b, x, y: lf.update(lf.predict(b, 0.01), net, LIKELIHOOD, x, y, rank=4))
+    for t in range(B):
+        belief, _ = one(belief, x[t : t + 1], y[t : t + 1])
+    assert dense.relative_error(flat(last.mean), flat(belief.mean)) < 1e-9
+    assert dense.relative_error(densified(last.precision), densified(belief.precision)) < 1e-9
+    smoothed = lf.smooth(steps.beliefs, steps.info.site, 0.01)
+    assert np.isfinite(flat(smoothed.mean)).all()

@@ -130,6 +130,8 @@ def structured(start):
 
         beliefs, sites, evidence = [], [], 0.0
         belief = start(params, value)
+        # Before any truncation: later, draws depend on the signs of the vectors kept.
+        draws = lf.sample(jax.random.key(seed), belief, 2)
         for t in range(2):
             belief = lf.predict(belief, value, 0.9)
             target = jax.tree.map(lambda m: m + 0.1, belief.mean)
@@ -139,7 +141,6 @@ def structured(start):
             evidence += info.log_evidence
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *beliefs)
         smoothed = lf.smooth(stacked, jax.tree.map(lambda *leaves: jnp.stack(leaves), *sites), value, 0.9)
-        draws = lf.sample(jax.random.key(seed), belief, 2)
         covariance = lf.predictive(belief, layer, data_of(seed)[0]).covariance
         streamed, _ = lf.update(belief, layer, LIKELIHOOD, *data_of(seed + 2))
         action = jax.vmap(lambda b, p: b.precision.matvec(p), (0, None))(smoothed, params)
@@ -159,8 +160,8 @@ def kronecker(seed, value):
 KERNELS = {
     function.__name__: function
     for function in (
-        init, predict, update, laplace_update, fit, smooth, penalty, sample, predictive, algebra, truncate, stream, unit,
-        kronecker,
+        init, predict, update, laplace_update, fit, smooth, penalty, sample, predictive, algebra, truncate, stream,
+        unit, kronecker,
     )
 }  # fmt: skip
 
