@@ -1,24 +1,59 @@
 """``python -m experiments NAME [options]``."""
 
-from typing import Annotated
+import argparse
+import dataclasses
+import json
+import time
 
 import tyro
 from rich.console import Console
 
-from experiments.permuted import PermutedDigits, PermutedMnist
-from experiments.rotated_digits import RotatedDigits
+from experiments.presets import Experiment, Preset
+from experiments.results import written_whole
+from experiments.sequences.permuted import PermutedDigits, PermutedMnist
+from experiments.sequences.rotated_digits import RotatedDigits
 
-Experiment = (
-    Annotated[RotatedDigits, tyro.conf.subcommand("rotated-digits")]
-    | Annotated[PermutedDigits, tyro.conf.subcommand("permuted-digits")]
-    | Annotated[PermutedMnist, tyro.conf.subcommand("permuted-mnist")]
-)
+EXPERIMENTS: dict[str, type[Experiment]] = {
+    "rotated-digits": RotatedDigits,
+    "permuted-digits": PermutedDigits,
+    "permuted-mnist": PermutedMnist,
+}
+"""One line for each experiment."""
+
+
+@dataclasses.dataclass(frozen=True)
+class All(Experiment):
+    """Every experiment, one after the other; a run that was interrupted goes on where it stopped."""
+
+    def run(self, console: Console) -> None:
+        """Run those that have not finished yet."""
+        path = self.output / "all.json"
+        state = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        seconds: dict[str, float] = {}
+        if state.get("preset") == self.preset and set(EXPERIMENTS) - set(state["seconds"]):
+            seconds = state["seconds"]
+        for name, experiment in EXPERIMENTS.items():
+            if name in seconds:
+                continue
+            console.rule(name)
+            began = time.perf_counter()
+            experiment.of(self.preset, output=self.output).run(console)
+            seconds[name] = time.perf_counter() - began
+            with written_whole(path) as file:
+                file.write(json.dumps({"preset": self.preset, "seconds": seconds}, indent=2).encode())
 
 
 def main() -> None:
     """Parse the command line and run one experiment."""
-    experiment: Experiment = tyro.cli(  # type: ignore[assignment]
-        Experiment,  # type: ignore[arg-type]
+    # The preset decides the defaults that --help shows and that the other options replace.
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--preset", choices=("minutes", "published"), default="minutes")
+    preset: Preset = parser.parse_known_args()[0].preset
+    choices = tyro.extras.subcommand_type_from_defaults(
+        {name: experiment.of(preset) for name, experiment in (EXPERIMENTS | {"all": All}).items()}
+    )
+    experiment: Experiment = tyro.cli(
+        choices,
         prog="python -m experiments",
         description="Experiments with filters of neural-network weights. Each prints a table and writes results/NAME/.",
     )

@@ -14,6 +14,7 @@ from experiments.networks import Network
 from experiments.results import MethodResult, Pair
 from experiments.tasks import Tasks
 from experiments.tuning import configurations, tune
+from experiments.unfinished import Unfinished
 
 
 def compare(
@@ -35,6 +36,8 @@ def compare(
     Returns:
         The folder of the results, and each report's result in the order of the methods.
     """
+    settings = {**settings, "training": training._asdict(), "seeds": list(seeds)}
+    unfinished = Unfinished(output / name / "unfinished", settings | {"tasks": tasks.names})
     found: dict[str, MethodResult] = {}
     seconds: dict[str, float] = {}
     columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -43,12 +46,16 @@ def compare(
             label = ", ".join(method.reports)
             bar = progress.add_task(label, total=sum(1 for _ in configurations(method)))
             began = time.perf_counter()
-            found |= tune(method, network, training, tasks, seeds, advance=lambda bar=bar: progress.advance(bar))
+            found |= tune(
+                *(method, network, training, tasks, seeds),
+                advance=lambda bar=bar: progress.advance(bar),
+                unfinished=unfinished,
+            )
             seconds[label] = time.perf_counter() - began
     path = results.write(
         results.build(
             name,
-            settings={**settings, "training": training._asdict(), "seeds": list(seeds)},
+            settings=settings,
             grid={report: dict(method.grid) for method in methods for report in method.reports},
             seconds=seconds,
             tasks=tasks.names,
@@ -57,6 +64,7 @@ def compare(
         ),
         output,
     )
+    unfinished.clear()
     tables.print_table(console, title, tasks.names, found)
     tables.print_chosen(console, found)
     tables.print_paired(console, tasks.names, results.paired(found, pairs))

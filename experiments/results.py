@@ -13,6 +13,8 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from experiments import metrics
+
 _PACKAGES = ("weightfilter", "jax", "jaxlib", "numpy", "flax", "optax", "scikit-learn")
 
 
@@ -26,6 +28,9 @@ class MethodResult(NamedTuple):
         chosen: hyper-parameters chosen on the validation images.
         validation: mean accuracy of that choice on the validation images.
         scored: the tasks that the columns of ``accuracy`` and ``nll`` stand for, where they are not all.
+        ece: expected calibration error on each task, in [0, 1].
+        start: accuracy of the untrained network on each task.
+        extra: whatever else there is to say, as numbers.
     """
 
     accuracy: Float[np.ndarray, "S T"]
@@ -34,6 +39,9 @@ class MethodResult(NamedTuple):
     chosen: Mapping[str, Any]
     validation: float
     scored: tuple[int, ...] | None = None
+    ece: Float[np.ndarray, "S T"] | None = None
+    start: Float[np.ndarray, "S T"] | None = None
+    extra: Mapping[str, Any] | None = None
 
 
 class Pair(NamedTuple):
@@ -129,7 +137,7 @@ def write(content: Mapping[str, Any], root: Path = Path("results")) -> Path:
         TypeError: a value has no JSON form.
     """
     path = root / content["experiment"] / "results.json"
-    encoder = json.JSONEncoder(indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
+    encoder = json.JSONEncoder(indent=2, ensure_ascii=False, allow_nan=False, default=plain)
     with written_whole(path) as file:
         try:
             for chunk in encoder.iterencode(dict(content)):
@@ -184,18 +192,36 @@ def _summary(name: str, result: MethodResult, tasks: int) -> dict[str, Any]:
         found = dict(zip(scored, values.tolist(), strict=True))
         return [found.get(task) for task in range(tasks)]
 
-    return {
+    summary = {
         "accuracy": {
-            "mean": float(per_seed.mean()),
-            "standard_error": standard_error(per_seed),
+            **_over_seeds(per_seed),
             "per_task": per_task(accuracy.mean(axis=0)),
-            "per_seed": per_seed.tolist(),
             "per_task_per_seed": [per_task(row) for row in accuracy],
             "matrix": None if matrix is None else matrix.mean(axis=0).tolist(),
         },
-        "nll": {"mean": float(nll.mean()), "per_task": per_task(nll.mean(axis=0))},
+        "nll": {**_over_seeds(nll.mean(axis=1)), "per_task": per_task(nll.mean(axis=0))},
         "chosen": dict(result.chosen),
         "validation": float(_checked(name, "validation", result.validation)),
+        **(result.extra or {}),
+    }
+    if result.ece is not None:
+        ece = _checked(name, "ece", result.ece)
+        summary["ece"] = {**_over_seeds(ece.mean(axis=1)), "per_task": per_task(ece.mean(axis=0))}
+    if matrix is not None and tasks > 1:
+        summary["current"] = _over_seeds(metrics.current(matrix))
+        summary["backward_transfer"] = _over_seeds(metrics.backward_transfer(matrix))
+        summary["forgetting"] = _over_seeds(metrics.forgetting(matrix))
+        if result.start is not None:
+            start = _checked(name, "start", result.start)
+            summary["forward_transfer"] = _over_seeds(metrics.forward_transfer(matrix, start))
+    return summary
+
+
+def _over_seeds(per_seed: Float[np.ndarray, " S"]) -> dict[str, Any]:
+    return {
+        "mean": float(per_seed.mean()),
+        "standard_error": standard_error(per_seed),
+        "per_seed": per_seed.tolist(),
     }
 
 
@@ -226,7 +252,12 @@ def _difference(methods: Mapping[str, MethodResult], pair: Pair) -> Paired:
     return Paired(*pair, float(per_seed.mean()), standard_error(per_seed), per_seed.tolist())
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """The JSON form of a NumPy or JAX number or array.
+
+    Raises:
+        TypeError: it is none.
+    """
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"expected numbers, strings, lists and dicts, but {value!r} is a {type(value).__name__}")

@@ -9,26 +9,34 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-import lowrank_filter as lf
-from experiments import methods
+from experiments import methods, metrics
 from experiments.networks import Network
 from experiments.results import MethodResult
 from experiments.tasks import Tasks
+from experiments.unfinished import Unfinished
 
 
 class Scores(NamedTuple):
-    """Accuracy in [0, 1] and mean negative log likelihood in nats: scalars, or arrays over seeds and tasks."""
+    """Accuracy and calibration error in [0, 1], mean negative log likelihood in nats: scalars, or arrays of them."""
 
     accuracy: Any
     nll: Any
+    ece: Any
 
 
 class Report(NamedTuple):
-    """One report of one configuration: scores [S, M] over seeds and the tasks it is scored on, matrix [S, T, T]."""
+    """One report of one configuration.
+
+    Attributes:
+        val, test: scores [S, M] over seeds and the tasks it is scored on.
+        matrix: accuracy [S, T, T] on each task after each task, where there is an order.
+        start: accuracy [S, T] of the untrained network.
+    """
 
     val: Scores
     test: Scores
     matrix: Any
+    start: Any
 
 
 def configurations(method: methods.Method) -> Iterator[dict[str, float]]:
@@ -45,6 +53,7 @@ def tune(
     seeds: Sequence[int],
     *,
     advance: Callable[[], None],
+    unfinished: Unfinished,
 ) -> dict[str, MethodResult]:
     """The test scores of each report at the configuration with the best validation accuracy, mean over seeds.
 
@@ -53,15 +62,24 @@ def tune(
     runner = compile_runner(method, network, training, tasks, seeds)
     best: dict[str, tuple[float, dict[str, float], Report]] = {}
     for hyper in configurations(method):
-        reports = jax.device_get(runner({name: jnp.asarray(value) for name, value in hyper.items()}))
+        traced = {name: jnp.asarray(value, float) for name, value in hyper.items()}
+        reports = unfinished.recall(
+            {"reports": dict(method.reports), "hyper": hyper},
+            lambda traced=traced: runner(traced),
+            lambda traced=traced: jax.eval_shape(runner, traced),
+        )
         for name, report in reports.items():
             validation = float(report.val.accuracy.mean())
             if name not in best or validation > best[name][0]:
                 best[name] = validation, hyper, report
         advance()
     return {
-        name: MethodResult(report.test.accuracy, report.test.nll, report.matrix, hyper, validation, method.scored)
-        for name, (validation, hyper, report) in best.items()
+        name: MethodResult(
+            *(report.test.accuracy, report.test.nll, report.matrix, hyper, validation, method.scored),
+            ece=report.test.ece,
+            start=report.start,
+        )
+        for name, (validation, hyper, report) in ((name, best[name]) for name in method.reports)
     }
 
 
@@ -75,22 +93,22 @@ def compile_runner(
 
     def one(start_key: Array, key: Array, data: Any, hyper: dict[str, Array]) -> dict[str, Report]:
         sequence = methods.Sequence(network.init(start_key), data.train_x, data.train_y, key)
-        return {name: report(models, data) for name, models in method.run(network, training, sequence, hyper).items()}
+        models = method.run(network, training, sequence, hyper)
+        start = tested(sequence.start, data).accuracy
+        return {name: report(models[which], data, start) for name, which in method.reports.items()}
 
-    def report(models: methods.Models, data: Any) -> Report:
+    def tested(params: Any, data: Any) -> Scores:
+        return jax.lax.map(lambda task: scores(network, params, *task), (data.test_x, data.test_y))
+
+    def report(models: methods.Models, data: Any, start: Array) -> Report:
         def on(x: Array, y: Array) -> Scores:
             used, x, y = (_at(part, scored) for part in (models.used, x, y))
             return jax.lax.map(lambda task: scores(network, *task), (used, x, y))
 
         matrix = None
         if models.after is not None:
-            matrix = jax.lax.map(
-                lambda params: jax.lax.map(
-                    lambda task: scores(network, params, *task).accuracy, (data.test_x, data.test_y)
-                ),
-                models.after,
-            )
-        return Report(on(data.val_x, data.val_y), on(data.test_x, data.test_y), matrix)
+            matrix = jax.lax.map(lambda params: tested(params, data).accuracy, models.after)
+        return Report(on(data.val_x, data.val_y), on(data.test_x, data.test_y), matrix, start)
 
     arrays = tasks._replace(names=None)  # type: ignore[arg-type]
     compiled = jax.jit(jax.vmap(one, in_axes=(0, 0, 0, None)))
@@ -101,7 +119,7 @@ def compile_runner(
 def scores(network: Network, params: Any, x: Float[Array, "p d"], y: Array) -> Scores:
     """Of one model on one task's images."""
     logits = network.apply(params, x)
-    return Scores(jnp.mean(jnp.argmax(logits, axis=1) == y), jnp.mean(jax.vmap(lf.Categorical().nll)(logits, y)))
+    return Scores(metrics.accuracy(logits, y), metrics.nll(logits, y), metrics.calibration_error(logits, y))
 
 
 def _at(tree: Any, tasks: np.ndarray | None) -> Any:

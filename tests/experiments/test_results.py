@@ -45,7 +45,12 @@ class TestBuild:
             "per_task_per_seed": [[0.5, 0.5, 0.5], [0.75, 0.5, 0.25]],
             "matrix": [[0.625, 0.5, 0.375]] * 3,
         }
-        assert methods["filter"]["nll"] == {"mean": 0.5, "per_task": [0.375, 0.5, 0.625]}
+        assert methods["filter"]["nll"] == {
+            "mean": 0.5,
+            "standard_error": 0.0,
+            "per_seed": [0.5, 0.5],
+            "per_task": [0.375, 0.5, 0.625],
+        }
         assert methods["filter"]["chosen"]["rank"] == 10 and methods["filter"]["validation"] == 0.75
         assert methods["smoother"]["accuracy"]["matrix"] is None
 

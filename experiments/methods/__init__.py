@@ -1,0 +1,36 @@
+"""Methods for a sequence of tasks, all written with the same kernels and behind one interface."""
+
+from experiments.methods.baselines import alone, anchor, joint, sequential
+from experiments.methods.filters import filtering
+from experiments.methods.interface import (
+    Hyper,
+    Kept,
+    Learner,
+    Method,
+    Models,
+    Run,
+    Sequence,
+    Task,
+    Training,
+    fitted,
+    follow,
+)
+
+__all__ = [
+    "Hyper",
+    "Kept",
+    "Learner",
+    "Method",
+    "Models",
+    "Run",
+    "Sequence",
+    "Task",
+    "Training",
+    "alone",
+    "anchor",
+    "filtering",
+    "fitted",
+    "follow",
+    "joint",
+    "sequential",
+]

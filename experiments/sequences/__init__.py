@@ -1,0 +1,1 @@
+"""One file for each experiment on sequences of classification tasks."""
