@@ -11,7 +11,7 @@ from experiments.networks import Network
 
 Tree = Any
 Form = Literal["network", "layer", "unit", "kronecker"]
-FORMS: tuple[Form, ...] = ("network",)
+FORMS: tuple[Form, ...] = ("network", "layer", "unit", "kronecker")
 
 
 class Structure(NamedTuple):
@@ -23,10 +23,8 @@ class Structure(NamedTuple):
     def prior(self, params: Tree, precision: ArrayLike) -> lf.Belief:
         """The belief before any data."""
         if self.form == "kronecker":
-            return lf.kronecker_init(params, precision)  # type: ignore[attr-defined]
-        if self.form == "network":
-            return lf.init(params, precision, rank=self.rank)
-        return lf.init(params, precision, rank=self.rank, blocks=self.form)  # type: ignore[call-arg]
+            return lf.kronecker_init(params, precision)
+        return lf.init(params, precision, rank=self.rank, blocks=self.form)
 
     def bytes(self, network: Network) -> int:
         """Memory of one belief."""

@@ -128,7 +128,7 @@ class PermutedMnist(Experiment):
         sizes = {"train": self.train, "val": 1000, "test": self.test}
         images = mnist() if self.data == "mnist" else fashion_mnist()
         compare(
-            f"permuted-{self.data}",
+            f"permuted-{self.data}" + (f"-{self.tasks}" if self.tasks != 5 else ""),
             f"Permuted {self.data}, {self.tasks} tasks: test accuracy after the last, %",
             methods=family(
                 1e-3,
