@@ -12,11 +12,13 @@ from experiments.presets import Experiment, Preset
 from experiments.results import written_whole
 from experiments.sequences.permuted import PermutedDigits, PermutedMnist
 from experiments.sequences.rotated_digits import RotatedDigits
+from experiments.sequences.rotated_mnist import RotatedMnist
 
 EXPERIMENTS: dict[str, type[Experiment]] = {
     "rotated-digits": RotatedDigits,
     "permuted-digits": PermutedDigits,
     "permuted-mnist": PermutedMnist,
+    "rotated-mnist": RotatedMnist,
 }
 """One line for each experiment."""
 

@@ -38,6 +38,13 @@ _STYLES = {
     "smoother": _Style("#d55e00", "D"),
     "forecast": _Style("#009e73", ">"),
     "interpolated": _Style("#7a5c3e", "X"),
+    "layer": _Style("#009e73", "v"),
+    "unit": _Style("#d55e00", "D"),
+    "kronecker": _Style("#5e4fa2", "h"),
+    "kronecker_filter_last": _Style("#9e97c8", "<"),
+    "kronecker_filter": _Style("#5e4fa2", "p"),
+    "kronecker_smoother": _Style("#7a5c3e", "h"),
+    "alone": _Style("#009e73", "X", "--"),
     "joint": _Style("#222222", "*", ":"),
 }
 _UNKNOWN = _Style("#5e4fa2", "h")

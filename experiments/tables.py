@@ -18,6 +18,13 @@ LABELS = {
     "smoother": "Smoother",
     "forecast": "Forecast, task unseen",
     "interpolated": "Smoother, task unseen",
+    "layer": "Low rank for each layer",
+    "unit": "Low rank for each unit",
+    "kronecker": "Kronecker filter",
+    "kronecker_filter_last": "Kronecker filter, last model",
+    "kronecker_filter": "Kronecker filter",
+    "kronecker_smoother": "Kronecker smoother",
+    "alone": "Each task alone",
     "joint": "Joint training",
 }
 """What tables and pictures call each method."""
