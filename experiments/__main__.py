@@ -13,12 +13,14 @@ from experiments.results import written_whole
 from experiments.sequences.permuted import PermutedDigits, PermutedMnist
 from experiments.sequences.rotated_digits import RotatedDigits
 from experiments.sequences.rotated_mnist import RotatedMnist
+from experiments.structure_comparison import StructureComparison
 
 EXPERIMENTS: dict[str, type[Experiment]] = {
     "rotated-digits": RotatedDigits,
     "permuted-digits": PermutedDigits,
     "permuted-mnist": PermutedMnist,
     "rotated-mnist": RotatedMnist,
+    "structures": StructureComparison,
 }
 """One line for each experiment."""
 

@@ -50,7 +50,8 @@ class RotatedMnist(Experiment):
         images = mnist()
         seeds = range(self.seeds)
         sizes = {"train": self.train, "val": 1000, "test": 2000}
-        sequence = tasks.rotated(halved(images.train_x), images.train_y, angles, **sizes, seeds=seeds)
+        pool = halved(images.train_x), images.train_y
+        sequence = tasks.rotated(*pool, angles, **sizes, seeds=seeds, train_disjoint=True)
         rates = {"learning_rate": (1e-3, 3e-3)}
         fixed = {"learning_rate": (3e-3,), "prior": (1.0,)}
         filters = tuple(
@@ -101,4 +102,4 @@ _REPORTS = {"filter_last": "last", "filter": "own", "smoother": "smoothed"}
 def halved(images: Float32[np.ndarray, "N h w"]) -> Float32[np.ndarray, "N h/2 w/2"]:
     """Every four pixels as their mean."""
     count, height, width = images.shape
-    return images.reshape(count, height // 2, 2, width // 2, 2).mean((2, 4))
+    return np.asarray(images.reshape(count, height // 2, 2, width // 2, 2).mean((2, 4)))

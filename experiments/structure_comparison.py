@@ -1,0 +1,215 @@
+"""Which structure of the precision for what: posterior against the exact one, evidence, streams, memory and time."""
+
+import dataclasses
+import statistics
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+from rich.console import Console
+from rich.table import Table
+
+import lowrank_filter as lf
+from experiments import metrics, results
+from experiments.data import digits
+from experiments.networks import Network, flat, mlp
+from experiments.presets import Experiment
+from experiments.structures import FORMS, Structure
+
+LIKELIHOOD = lf.Categorical()
+
+
+class _Split(NamedTuple):
+    train_x: Array
+    train_y: Array
+    test_x: Array
+    test_y: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class StructureComparison(Experiment):
+    """Digits: each structure's posterior against the dense one, its evidence, one pass over a stream, and its cost."""
+
+    seeds: int = 3
+    """Number of seeds: each has another split and other starting weights."""
+    rank: int = 10
+    """Directions kept by the low-rank structures."""
+    examples: int = 1000
+    """Images in the curvature."""
+
+    def run(self, console: Console) -> None:
+        """Run, write and print."""
+        structures = {"diagonal": Structure("network", 0)} | {form: Structure(form, self.rank) for form in FORMS}
+        found: dict[str, dict[str, list[float]]] = {name: {} for name in structures}
+        for seed in range(self.seeds):
+            split = _split(seed, self.examples)
+            for name, measured in (
+                *_posteriors(seed, split, structures).items(),
+                *_streams(seed, split, structures).items(),
+            ):
+                for quantity, value in measured.items():
+                    found[name].setdefault(quantity, []).append(value)
+        cost = _costs({name: s._replace(rank=2 * s.rank) for name, s in structures.items()})
+        content = {
+            "experiment": "structures",
+            "settings": {"seeds": self.seeds, "rank": self.rank, "examples": self.examples},
+            "versions": results.versions(),
+            "structures": {
+                name: {
+                    quantity: {"mean": statistics.mean(values), "per_seed": values}
+                    for quantity, values in measured.items()
+                }
+                | cost[name]
+                for name, measured in found.items()
+            },
+        }
+        path = results.write(content, self.output)
+        _print(console, content)
+        console.print(f"Results are in [bold]{path.parent}[/bold].")
+
+
+def _split(seed: int, train: int) -> _Split:
+    images, labels = digits.load()
+    rows = np.random.default_rng(seed).permutation(len(images))
+    x, y = images.reshape(len(images), -1)[rows], labels[rows]
+    return _Split(*(jnp.asarray(part) for part in (x[:train], y[:train], x[-500:], y[-500:])))
+
+
+def _posteriors(seed: int, split: _Split, structures: dict[str, Structure]) -> dict[str, dict[str, float]]:
+    """Posterior of a network small enough for the dense one (64-20-10), at the same maximum."""
+    network = mlp(64, (20,), 10)
+    prior = lf.init(network.init(jax.random.key(seed)), 1.0, rank=0)
+    params, _ = lf.fit(
+        *(prior, network.apply, LIKELIHOOD, split.train_x, split.train_y), optimizer=optax.adam(3e-3), steps=2000
+    )
+    with jax.enable_x64(True):
+        mean, params = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), (prior.mean, params))
+        split = split._replace(train_x=split.train_x.astype(float), test_x=split.test_x.astype(float))
+        vector, unravel = ravel_pytree(params)
+        flat_network, _ = flat(network)
+        exact = _exact(flat_network, vector, split)
+        inputs = split.test_x[:100]
+        found = {}
+        for name, structure in structures.items():
+
+            @jax.jit
+            def absorb(mean: Any, params: Any, structure: Structure = structure) -> tuple[Any, ...]:
+                belief, info = lf.laplace_update(
+                    structure.prior(mean, 1.0), params, network.apply, LIKELIHOOD, split.train_x, split.train_y
+                )
+                rows = jax.vmap(lambda row: ravel_pytree(lf.matvec(belief.precision, unravel(row)))[0])
+                return rows(jnp.eye(len(vector))), info.log_evidence, lf.predictive(belief, network.apply, inputs)
+
+            approximate, evidence, predictive = absorb(mean, params)
+            shift = vector - ravel_pytree(mean)[0]
+            loss = jnp.sum(jax.vmap(LIKELIHOOD.nll)(network.apply(params, split.train_x), split.train_y))
+            exact_evidence = -loss - 0.5 * shift @ shift - 0.5 * _logdet(exact)
+            variance = jnp.trace(predictive.covariance, axis1=1, axis2=2)
+            ratio = variance / _variance(flat_network, vector, exact, inputs)
+            found[name] = {
+                "kl_exact_approximate": float(_kl(exact, approximate)),
+                "kl_approximate_exact": float(_kl(approximate, exact)),
+                "variance_ratio": float(jnp.median(ratio)),
+                "evidence_error": float(evidence - exact_evidence),
+            }
+    return found
+
+
+def _exact(network: Network, vector: Array, split: _Split) -> Float[Array, "D D"]:
+    """I + GGN, dense."""
+
+    def one(x: Array, y: Array) -> Array:
+        jacobian = jax.jacobian(lambda p: network.apply(p, x[None])[0])(vector)
+        return LIKELIHOOD.root(network.apply(vector, x[None])[0], y).T @ jacobian
+
+    rows = jax.jit(lambda x, y: jax.lax.map(lambda pair: one(*pair), (x, y)))(split.train_x, split.train_y)
+    rows = rows.reshape(-1, len(vector))
+    return jnp.eye(len(vector)) + rows.T @ rows
+
+
+def _variance(network: Network, vector: Array, precision: Array, x: Array) -> Float[Array, " B"]:
+    jacobian = jax.jit(jax.jacobian(lambda p: network.apply(p, x)))(vector)
+    solved = jnp.linalg.solve(precision, jacobian.reshape(-1, len(vector)).T).T.reshape(jacobian.shape)
+    return jnp.sum(jacobian * solved, axis=(1, 2))
+
+
+def _kl(first: Array, second: Array) -> Array:
+    """KL of N(0, first⁻¹) from N(0, second⁻¹), in nats."""
+    trace = jnp.trace(jnp.linalg.solve(first, second))
+    return 0.5 * (trace - len(first) + _logdet(first) - _logdet(second))
+
+
+def _logdet(matrix: Array) -> Array:
+    return jnp.linalg.slogdet(matrix)[1]
+
+
+def _streams(seed: int, split: _Split, structures: dict[str, Structure]) -> dict[str, dict[str, float]]:
+    """One pass over the digits, one example at a time, 64-50-50-10: test accuracy and NLL of the last mean."""
+    network = mlp(64, (50, 50), 10)
+    start = network.init(jax.random.key(seed))
+    found = {}
+    for name, structure in structures.items():
+        filter_ = lf.extended_filter(network.apply, LIKELIHOOD, rank=structure.rank, structure=structure.form)
+
+        @jax.jit
+        def passed(belief: lf.Belief, filter_: lf.Filter = filter_) -> Array:
+            last, _ = lf.filter_stream(filter_, belief, split.train_x, split.train_y)
+            return network.apply(last.mean, split.test_x)
+
+        logits = passed(structure.prior(start, 1 / 0.06))
+        found[name] = {
+            "stream_accuracy": float(metrics.accuracy(logits, split.test_y)),
+            "stream_nll": float(metrics.nll(logits, split.test_y)),
+        }
+    return found
+
+
+def _costs(structures: dict[str, Structure]) -> dict[str, dict[str, float]]:
+    """Bytes of a precision, and seconds of a Laplace update with 1,000 examples, for 784-100-100-10."""
+    network = mlp(784, (100, 100), 10)
+    params = network.init(jax.random.key(0))
+    x = jax.random.uniform(jax.random.key(1), (1000, 784))
+    y = jnp.arange(1000) % 10
+    found = {}
+    for name, structure in structures.items():
+        update = jax.jit(lambda b, p, x, y: lf.laplace_update(b, p, network.apply, LIKELIHOOD, x, y))
+        belief = structure.prior(params, 1.0)
+        belief, _ = jax.block_until_ready(update(belief, params, x, y))
+        seconds = []
+        for _ in range(3):
+            began = time.perf_counter()
+            jax.block_until_ready(update(belief, params, x, y))
+            seconds.append(time.perf_counter() - began)
+        found[name] = {
+            "rank": structure.rank,
+            "state_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(belief.precision)),
+            "update_seconds": statistics.median(seconds),
+        }
+    return found
+
+
+def _print(console: Console, content: dict[str, Any]) -> None:
+    rank = content["settings"]["rank"]
+    table = Table(title="Which structure for what", title_justify="left", title_style="bold")
+    columns = {
+        "KL(exact‖approx)": lambda v: f"{v['kl_exact_approximate']['mean']:.0f}",
+        "KL(approx‖exact)": lambda v: f"{v['kl_approximate_exact']['mean']:.0f}",
+        "variance / exact": lambda v: f"{v['variance_ratio']['mean']:.2f}",
+        "evidence − exact": lambda v: f"{v['evidence_error']['mean']:+.0f}",
+        "stream accuracy": lambda v: f"{100 * v['stream_accuracy']['mean']:.1f}",
+        "stream NLL": lambda v: f"{v['stream_nll']['mean']:.3f}",
+        "MB": lambda v: f"{v['state_bytes'] / 1e6:.1f}",
+        "update, s": lambda v: f"{v['update_seconds']:.2f}",
+    }
+    table.add_column("structure")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, values in content["structures"].items():
+        table.add_row(name, *(show(values) for show in columns.values()))
+    console.print(table)
+    console.print(f"Posterior and evidence: 64-20-10, rank {rank}; stream: 64-50-50-10; memory, time: 784-100-100-10.")
