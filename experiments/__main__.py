@@ -11,8 +11,10 @@ from rich.console import Console
 from experiments.presets import Experiment, Preset
 from experiments.results import written_whole
 from experiments.sequences.permuted import PermutedDigits, PermutedMnist
+from experiments.sequences.rank import Rank
 from experiments.sequences.rotated_digits import RotatedDigits
 from experiments.sequences.rotated_mnist import RotatedMnist
+from experiments.sequences.shifts import Shifts
 from experiments.structure_comparison import StructureComparison
 
 EXPERIMENTS: dict[str, type[Experiment]] = {
@@ -21,6 +23,8 @@ EXPERIMENTS: dict[str, type[Experiment]] = {
     "permuted-mnist": PermutedMnist,
     "rotated-mnist": RotatedMnist,
     "structures": StructureComparison,
+    "rank": Rank,
+    "shifts": Shifts,
 }
 """One line for each experiment."""
 

@@ -24,6 +24,7 @@ LABELS = {
     "kronecker_filter_last": "Kronecker filter, last model",
     "kronecker_filter": "Kronecker filter",
     "kronecker_smoother": "Kronecker smoother",
+    "lofi": "LO-FI, one pass",
     "alone": "Each task alone",
     "joint": "Joint training",
 }

@@ -1,7 +1,7 @@
 """Sequences of classification tasks: the same kind of images seen ever more rotated, or through shuffled pixels."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int, Int32
@@ -140,6 +140,91 @@ def permuted_split(
             result.test_x[seed, task] = _seen(test_flat, test_rows, order)
             result.test_y[seed, task] = images.test_y[test_rows]
     return result
+
+
+class Part(NamedTuple):
+    """The images of one task: some set, and how that task sees rows of it."""
+
+    name: str
+    images: Images
+    seen: Callable[[Float32[np.ndarray, "n h w"]], Float32[np.ndarray, "n h w"]] = lambda images: images
+
+
+def sequence(
+    parts: Sequence[Part], *, train: int, val: int, test: int, seeds: Sequence[int], held_out: float = 1 / 6
+) -> Tasks:
+    """Return one task for each part, in order; every image set and way to see one makes a task.
+
+    Each seed draws a task's training images from all but the last ``held_out`` of the part's training images, its
+    validation images from those, and its test images from the part's test images.
+
+    Raises:
+        ValueError: no part, no seed, a size below 1, parts of different sizes of images, or too few images.
+    """
+    _require_sizes(len(parts), train, val, test, seeds)
+    sides = {part.name: part.seen(part.images.train_x[:1])[0].size for part in parts}
+    if len(set(sides.values())) > 1:
+        raise ValueError(f"expected parts that show as many pixels, but they show {sides}; bring them to one size")
+    result = _empty(len(seeds), train, val, test, sides[parts[0].name], tuple(part.name for part in parts))
+    for task, (name, images, seen) in enumerate(parts):
+        available = len(images.train_x) - int(held_out * len(images.train_x))
+        _require_enough("train", train, available, f"the first training images of {name}")
+        _require_enough("val", val, len(images.train_x) - available, f"the last training images of {name}")
+        _require_enough("test", test, len(images.test_x), f"the test images of {name}")
+        for seed, number in enumerate(seeds):
+            rng = np.random.default_rng([number, task])
+            train_rows = rng.permutation(available)[:train]
+            val_rows = available + rng.permutation(len(images.train_x) - available)[:val]
+            test_rows = rng.permutation(len(images.test_x))[:test]
+            result.train_x[seed, task] = _flat(seen(images.train_x[train_rows]))
+            result.train_y[seed, task] = images.train_y[train_rows]
+            result.val_x[seed, task] = _flat(seen(images.train_x[val_rows]))
+            result.val_y[seed, task] = images.train_y[val_rows]
+            result.test_x[seed, task] = _flat(seen(images.test_x[test_rows]))
+            result.test_y[seed, task] = images.test_y[test_rows]
+    return result
+
+
+def split(images: Images, groups: Sequence[Sequence[int]], *, labels: Literal["class", "position"]) -> list[Part]:
+    """Return parts that have some of the classes each: split MNIST (pairs), disjoint MNIST (halves).
+
+    Args:
+        labels: "class" keeps a class's own number (the outputs of earlier classes fall silent); "position" numbers
+            the classes of each group anew, so that all tasks share their outputs.
+    """
+
+    def only(x: np.ndarray, y: np.ndarray, group: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        rows = np.isin(y, group)
+        number = y[rows] if labels == "class" else np.array([list(group).index(label) for label in y[rows]])
+        return x[rows], number.astype(np.int32)
+
+    return [
+        Part(
+            "/".join(map(str, group)),
+            Images(*only(images.train_x, images.train_y, group), *only(images.test_x, images.test_y, group)),
+        )
+        for group in groups
+    ]
+
+
+def brightness(images: Images, factors: Sequence[float]) -> list[Part]:
+    """Return parts that see the same images darker (below 1) or brighter: gradual lighting."""
+    return [
+        Part(f"×{factor:g}", images, lambda x, factor=factor: np.clip(factor * x, 0, 1).astype(np.float32))
+        for factor in factors
+    ]
+
+
+def resized(name: str, images: Images, side: int) -> Part:
+    """Return a part whose images are brought to side × side pixels by linear interpolation."""
+
+    def seen(x: Float32[np.ndarray, "n h w"]) -> Float32[np.ndarray, "n side side"]:
+        if x.shape[1:] == (side, side):
+            return x
+        zoom = (1, side / x.shape[1], side / x.shape[2])
+        return np.clip(np.asarray(ndimage.zoom(x, zoom, order=1)), 0, 1).astype(np.float32)
+
+    return Part(name, images, seen)
 
 
 def _splits(

@@ -78,3 +78,19 @@ def _explain(file: RemoteFile, came: str) -> str:
         f"Download {file.address} by hand, save it as {file.path} inside a folder of your choice, "
         f"and set the environment variable {FOLDER_VARIABLE} to that folder"
     )
+
+
+def own(path: str) -> Path:
+    """Return the path of a file or folder that is not published at one address: only the user's own folder has it.
+
+    Raises:
+        DataFileError: ``WEIGHTFILTER_DATA`` names no folder, or that folder does not hold it.
+    """
+    folder = _own_folder()
+    if folder is None or not (folder / path).exists():
+        came = "it is not set" if folder is None else f"{folder} does not hold it"
+        raise DataFileError(
+            f"expected {path} in the folder that the environment variable {FOLDER_VARIABLE} names, but {came}; "
+            f"this set has to be put there by hand"
+        )
+    return folder / path

@@ -15,6 +15,7 @@ from experiments.methods.interface import (
     fitted,
     follow,
 )
+from experiments.methods.streaming import streaming
 
 __all__ = [
     "Hyper",
@@ -33,4 +34,5 @@ __all__ = [
     "follow",
     "joint",
     "sequential",
+    "streaming",
 ]

@@ -19,6 +19,8 @@ from experiments.structures import Form, Structure
 
 NAMES: Mapping[Form, str] = {"network": "", "layer": "layer_", "unit": "unit_", "kronecker": "kronecker_"}
 """What stands before the names of each structure's reports."""
+REPORTS = {"filter_last": "last", "filter": "own", "smoother": "smoothed"}
+"""The reports of one filter, and which of its models each stands for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +58,7 @@ class RotatedMnist(Experiment):
         fixed = {"learning_rate": (3e-3,), "prior": (1.0,)}
         filters = tuple(
             Method(
-                {f"{NAMES[form]}{report}": which for report, which in _REPORTS.items()},
+                {f"{NAMES[form]}{report}": which for report, which in REPORTS.items()},
                 fixed | {"noise": self.noises, "curvature": (3.0, 10.0, 30.0)},
                 follow(filtering(Structure(form, self.rank))),
             )
@@ -94,9 +96,6 @@ class RotatedMnist(Experiment):
             x_label="task",
         )
         console.print(f"Results and pictures are in [bold]{folder}[/bold].")
-
-
-_REPORTS = {"filter_last": "last", "filter": "own", "smoother": "smoothed"}
 
 
 def halved(images: Float32[np.ndarray, "N h w"]) -> Float32[np.ndarray, "N h/2 w/2"]:
