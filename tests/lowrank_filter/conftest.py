@@ -1,16 +1,7 @@
 """Run-time checks of the package's shape annotations, double precision, and hypothesis' profile."""
 
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
-
-# Compiling is nine tenths of these tests' time, and takes a fifth of it this way. XLA_FLAGS= in the environment tests
-# what the compiler makes of the package otherwise.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
-)
 
 import beartype
 import hypothesis
