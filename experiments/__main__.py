@@ -5,6 +5,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from experiments.jena import Jena
 from experiments.permuted import PermutedDigits, PermutedMnist
 from experiments.rotated_digits import RotatedDigits
 
@@ -12,6 +13,7 @@ Experiment = (
     Annotated[RotatedDigits, tyro.conf.subcommand("rotated-digits")]
     | Annotated[PermutedDigits, tyro.conf.subcommand("permuted-digits")]
     | Annotated[PermutedMnist, tyro.conf.subcommand("permuted-mnist")]
+    | Annotated[Jena, tyro.conf.subcommand("jena")]
 )
 
 

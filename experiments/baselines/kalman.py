@@ -1,6 +1,6 @@
 """A linear-Gaussian state-space model filtered by dynamax; its parameters are trained on the exact likelihood.
 
-    z_t = F z_{t−1} + ε,  ε ~ N(0, diag q);    y_t = H z_t + D x_t + b + η,  η ~ N(0, diag r)
+z_t = F z_{t−1} + ε,  ε ~ N(0, diag q);    y_t = H z_t + D x_t + b + η,  η ~ N(0, diag r)
 """
 
 import functools
