@@ -183,7 +183,8 @@ def _map(over: str | None, function: Callable) -> Callable:
 
 def _finish(training: _Training, traces: tuple, scores: Array, held_out: Data | None) -> Fit:
     params = training.params if held_out is None else training.best_params
-    history = History(*(trace.ravel() for trace in traces), scores, training.optimizer.total_notfinite)
+    loss, reconstruction, kl = (trace.ravel() for trace in traces)
+    history = History(loss, reconstruction, kl, scores, training.optimizer.total_notfinite)
     return Fit(params, training.best, training.params, history)
 
 
