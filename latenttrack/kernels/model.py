@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from latenttrack import checks
@@ -149,9 +148,6 @@ def build(config: Config, x_dim: int, y_dim: int) -> Model:
         state = initial_state(params) if state is None else state
         return jax.lax.scan(body, state, (xs, ys, mask))
 
-    def densities(params: Params, z: Array, hidden: Array, xs: Array, ys: Array) -> Float[Array, "T S"]:
-        return gaussian.log_density(ys[:, None], *call("emissions", params, z, hidden, xs))
-
     def loss(
         params: Params,
         key: Key[Array, ""],
@@ -192,9 +188,7 @@ def build(config: Config, x_dim: int, y_dim: int) -> Model:
         if step.matrix is not None:
             prior_z = prior_z + jnp.einsum("tsj,tij->tsi", second, step.matrix @ beliefs.root)
         z = jnp.concatenate([mean[:, None] + scale[:, None] * ours, prior_z], axis=1)
-        # A CPU is half as fast again with one window after the other: what is generated then stays in its cache.
-        parts = (params, z, before, xs, ys)
-        density = jax.lax.platform_dependent(*parts, cpu=sequential_vmap(densities), default=densities)
+        density = gaussian.log_density(ys[:, None], *call("emissions", params, z, before, xs))
         posterior, prior = jnp.split(density, [count], axis=1)
         reconstruction = -jnp.sum(share * jnp.mean(posterior, axis=1))
         scored = -jnp.sum(share * gaussian.mixture(prior))

@@ -130,9 +130,7 @@ class Network(linen.Module):
                 sliced = jnp.einsum("...n,rnm->...rm", x, direction) + direction_bias
                 active = code @ sliced + shift[..., None, :]
             else:
-                active = (
-                    bilinear.generated(code, active, direction) + code @ direction_bias + active @ base + bias
-                )
+                active = bilinear.generated(code, active, direction) + code @ direction_bias + active @ base + bias
             if i + 1 < len(self.bases):
                 active = jnp.tanh(active)
         return head(active, self.config.variance_floor)
