@@ -22,7 +22,8 @@ class Config:
         transition: "structured" has the prior depend on z_{t−1} and h_{t−1}, "unstructured" on h_{t−1} alone.
         summary: whether the predictor's first hidden layer sees h_{t−1} beside the generated weights.
         variance_floor: the smallest variance that a predictor can give, in units of y².
-        train_samples: samples of z per step in the training loss.
+        posterior_samples, prior_samples: samples of z per step in the training loss, for its reconstruction and for
+            its predictive part.
     """
 
     latent_dim: int = 8
@@ -33,11 +34,12 @@ class Config:
     transition: Transition = "structured"
     summary: bool = True
     variance_floor: float = 1e-4
-    train_samples: int = 8
+    posterior_samples: int = 2
+    prior_samples: int = 8
 
     def __post_init__(self) -> None:
         """Raise ValueError on a size below one, an unknown choice, or a negative floor."""
-        for name in ("latent_dim", "hidden_dim", "encoder_dim", "train_samples"):
+        for name in ("latent_dim", "hidden_dim", "encoder_dim", "posterior_samples", "prior_samples"):
             checks.count(name, getattr(self, name), minimum=1)
         for name in ("generator_hidden", "predictor_hidden"):
             widths = getattr(self, name)

@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 from latenttrack import checks
 from latenttrack.kernels.interface import Params, State, StreamModel
 
-Seeds = Literal["auto", "vmap", "map"]
+Side = Literal["auto", "vmap", "map"]
 
 
 class History(NamedTuple):
@@ -69,6 +69,7 @@ class _Shape(NamedTuple):
     samples: int
     burn_in: int
     optimizer: optax.GradientTransformation | None
+    windows: str
 
 
 class _Training(NamedTuple):
@@ -103,7 +104,8 @@ def fit(
     samples: int = 32,
     burn_in: int = 0,
     optimizer: optax.GradientTransformation | None = None,
-    seeds: Seeds = "auto",
+    seeds: Side = "auto",
+    windows: Side = "auto",
 ) -> Fit:
     """Minimise the model's loss by truncated backpropagation through time.
 
@@ -130,6 +132,7 @@ def fit(
         optimizer: any optax transformation in place of Adam, its schedule and clipping.
         seeds: "vmap", "map" (``lax.map``), or "auto": "map" on a CPU, where small recurrent networks run faster one
             after the other, "vmap" elsewhere.
+        windows: the same choice for the windows of one update; "map" also holds one window's activations at a time.
 
     Raises:
         ValueError: shapes or options are wrong; the message says which.
@@ -137,7 +140,8 @@ def fit(
     for name, value in (("updates", updates), ("window", window), ("batch", batch), ("samples", samples)):
         checks.count(name, value, minimum=1)
     checks.count("evaluate_every", evaluate_every, minimum=1)
-    checks.choice("seeds", seeds, ("auto", "vmap", "map"))
+    for name, value in (("seeds", seeds), ("windows", windows)):
+        checks.choice(name, value, ("auto", "vmap", "map"))
     checks.stream(xs, ys, mask)
     if updates % evaluate_every:
         raise ValueError(f"updates: expected a multiple of evaluate_every = {evaluate_every}, got {updates}")
@@ -149,15 +153,13 @@ def fit(
     held_out = None if validation is None else Data(*validation)
     if held_out is not None:
         checks.stream(*held_out, x_dim=xs.shape[1], y_dim=ys.shape[1])
-    shape = _Shape(updates, window, batch, evaluate_every, samples, burn_in, optimizer)
+    shape = _Shape(updates, window, batch, evaluate_every, samples, burn_in, optimizer, _side(windows))
     knobs = _Knobs(learning_rate, clip, beta, warmup, recency, dict(options or {}))
-    return _fit(model, shape, _over(seeds, key), key, Data(xs, ys, mask), held_out, knobs)
+    return _fit(model, shape, _side(seeds) if key.ndim else None, key, Data(xs, ys, mask), held_out, knobs)
 
 
-def _over(seeds: Seeds, key: Key[Array, "*seeds"]) -> str | None:
-    if not key.ndim:
-        return None
-    return seeds if seeds != "auto" else "map" if jax.default_backend() == "cpu" else "vmap"
+def _side(choice: Side) -> str:
+    return choice if choice != "auto" else "map" if jax.default_backend() == "cpu" else "vmap"
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -183,7 +185,8 @@ def _map(over: str | None, function: Callable) -> Callable:
 
 def _finish(training: _Training, traces: tuple, scores: Array, held_out: Data | None) -> Fit:
     params = training.params if held_out is None else training.best_params
-    history = History(*(trace.ravel() for trace in traces), scores, training.optimizer.total_notfinite)
+    loss, reconstruction, kl = (trace.ravel() for trace in traces)
+    history = History(loss, reconstruction, kl, scores, training.optimizer.total_notfinite)
     return Fit(params, training.best, training.params, history)
 
 
@@ -257,14 +260,25 @@ def _update(
     beta = knobs.beta * jnp.clip((training.step + 1) / jnp.maximum(knobs.warmup, 1), 0, 1)
     weights = jnp.asarray(knobs.recency, data.xs.dtype) ** jnp.arange(window - 1, -1, -1)
 
+    inputs = (jax.random.split(noise, batch), states, part)
+
+    def lane(params: Params, key: Array, state: State, part: Data) -> tuple[Array, Any]:
+        xs, ys, mask = part
+        return model.loss(params, key, xs, ys, state, mask, beta=beta, weights=weights, **knobs.options)
+
     def objective(params: Params) -> tuple[Array, Any]:
-        def lane(key: Array, state: State, x: Array, y: Array, mask: Array | None) -> tuple[Array, Any]:
-            return model.loss(params, key, x, y, state, mask, beta=beta, weights=weights, **knobs.options)
+        losses, aux = jax.vmap(functools.partial(lane, params))(*inputs)
+        return jnp.mean(losses), (losses, aux)
 
-        losses, aux = jax.vmap(lane)(jax.random.split(noise, batch), states, *part)
-        return jnp.mean(losses), aux
+    def accumulate(total: Params, inputs: tuple) -> tuple[Params, tuple]:
+        (value, aux), gradient = jax.value_and_grad(lane, has_aux=True)(training.params, *inputs)
+        return jax.tree.map(lambda a, b: a + b / batch, total, gradient), (value, aux)
 
-    (value, aux), gradient = jax.value_and_grad(objective, has_aux=True)(training.params)
+    if shape.windows == "vmap":
+        gradient, (losses, aux) = jax.grad(objective, has_aux=True)(training.params)
+    else:
+        zeros = jax.tree.map(jnp.zeros_like, training.params)
+        gradient, (losses, aux) = jax.lax.scan(accumulate, zeros, inputs)
     change, state = optimizer.update(gradient, training.optimizer, training.params)
     params = optax.apply_updates(training.params, change)
     after = training._replace(
@@ -274,4 +288,4 @@ def _update(
         states=jax.lax.stop_gradient(aux.state),
         offset=offset,
     )
-    return after, (value, jnp.mean(aux.reconstruction), jnp.mean(aux.kl))
+    return after, (jnp.mean(losses), jnp.mean(aux.reconstruction), jnp.mean(aux.kl))

@@ -181,19 +181,20 @@ def build(config: Config, x_dim: int, y_dim: int) -> Model:
         prior_variance = step.variance * _wider(step, beliefs.missed)[:, None]
         kl = jnp.sum(share * gaussian.divergence(mean, jnp.square(scale), prior_mean, prior_variance, spread))
 
-        shape = (len(xs), config.train_samples, config.latent_dim)
-        ours, first, second = jax.random.normal(key, (3, *shape), xs.dtype)
+        count, ahead = config.posterior_samples, config.prior_samples
+        noise = jax.random.normal(key, (len(xs), count + 2 * ahead, config.latent_dim), xs.dtype)
+        ours, first, second = jnp.split(noise, (count, count + ahead), axis=1)
         prior_z = prior_mean[:, None] + jnp.sqrt(prior_variance)[:, None] * first
         if step.matrix is not None:
             prior_z = prior_z + jnp.einsum("tsj,tij->tsi", second, step.matrix @ beliefs.root)
         z = jnp.concatenate([mean[:, None] + scale[:, None] * ours, prior_z], axis=1)
         density = gaussian.log_density(ys[:, None], *call("emissions", params, z, before, xs))
-        posterior, prior = jnp.split(density, 2, axis=1)
+        posterior, prior = jnp.split(density, [count], axis=1)
         reconstruction = -jnp.sum(share * jnp.mean(posterior, axis=1))
-        ahead = -jnp.sum(share * gaussian.mixture(prior))
-        total = (1 - predictive) * (reconstruction + beta * kl) + predictive * ahead
+        scored = -jnp.sum(share * gaussian.mixture(prior))
+        total = jnp.asarray(1 - predictive) * (reconstruction + beta * kl) + predictive * scored
         last = _last(state, step, beliefs, hidden, mean, scale, mask)
-        return total, Aux(reconstruction, kl, jax.lax.stop_gradient(last), ahead)
+        return total, Aux(reconstruction, kl, jax.lax.stop_gradient(last), scored)
 
     return Model(init, initial_state, predict, generate, emit_, update, rollout, loss)
 

@@ -1,13 +1,14 @@
 """The networks of a latent filter: encoder and recurrent cell, prior, posterior, hypernetwork."""
 
-from typing import NamedTuple
+import itertools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen
 from jaxtyping import Array, Float
 
-from latenttrack.algebra import recurrence
+from latenttrack.algebra import bilinear, recurrence
 from latenttrack.config import Config
 
 Theta = tuple[tuple[Array, Array], ...]
@@ -48,7 +49,7 @@ class Network(linen.Module):
                 self.param(f"base_{i}", dense, (n, m)),
                 self.param(f"base_bias_{i}", linen.initializers.zeros, (m,)),
             )
-            for i, (n, m) in enumerate(zip(widths, widths[1:], strict=False))
+            for i, (n, m) in enumerate(itertools.pairwise(widths))
         ]
         # Each direction moves the weights as far as the base is large, once the code is of order one.
         self.directions = [
@@ -56,7 +57,7 @@ class Network(linen.Module):
                 self.param(f"direction_{i}", linen.initializers.normal((rank * n) ** -0.5), (rank, n, m)),
                 self.param(f"direction_bias_{i}", linen.initializers.normal(rank**-0.5), (rank, m)),
             )
-            for i, (n, m) in enumerate(zip(widths, widths[1:], strict=False))
+            for i, (n, m) in enumerate(itertools.pairwise(widths))
         ]
         if c.summary:
             self.summary = self.param("summary", linen.initializers.normal(h**-0.5), (h, widths[1]))
@@ -115,10 +116,9 @@ class Network(linen.Module):
     def emissions(
         self, z: Float[Array, "*batch S d"], hidden: Float[Array, "*batch H"], x: Float[Array, "*batch x"]
     ) -> tuple[Float[Array, "*batch S y"], Float[Array, "*batch S y"]]:
-        """``emit(weights(z, hidden), x)`` for S samples that share x and h, without forming their weights.
+        """``emit(weights(z, hidden), x)`` for S samples that share x and h.
 
-        At the first layer x is contracted with the directions before the samples are; later ones are products over
-        pairs of code and activation.
+        At the first layer x is contracted with the directions, and only then with the codes of the samples.
         """
         code = self.code(z)
         active = jnp.empty(0)
@@ -130,10 +130,7 @@ class Network(linen.Module):
                 sliced = jnp.einsum("...n,rnm->...rm", x, direction) + direction_bias
                 active = code @ sliced + shift[..., None, :]
             else:
-                pairs = jnp.reshape(code[..., :, None] * active[..., None, :], (*code.shape[:-1], -1))
-                active = (
-                    pairs @ direction.reshape(-1, direction.shape[-1]) + code @ direction_bias + active @ base + bias
-                )
+                active = bilinear.generated(code, active, direction) + code @ direction_bias + active @ base + bias
             if i + 1 < len(self.bases):
                 active = jnp.tanh(active)
         return head(active, self.config.variance_floor)
@@ -159,7 +156,7 @@ def _scale(raw: Array) -> Array:
 
 
 def _halves(first: float, second: float) -> linen.initializers.Initializer:
-    def init(_: Array, shape: tuple[int, ...], dtype: object = jnp.float32) -> Array:
+    def init(_: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
         return jnp.where(jnp.arange(shape[0]) < shape[0] // 2, first, second).astype(dtype)
 
     return init
