@@ -4,9 +4,9 @@ PY := .venv/bin/python
 # LAPACK on more threads than free cores stalls small decompositions by orders of magnitude.
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: rotated-digits permuted-digits permuted-mnist jena test check benchmark clean
+.PHONY: rotated-digits permuted-digits permuted-mnist jena jena-ablation streams test check benchmark clean
 
-rotated-digits permuted-digits permuted-mnist jena: .venv/installed
+rotated-digits permuted-digits permuted-mnist jena jena-ablation streams: .venv/installed
 	$(PY) -m experiments $@
 
 test: .venv/installed check

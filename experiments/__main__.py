@@ -6,14 +6,18 @@ import tyro
 from rich.console import Console
 
 from experiments.jena import Jena
+from experiments.jena_ablation import JenaAblation
 from experiments.permuted import PermutedDigits, PermutedMnist
 from experiments.rotated_digits import RotatedDigits
+from experiments.streams_others import Streams
 
 Experiment = (
     Annotated[RotatedDigits, tyro.conf.subcommand("rotated-digits")]
     | Annotated[PermutedDigits, tyro.conf.subcommand("permuted-digits")]
     | Annotated[PermutedMnist, tyro.conf.subcommand("permuted-mnist")]
     | Annotated[Jena, tyro.conf.subcommand("jena")]
+    | Annotated[JenaAblation, tyro.conf.subcommand("jena-ablation")]
+    | Annotated[Streams, tyro.conf.subcommand("streams")]
 )
 
 

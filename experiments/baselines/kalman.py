@@ -42,7 +42,8 @@ def build(x_dim: int, y_dim: int, *, latent: int = 8, floor: float = parts.FLOOR
         process = jnp.diag(1e-6 + jnp.square(jax.nn.softplus(params["process"])))
         noise = jnp.diag(floor + jnp.square(jax.nn.softplus(params["noise"])))
         model = make_lgssm_params(
-            *state,
+            state[0],
+            state[1],
             transition,
             process,
             emission,
@@ -71,7 +72,7 @@ def build(x_dim: int, y_dim: int, *, latent: int = 8, floor: float = parts.FLOOR
         params: Any, key: Array, xs: Array, ys: Array, state: Any, mask: Any = None, *, weights: Any = None, **_: Any
     ) -> tuple[Array, Aux]:
         after, outputs = rollout(params, key, xs, ys, jax.lax.stop_gradient(state), mask=mask)
-        _, observed = parts.present(ys, mask)
+        observed = parts.present(ys, mask)[1]
         total = -jnp.sum(parts.share(observed, weights) * outputs.log_prob)
         return total, Aux(total, jnp.zeros(()), jax.lax.stop_gradient(after), total)
 

@@ -147,7 +147,9 @@ def bayes_by_backprop(
         def one(mean: Layer, raw: Layer) -> Array:
             variance = prior**2 / jnp.array(mean.weight.shape[0])
             weights = gaussian.divergence(mean.weight, jax.nn.softplus(raw.weight) ** 2, 0.0 * mean.weight, variance)
-            biases = gaussian.divergence(mean.bias, jax.nn.softplus(raw.bias) ** 2, 0.0 * mean.bias, prior**2)
+            biases = gaussian.divergence(
+                mean.bias, jax.nn.softplus(raw.bias) ** 2, 0.0 * mean.bias, jnp.array(prior**2)
+            )
             return jnp.sum(weights) + biases
 
         return jnp.sum(jnp.array([one(m, s) for m, s in zip(*params, strict=True)]))

@@ -1,6 +1,7 @@
 """Variational recurrent network (Chung et al. 2015) of y_t given x_t.
 
-    p(z_t | h_{t−1}, x_t),  p(y_t | z_t, h_{t−1}, x_t),  q(z_t | h_{t−1}, x_t, y_t),  h_t = GRU(h_{t−1}, e(x_t, y_t), z_t)
+    p(z_t | h_{t−1}, x_t),  p(y_t | z_t, h_{t−1}, x_t)
+    q(z_t | h_{t−1}, x_t, y_t),  h_t = GRU(h_{t−1}, e(x_t, y_t), z_t)
 
 Online each of K samples of z_t ~ q carries its own h.
 """

@@ -28,15 +28,18 @@ def run(
     output: Path,
     console: Console,
     *,
-    settings: Mapping[str, Any] | None = None,
+    budgets: Mapping[str, Budget] | None = None,
 ) -> tuple[dict[str, Any], Results]:
     """Run what is not there yet, variant by variant for each model, and write ``output/NAME/results.json`` after each.
+
+    ``budgets`` holds the models that are given another budget than the rest.
 
     Raises:
         SettingsChangedError: the folder holds results of other settings.
     """
     folder = output / name
-    fixed = {"budget": budget._asdict(), "latent": vars(LT), **(settings or {})}
+    budgets = budgets or {}
+    fixed = {"budget": budget._asdict(), "latent": vars(LT)}
     records.claim(folder / "runs", fixed)
     content: dict[str, Any] = {}
     for model, entry in entries.items():
@@ -45,7 +48,7 @@ def run(
             if records.exists(place, model):
                 continue
             with console.status(f"{variant}: {label(model)}"):
-                found = study.run(entry, stream, budget)
+                found = study.run(entry, stream, budgets.get(model, budget))
             records.save(place, model, found)
             summary = scores.summary(found.steps)
             console.print(

@@ -81,7 +81,7 @@ def prepare(series: Series, target: str, *, lag: int, day: int, spans: Spans) ->
         series: values in order of time.
         target: the column to predict.
         lag: L in rows.
-        day: rows of one day; the first ``max(lag, day)`` rows are only inputs, so that all variants have the same steps.
+        day: rows of one day; the first ``max(lag, day)`` rows are only inputs: all variants have the same steps.
         spans: where validation and test begin.
 
     Raises:

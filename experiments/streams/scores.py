@@ -28,15 +28,15 @@ class Steps(NamedTuple):
         epistemic: variance of their means.
     """
 
-    nll: Array
-    error: Array
-    crps: Array
-    pit: Array
-    aleatoric: Array
-    epistemic: Array
+    nll: Any
+    error: Any
+    crps: Any
+    pit: Any
+    aleatoric: Any
+    epistemic: Any
 
 
-def steps(outputs: Outputs, ys: Float[Array, "T 1"], mask: Array | None, scale: float) -> Steps:
+def steps(outputs: Outputs, ys: Any, mask: Any, scale: Any) -> Steps:
     """Score the predictions of one target; ``scale`` is the unit of y in standard deviations of the series."""
     mean, variance, y = outputs.mean[..., 0], outputs.variance[..., 0], ys[:, 0]
     found = Steps(
