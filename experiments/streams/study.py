@@ -120,8 +120,8 @@ def _train(model: Any, stream: Stream, budget: Budget, keys: Array) -> tuple[Any
     for rate in budget.learning_rates if len(budget.learning_rates) > 1 else ():
         best = np.asarray(fit(model, stream, budget, tuning, rate).best)
         tried.append({"learning_rate": rate, "nll": [float(v) if np.isfinite(v) else None for v in best + shift]})
-    ranked = [entry for entry in tried if None not in entry["nll"]]
-    rate = min(ranked, key=lambda e: np.mean(e["nll"]))["learning_rate"] if ranked else budget.learning_rates[0]
+    means = {one["learning_rate"]: np.mean(one["nll"]) for one in tried if None not in one["nll"]}
+    rate = min(means, key=lambda value: means[value]) if means else budget.learning_rates[0]
     fitted = fit(model, stream, budget, keys, rate)
     return fitted.params, {"learning_rate": rate}, tried
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from dynamax.linear_gaussian_ssm.inference import lgssm_filter, make_lgssm_params
 
 from experiments.baselines import dssm, gru, kalman, parts, static, vrnn, weights
 from experiments.streams.models import MODELS
@@ -47,9 +48,8 @@ def everything():
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_predictions_know_only_the_past(name: str) -> None:
-    model, params, run = prepared(name)
+    _, _, run = prepared(name)
     start = run(*stream(), None, everything())[0]
-    start = jax.tree.map(lambda leaf: leaf, start)
     xs, ys = stream(1)
     at = 7
     _, base = run(xs, ys, start, everything())
@@ -108,11 +108,12 @@ def test_the_loss_has_finite_gradients_and_carries_the_state(name: str) -> None:
 
 
 def test_the_kalman_filter_scores_as_dynamax_does() -> None:
-    from dynamax.linear_gaussian_ssm.inference import lgssm_filter, make_lgssm_params
-
     model, params, run = prepared("kalman")
     xs, ys = stream()
-    soft = lambda leaf: jnp.square(jax.nn.softplus(leaf))
+
+    def soft(leaf):
+        return jnp.square(jax.nn.softplus(leaf))
+
     reference = make_lgssm_params(
         *model.initial_state(params),
         params["transition"],

@@ -123,7 +123,7 @@ class TestText:
             return str(target)
 
         monkeypatch.setattr(pooch, "retrieve", retrieve)
-        with pytest.raises(DataFileError, match="example.invalid"):
+        with pytest.raises(DataFileError, match=r"example\.invalid"):
             series.text(self.FILE)
         assert not [path for path in folder.parent.rglob("*") if path.is_file()]
 

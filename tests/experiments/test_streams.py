@@ -25,7 +25,10 @@ class TestScores:
     @pytest.mark.parametrize("y", [-3.0, 0.1, 2.5])
     def test_crps_is_the_integral_of_the_squared_distance(self, y: float) -> None:
         mean, variance = mixture()
-        distribution = lambda v: stats.norm.cdf(v, mean, np.sqrt(variance)).mean()
+
+        def distribution(v: float) -> float:
+            return stats.norm.cdf(v, mean, np.sqrt(variance)).mean()
+
         below = integrate.quad(lambda v: distribution(v) ** 2, -15, y, limit=200)[0]
         above = integrate.quad(lambda v: (1 - distribution(v)) ** 2, y, 15, limit=200)[0]
         found = scores.crps(jnp.asarray(y), jnp.asarray(mean, jnp.float32), jnp.asarray(variance, jnp.float32))
