@@ -25,14 +25,14 @@ CHANGES: dict[str, dict[str, Any]] = {
     "no summary to the predictor": {"summary": False},
     "generator of rank 4": {"generator_hidden": (4,)},
     "generator of rank 32": {"generator_hidden": (32,)},
-    "one training sample": {"train_samples": 1},
+    "one training sample": {"prior_samples": 1},
 }
 BUDGETS: dict[str, dict[str, Any]] = {
     "window 64": {"window": 64},
     "K = 8": {"samples": 8},
     "K = 128": {"samples": 128},
-    "evidence bound alone": {"predictive": 0.0},
-    "prior samples alone": {"predictive": 1.0},
+    "evidence bound alone": {"predictives": (0.0,)},
+    "prior samples alone": {"predictives": (1.0,)},
 }
 BETAS = (0.01, 0.1, 1.0)
 
@@ -44,8 +44,8 @@ def stress_entries() -> dict[str, Entry]:
         found |= {
             f"lt_structured, {name}": latent(transition="structured", variance_floor=floor),
             f"lt_unstructured, {name}": latent(transition="unstructured", variance_floor=floor),
-            f"vrnn, {name}": Entry(lambda x, y, _, floor=floor: vrnn.build(x, y, floor=floor)),
-            f"dssm, {name}": Entry(lambda x, y, _, floor=floor: dssm.build(x, y, floor=floor)),
+            f"vrnn, {name}": Entry(lambda x, y, _, floor=floor: vrnn.build(x, y, floor=floor), samples_prior=True),
+            f"dssm, {name}": Entry(lambda x, y, _, floor=floor: dssm.build(x, y, floor=floor), samples_prior=True),
         }
     return found
 
@@ -80,7 +80,11 @@ class JenaAblation:
         station = series.jena_hourly()
         streams = {variant: protocol.jena(station, variant) for variant in self.variants}
         budget = Budget(
-            seeds=self.seeds, updates=self.updates, learning_rates=(self.learning_rate,), evaluate_every=self.updates
+            seeds=self.seeds,
+            updates=self.updates,
+            learning_rates=(self.learning_rate,),
+            predictives=(0.9,),
+            evaluate_every=self.updates,
         )
         folder = self.output / "jena-ablation"
         entries = {row: latent(**CHANGES[row]) for row in rows if row in CHANGES}
@@ -98,7 +102,7 @@ class JenaAblation:
             for name, entry in stress_entries().items():
                 entries[f"{name}, β = {beta:g}"] = entry
                 # The evidence bound alone: half an objective of prior samples would hide what β does.
-                budgets[f"{name}, β = {beta:g}"] = budget._replace(beta=beta, predictive=0.0)
+                budgets[f"{name}, β = {beta:g}"] = budget._replace(beta=beta, predictives=(0.0,))
         content, _ = comparison.run("jena-stress", streams, entries, budget, self.output, console, budgets=budgets)
         comparison.print_tables(console, content)
         folder = self.output / "jena-stress"

@@ -54,7 +54,8 @@ class Streams:
             raise ValueError(f"streams: expected names of {', '.join(SETTINGS)}, got {', '.join(unknown)}")
         budget = Budget(
             seeds=self.seeds,
-            learning_rates=(5e-3, 1e-2),
+            learning_rates=(1e-2, 2e-2),
+            predictives=(0.9,),
             updates=self.updates,
             window=self.window,
             evaluate_every=self.updates,

@@ -1,6 +1,7 @@
 """Train, choose and score one model on one stream: the same protocol for all."""
 
 import functools
+import itertools
 import time
 from typing import Any, NamedTuple
 
@@ -23,23 +24,23 @@ class Budget(NamedTuple):
     Attributes:
         seeds: runs that are scored; run s trains with key s and predicts with it.
         tuning_seeds: runs per learning rate, with other keys.
-        learning_rates: the grid.
+        learning_rates: the grid; and predictives, for models that sample from a prior: the share of the objective that
+            is the log mean density of prior samples. The rest is the evidence bound.
         updates, batch, window: gradient steps, windows in each, and their length.
         samples: K online.
         beta: weight of the divergence.
-        predictive: the share of the objective that is the log mean density of prior samples.
         evaluate_every: updates between two looks at the validation span.
     """
 
     seeds: int = 10
     tuning_seeds: int = 1
-    learning_rates: tuple[float, ...] = (2e-3, 5e-3, 1e-2)
+    learning_rates: tuple[float, ...] = (1e-2, 2e-2)
+    predictives: tuple[float, ...] = (0.9, 1.0)
     updates: int = 600
     batch: int = 8
     window: int = 256
     samples: int = 32
     beta: float = 1.0
-    predictive: float = 0.5
     evaluate_every: int = 200
 
 
@@ -72,7 +73,7 @@ def run(entry: Entry, stream: Stream, budget: Budget) -> Found:
     model = entry.build(stream.train.xs.shape[1], 1, len(stream.train.xs))
     keys = jax.vmap(jax.random.key)(jnp.arange(budget.seeds))
     if entry.trained:
-        params, chosen, validation = _train(model, stream, budget, keys)
+        params, chosen, validation = _train(model, stream, budget, keys, entry.samples_prior)
         lead_in = [stream.validation]
     else:
         params, chosen, validation = _choose(entry, model, stream, budget, keys)
@@ -91,7 +92,9 @@ def run(entry: Entry, stream: Stream, budget: Budget) -> Found:
     return Found(found, mean, latent, chosen, validation, info)
 
 
-def fit(model: Any, stream: Stream, budget: Budget, keys: Array, learning_rate: float) -> lt.Fit:
+def fit(
+    model: Any, stream: Stream, budget: Budget, keys: Array, learning_rate: float, predictive: float = 0.0
+) -> lt.Fit:
     """``lt.fit`` with a budget's numbers."""
     train, held_out = _device(stream.train), _device(stream.validation)
     return lt.fit(
@@ -106,24 +109,28 @@ def fit(model: Any, stream: Stream, budget: Budget, keys: Array, learning_rate: 
         batch=budget.batch,
         learning_rate=learning_rate,
         beta=budget.beta,
-        options={"predictive": budget.predictive},
+        options={"predictive": predictive},
         evaluate_every=min(budget.evaluate_every, budget.updates),
         samples=budget.samples,
         burn_in=min(_WARM, len(stream.validation.xs) // 4),
     )
 
 
-def _train(model: Any, stream: Stream, budget: Budget, keys: Array) -> tuple[Any, dict[str, Any], list[dict[str, Any]]]:
+def _train(
+    model: Any, stream: Stream, budget: Budget, keys: Array, samples_prior: bool
+) -> tuple[Any, dict[str, float], list[dict[str, Any]]]:
     tuning = jax.vmap(jax.random.key)(1000 + jnp.arange(budget.tuning_seeds))
     shift = float(np.log(stream.scale))
+    grid = {"learning_rate": budget.learning_rates} | ({"predictive": budget.predictives} if samples_prior else {})
+    choices = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     tried = []
-    for rate in budget.learning_rates if len(budget.learning_rates) > 1 else ():
-        best = np.asarray(fit(model, stream, budget, tuning, rate).best)
-        tried.append({"learning_rate": rate, "nll": [float(v) if np.isfinite(v) else None for v in best + shift]})
-    means = {one["learning_rate"]: np.mean(one["nll"]) for one in tried if None not in one["nll"]}
-    rate = min(means, key=lambda value: means[value]) if means else budget.learning_rates[0]
-    fitted = fit(model, stream, budget, keys, rate)
-    return fitted.params, {"learning_rate": rate}, tried
+    best, chosen = np.inf, choices[0]
+    for choice in choices if len(choices) > 1 else ():
+        reached = np.asarray(fit(model, stream, budget, tuning, **choice).best) + shift
+        tried.append(choice | {"nll": [float(value) if np.isfinite(value) else None for value in reached]})
+        if np.mean(reached) < best:
+            best, chosen = np.mean(reached), choice
+    return fit(model, stream, budget, keys, **chosen).params, chosen, tried
 
 
 def _choose(
