@@ -100,13 +100,13 @@ def label(model: str) -> str:
 
 
 def print_tables(console: Console, content: Mapping[str, Any]) -> None:
-    """Print a table for each variant."""
+    """Print a table for each variant; what does not fit a terminal is in the report."""
     for variant, found in content["variants"].items():
         table = Table(title=f"{content['experiment']}, {variant}: {found['target']}", title_justify="left")
-        for position, column in enumerate(_COLUMNS):
-            table.add_column(column, justify="right" if position else "left", no_wrap=True)
+        for column in _SHOWN:
+            table.add_column(column, justify="left" if column == "model" else "right")
         for row in _rows(found):
-            table.add_row(*row)
+            table.add_row(*(row[_COLUMNS.index(column)] for column in _SHOWN))
         console.print(table)
         for pair in found["paired"]:
             console.print(_pair(pair), highlight=False)
@@ -143,6 +143,7 @@ _COLUMNS = (
     "parameters",
     "chosen",
 )
+_SHOWN = ("model", "NLL", "MSE", "CRPS", "coverage 90 %", "max NLL", "rank 1", "µs/step")
 
 
 def _rows(found: Mapping[str, Any]) -> list[list[str]]:
