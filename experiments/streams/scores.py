@@ -86,7 +86,7 @@ def summary(found: Steps) -> dict[str, Any]:
         "calibration_error": _number(np.mean(np.abs(inside - nominal))),
         "max_nll": _number(np.max(largest)),
         "max_nll_per_seed": [_number(value) for value in largest],
-        "quantile999": _number(np.quantile(nll, 0.999)),
+        "quantile999": _number(np.quantile(nll, 0.999, method="higher")),
         "spikes": _spread((nll > SPIKE).sum(1).astype(float)),
         "failure_rate": float(np.mean(largest > FAILURE)),
         "not_finite": int((~np.isfinite(nll)).sum()),
@@ -115,11 +115,11 @@ def paired(better: Float[np.ndarray, " S"], worse: Float[np.ndarray, " S"]) -> d
 
 
 def _spread(per_seed: Float[np.ndarray, " S"]) -> dict[str, Any]:
-    error = standard_error(per_seed)
+    finite = bool(np.isfinite(per_seed).all())
     return {
         "mean": _number(per_seed.mean()),
         "median": _number(np.median(per_seed)),
-        "standard_error": error if error is None else _number(error),
+        "standard_error": standard_error(per_seed) if finite else None,
         "per_seed": [_number(value) for value in per_seed],
     }
 

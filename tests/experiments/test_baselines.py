@@ -65,12 +65,13 @@ def test_predictions_know_only_the_past(name: str) -> None:
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_chunks_give_what_one_piece_gives(name: str) -> None:
-    model, params, _ = prepared(name)
-    xs, ys = stream()
-    run = functools.partial(model.rollout, params, jax.random.key(2), samples=K)
-    state, whole = run(xs, ys)
-    middle, first = run(xs[:5], ys[:5])
-    last, second = run(xs[5:], ys[5:], middle)
+    _, _, run = prepared(name)
+    start = run(*stream(), None, everything())[0]
+    (xs, ys), mask = stream(1), everything()
+    state, whole = run(xs, ys, start, mask)
+    half = T // 2  # one more program for both chunks
+    middle, first = run(xs[:half], ys[:half], start, mask[:half])
+    last, second = run(xs[half:], ys[half:], middle, mask[half:])
     joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), (whole, state), (joined, last))
 

@@ -45,7 +45,7 @@ class TestScores:
 
     def test_failures_are_counted(self) -> None:
         nll = np.zeros((4, 100))
-        nll[0, 3], nll[1, 5], nll[2, 7] = 2e6, 11.0, np.inf
+        nll[0, 3], nll[1, 5], nll[2, 7] = 2e6, 11.0, np.inf  # as an overflow gives it
         found = scores.Steps(nll, *(np.full((4, 100), 0.5) for _ in range(5)))
         summary = scores.summary(found)
         assert summary["failure_rate"] == 0.5 and summary["not_finite"] == 1
@@ -73,7 +73,18 @@ def stream() -> protocol.Stream:
     return protocol.prepare(given, "a", lag=1, day=24, spans=protocol.shares(given))
 
 
-BUDGET = Budget(seeds=2, learning_rates=(1e-2, 3e-2), updates=4, batch=2, window=16, samples=4, evaluate_every=2)
+# As many tuning as scored seeds: one program for both.
+BUDGET = Budget(
+    seeds=2,
+    tuning_seeds=2,
+    learning_rates=(1e-2, 3e-2),
+    predictives=(0.9,),
+    updates=4,
+    batch=2,
+    window=16,
+    samples=4,
+    evaluate_every=2,
+)
 
 
 @pytest.mark.slow
