@@ -15,7 +15,9 @@ from experiments.streams.models import LABELS, LT, MODELS, Entry
 from experiments.streams.protocol import Stream
 from experiments.streams.study import Budget, Found
 
-PAIRS = tuple((ours, theirs) for ours in ("lt_structured", "lt_unstructured") for theirs in ("vrnn", "gru"))
+PAIRS = tuple(
+    (ours, theirs) for ours in ("lt_structured", "lt_unstructured") for theirs in ("vrnn", "gru", "gru_mixture")
+)
 """Models compared seed by seed."""
 Results = dict[str, dict[str, Found]]
 
