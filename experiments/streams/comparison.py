@@ -72,7 +72,9 @@ def collect(
     found: dict[str, Any] = {}
     for variant, stream in variants.items():
         place = folder / "runs" / variant
-        loaded = {model: records.load(place, model) for model in entries if records.exists(place, model)}
+        # What an earlier call with other models left stays in the table.
+        names = dict.fromkeys([*MODELS, *entries])
+        loaded = {model: records.load(place, model) for model in names if records.exists(place, model)}
         share = scores.rank_one({model: one.steps.nll for model, (_, one) in loaded.items()}) if loaded else {}
         found[variant] = {
             "models": {model: summary | {"rank1": share[model]} for model, (summary, _) in loaded.items()},

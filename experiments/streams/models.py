@@ -18,12 +18,14 @@ class Entry(NamedTuple):
         build: (x_dim, y_dim, steps of the training span) → model.
         samples_prior: whether its objective has a part of prior samples, whose share is then chosen too.
         trained: whether gradients train it; else it filters the training span, if it has a ``grid``.
+        side_by_side: whether its seeds and windows train as one batch: many small decompositions are slow one by one.
         grid: values for the entries of its parameters, for a model that is not trained.
     """
 
     build: Callable[[int, int, int], Any]
     samples_prior: bool = False
     trained: bool = True
+    side_by_side: bool = False
     grid: Mapping[str, Sequence[float]] = {}
 
     def choices(self) -> Iterator[dict[str, float]]:
@@ -45,7 +47,7 @@ MODELS: Mapping[str, Entry] = {
     "lt_unstructured": latent(transition="unstructured"),
     "persistence": Entry(lambda x, y, _: persistence.build(x, y), trained=False),
     "mlp": Entry(lambda x, y, _: static.mlp(x, y)),
-    "kalman": Entry(lambda x, y, _: kalman.build(x, y)),
+    "kalman": Entry(lambda x, y, _: kalman.build(x, y), side_by_side=True),
     "gru_mixture": Entry(lambda x, y, _: gru.build(x, y, components=8, hidden=60)),
     "weight_filter": Entry(
         lambda x, y, _: weights.build(x, y),

@@ -73,7 +73,7 @@ def run(entry: Entry, stream: Stream, budget: Budget) -> Found:
     model = entry.build(stream.train.xs.shape[1], 1, len(stream.train.xs))
     keys = jax.vmap(jax.random.key)(jnp.arange(budget.seeds))
     if entry.trained:
-        params, chosen, validation = _train(model, stream, budget, keys, entry.samples_prior)
+        params, chosen, validation = _train(model, stream, budget, keys, entry)
         lead_in = [stream.validation]
     else:
         params, chosen, validation = _choose(entry, model, stream, budget, keys)
@@ -93,7 +93,13 @@ def run(entry: Entry, stream: Stream, budget: Budget) -> Found:
 
 
 def fit(
-    model: Any, stream: Stream, budget: Budget, keys: Array, learning_rate: float, predictive: float = 0.0
+    model: Any,
+    stream: Stream,
+    budget: Budget,
+    keys: Array,
+    learning_rate: float,
+    predictive: float = 0.0,
+    side_by_side: bool = False,
 ) -> lt.Fit:
     """``lt.fit`` with a budget's numbers."""
     train, held_out = _device(stream.train), _device(stream.validation)
@@ -112,25 +118,29 @@ def fit(
         options={"predictive": predictive},
         evaluate_every=min(budget.evaluate_every, budget.updates),
         samples=budget.samples,
+        seeds="vmap" if side_by_side else "auto",
+        windows="vmap" if side_by_side else "auto",
         burn_in=min(_WARM, len(stream.validation.xs) // 4),
     )
 
 
 def _train(
-    model: Any, stream: Stream, budget: Budget, keys: Array, samples_prior: bool
+    model: Any, stream: Stream, budget: Budget, keys: Array, entry: Entry
 ) -> tuple[Any, dict[str, float], list[dict[str, Any]]]:
     tuning = jax.vmap(jax.random.key)(1000 + jnp.arange(budget.tuning_seeds))
     shift = float(np.log(stream.scale))
-    grid = {"learning_rate": budget.learning_rates} | ({"predictive": budget.predictives} if samples_prior else {})
+    grid = {"learning_rate": budget.learning_rates} | (
+        {"predictive": budget.predictives} if entry.samples_prior else {}
+    )
     choices = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     tried = []
     best, chosen = np.inf, choices[0]
     for choice in choices if len(choices) > 1 else ():
-        reached = np.asarray(fit(model, stream, budget, tuning, **choice).best) + shift
+        reached = np.asarray(fit(model, stream, budget, tuning, **choice, side_by_side=entry.side_by_side).best) + shift
         tried.append(choice | {"nll": [float(value) if np.isfinite(value) else None for value in reached]})
         if np.mean(reached) < best:
             best, chosen = np.mean(reached), choice
-    return fit(model, stream, budget, keys, **chosen).params, chosen, tried
+    return fit(model, stream, budget, keys, **chosen, side_by_side=entry.side_by_side).params, chosen, tried
 
 
 def _choose(
