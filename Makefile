@@ -4,9 +4,11 @@ PY := .venv/bin/python
 # LAPACK on more threads than free cores stalls small decompositions by orders of magnitude.
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: rotated-digits permuted-digits permuted-mnist rotated-mnist structures test check benchmark clean
+RUNS := rotated-digits permuted-digits permuted-mnist rotated-mnist rank shifts structures jena jena-ablation streams
 
-rotated-digits permuted-digits permuted-mnist rotated-mnist structures: .venv/installed
+.PHONY: $(RUNS) test check benchmark clean
+
+$(RUNS): .venv/installed
 	$(PY) -m experiments $@
 
 test: .venv/installed check

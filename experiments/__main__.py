@@ -8,6 +8,8 @@ import time
 import tyro
 from rich.console import Console
 
+from experiments.jena import Jena
+from experiments.jena_ablation import JenaAblation
 from experiments.presets import Experiment, Preset
 from experiments.results import written_whole
 from experiments.sequences.permuted import PermutedDigits, PermutedMnist
@@ -15,6 +17,7 @@ from experiments.sequences.rank import Rank
 from experiments.sequences.rotated_digits import RotatedDigits
 from experiments.sequences.rotated_mnist import RotatedMnist
 from experiments.sequences.shifts import Shifts
+from experiments.streams_others import Streams
 from experiments.structure_comparison import StructureComparison
 
 EXPERIMENTS: dict[str, type[Experiment]] = {
@@ -26,7 +29,10 @@ EXPERIMENTS: dict[str, type[Experiment]] = {
     "rank": Rank,
     "shifts": Shifts,
 }
-"""One line for each experiment."""
+"""One line for each experiment with tasks."""
+
+STREAMS = {"jena": Jena(), "jena-ablation": JenaAblation(), "streams": Streams()}
+"""Those with time series, whose presets are their own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,15 +61,15 @@ def main() -> None:
     """Parse the command line and run one experiment."""
     # The preset decides the defaults that --help shows and that the other options replace.
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--preset", choices=("minutes", "published"), default="minutes")
-    preset: Preset = parser.parse_known_args()[0].preset
+    parser.add_argument("--preset", default="minutes")
+    preset: Preset = "published" if parser.parse_known_args()[0].preset == "published" else "minutes"
     choices = tyro.extras.subcommand_type_from_defaults(
-        {name: experiment.of(preset) for name, experiment in (EXPERIMENTS | {"all": All}).items()}
+        {name: experiment.of(preset) for name, experiment in (EXPERIMENTS | {"all": All}).items()} | STREAMS
     )
-    experiment: Experiment = tyro.cli(
+    experiment = tyro.cli(
         choices,
         prog="python -m experiments",
-        description="Experiments with filters of neural-network weights. Each prints a table and writes results/NAME/.",
+        description="Experiments with filters of weights and latent filters; each writes a table to results/NAME/.",
     )
     experiment.run(Console())
 

@@ -30,13 +30,18 @@ def locate(file: RemoteFile) -> Path:
     Raises:
         DataFileError: the checksum differs, the download fails, or ``WEIGHTFILTER_DATA`` names no folder.
     """
-    folder = _own_folder()
+    folder = own_folder()
     if folder is not None and (folder / file.path).is_file():
         return _verified(folder / file.path, file)
     return _downloaded(file)
 
 
-def _own_folder() -> Path | None:
+def own_folder() -> Path | None:
+    """The folder named by ``WEIGHTFILTER_DATA``, or None where it names none.
+
+    Raises:
+        DataFileError: it names something that is no folder.
+    """
     name = os.environ.get(FOLDER_VARIABLE)
     if not name:
         return None

@@ -1,0 +1,1 @@
+"""Streams: series → causal protocol → models trained the same way → scores → tables and pictures."""

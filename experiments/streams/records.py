@@ -1,0 +1,66 @@
+"""One model's result on disk, saved as soon as it exists; a run that was cut off goes on where it stopped."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.results import written_whole
+from experiments.streams.scores import Steps, summary
+from experiments.streams.study import Found
+
+
+class SettingsChangedError(RuntimeError):
+    """The folder holds results of other settings."""
+
+
+def claim(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Make ``folder`` the place of results with these settings.
+
+    Raises:
+        SettingsChangedError: it holds results of other ones; the message shows each difference.
+    """
+    path = folder / "settings.json"
+    plain = json.loads(json.dumps(settings))
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        keys = sorted(key for key in {*before, *plain} if before.get(key) != plain.get(key))
+        if keys:
+            raise SettingsChangedError(
+                f"{path}: expected the settings of the results that are there, but "
+                + "; ".join(f"{key} was {before.get(key)!r} and is {plain.get(key)!r}" for key in keys)
+                + f". Delete {folder} to start anew, or choose another --output"
+            )
+        return
+    with written_whole(path) as file:
+        file.write(json.dumps(plain, indent=2).encode())
+
+
+def exists(folder: Path, name: str) -> bool:
+    """Whether a model's result is complete: the summary is written last."""
+    return (folder / f"{name}.json").exists()
+
+
+def save(folder: Path, name: str, found: Found) -> None:
+    """Write a model's scores and its summary."""
+    arrays = {f"steps_{field}": np.asarray(value, np.float32) for field, value in found.steps._asdict().items()}
+    arrays["mean"] = np.asarray(found.mean, np.float32)
+    if found.latent is not None:
+        arrays["latent"] = found.latent
+    with written_whole(folder / f"{name}.npz") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    content = summary(found.steps) | found.info | {"chosen": found.chosen, "validation": found.validation}
+    with written_whole(folder / f"{name}.json") as file:
+        file.write(json.dumps(content, indent=2, allow_nan=False).encode())
+
+
+def load(folder: Path, name: str) -> tuple[dict[str, Any], Found]:
+    """The summary and the scores of a model."""
+    content = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    with np.load(folder / f"{name}.npz") as file:
+        steps = Steps(*(file[f"steps_{field}"] for field in Steps._fields))
+        latent = file["latent"] if "latent" in file.files else None
+        found = Found(steps, file["mean"], latent, content["chosen"], content["validation"], {})
+    return content, found

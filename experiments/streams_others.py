@@ -1,0 +1,76 @@
+"""The other streams: the station at ten minutes, a transformer, electricity demand, exchange rates."""
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+
+from experiments.data import series
+from experiments.streams import comparison, pictures, protocol
+from experiments.streams.study import Budget
+
+
+class Setting(NamedTuple):
+    """The target of a series and the lag of its inputs, in rows."""
+
+    target: str
+    lag: int
+    day: int
+
+
+SETTINGS = {
+    "jena-2020": Setting("T (degC)", lag=1, day=144),
+    "ett": Setting("OT", lag=1, day=24),
+    "victoria": Setting("Demand", lag=1, day=48),
+    "exchange": Setting("Britain", lag=1, day=1),
+}
+
+INTRODUCTION = """One step ahead, made by `python -m experiments streams`: train on the first 60 % of the rows, choose
+on the next 20 %, one streaming pass over the rest without gradients. NLL in nats of the standardised target."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Streams:
+    """One step ahead on the station's 2020 file, ETTh1, Victoria's electricity demand and exchange rates."""
+
+    streams: tuple[str, ...] = tuple(SETTINGS)
+    """Which of jena-2020, ett, victoria, exchange."""
+    seeds: int = 3
+    """Number of scored runs of each model."""
+    updates: int = 300
+    """Gradient steps."""
+    window: int = 128
+    """Steps of backpropagation; short enough for the shortest stream."""
+    models: tuple[str, ...] | None = ("lt_structured", "lt_unstructured", "vrnn", "gru", "mlp", "kalman", "persistence")
+    """Only these models."""
+    output: Path = Path("results")
+    """Folder for the results; what is there already is not computed again."""
+
+    def run(self, console: Console) -> None:
+        """Run, write and draw."""
+        unknown = [name for name in self.streams if name not in SETTINGS]
+        if unknown:
+            raise ValueError(f"streams: expected names of {', '.join(SETTINGS)}, got {', '.join(unknown)}")
+        budget = Budget(
+            seeds=self.seeds,
+            learning_rates=(1e-2, 2e-2),
+            predictives=(0.9,),
+            updates=self.updates,
+            window=self.window,
+            evaluate_every=self.updates,
+        )
+        streams = {}
+        for name in self.streams:
+            loaded, setting = series.LOADERS[name](), SETTINGS[name]
+            spans = protocol.shares(loaded)
+            streams[name] = protocol.prepare(loaded, setting.target, lag=setting.lag, day=setting.day, spans=spans)
+        entries = comparison.pick(self.models)
+        content, found = comparison.run("streams", streams, entries, budget, self.output, console)
+        folder = self.output / "streams"
+        drawn: list[str] = []
+        for name, models in found.items():
+            drawn += pictures.draw(folder, name, streams[name], models)
+        comparison.write_report(folder / "README.md", content, INTRODUCTION, drawn)
+        comparison.print_tables(console, content)
+        console.print(f"Results and pictures are in [bold]{folder}[/bold].")

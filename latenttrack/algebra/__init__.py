@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: Gaussian densities and divergences, the recurrent scan."""

@@ -1,0 +1,291 @@
+"""Training: truncated backpropagation over windows whose state is carried, for any model of a stream."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
+
+from latenttrack import checks
+from latenttrack.kernels.interface import Params, State, StreamModel
+
+Side = Literal["auto", "vmap", "map"]
+
+
+class History(NamedTuple):
+    """How training went.
+
+    Attributes:
+        loss, reconstruction, kl: of each update, the mean over its windows; reconstruction and kl in nats.
+        validation: mean −log density of the validation stream after each round; NaN without one.
+        skipped: updates that were left out because a gradient was not finite.
+    """
+
+    loss: Float[Array, " updates"]
+    reconstruction: Float[Array, " updates"]
+    kl: Float[Array, " updates"]
+    validation: Float[Array, " rounds"]
+    skipped: Int[Array, ""]
+
+
+class Fit(NamedTuple):
+    """``params`` with the lowest validation score ``best`` (without validation: the last), ``last`` ones, history."""
+
+    params: Params
+    best: Float[Array, ""]
+    last: Params
+    history: History
+
+
+class Data(NamedTuple):
+    """A stream: inputs [T, x_dim], targets [T, y_dim], which targets were observed [T] (None: all)."""
+
+    xs: Float[Array, "T x_dim"]
+    ys: Float[Array, "T y_dim"]
+    mask: Bool[Array, " T"] | None = None
+
+
+class _Knobs(NamedTuple):
+    """Everything traced: a grid of these is a vmap."""
+
+    learning_rate: ArrayLike
+    clip: ArrayLike
+    beta: ArrayLike
+    warmup: ArrayLike
+    recency: ArrayLike
+    options: Mapping[str, ArrayLike]
+
+
+class _Shape(NamedTuple):
+    """Everything static."""
+
+    updates: int
+    window: int
+    batch: int
+    evaluate_every: int
+    samples: int
+    burn_in: int
+    optimizer: optax.GradientTransformation | None
+    windows: str
+
+
+class _Training(NamedTuple):
+    key: Key[Array, ""]
+    step: Int[Array, ""]
+    params: Params
+    optimizer: Any
+    states: State
+    offset: Int[Array, ""]
+    best: Float[Array, ""]
+    best_params: Params
+
+
+def fit(
+    model: StreamModel,
+    key: Key[Array, "*seeds"],
+    xs: Float[Array, "T x_dim"],
+    ys: Float[Array, "T y_dim"],
+    mask: Bool[Array, " T"] | None = None,
+    *,
+    validation: tuple | None = None,
+    updates: int = 600,
+    window: int = 256,
+    batch: int = 8,
+    learning_rate: ArrayLike = 5e-3,
+    clip: ArrayLike = 1.0,
+    beta: ArrayLike = 1.0,
+    warmup: ArrayLike = 100,
+    recency: ArrayLike = 1.0,
+    options: Mapping[str, ArrayLike] | None = None,
+    evaluate_every: int = 100,
+    samples: int = 32,
+    burn_in: int = 0,
+    optimizer: optax.GradientTransformation | None = None,
+    seeds: Side = "auto",
+    windows: Side = "auto",
+) -> Fit:
+    """Minimise the model's loss by truncated backpropagation through time.
+
+    The stream is cut into ``batch`` segments that are walked side by side, ``window`` steps an update, their states
+    carried from window to window without gradient; each pass starts at another offset. All of it is compiled once for
+    each model and shape: learning rate, clip, β, warm-up, recency and options are traced, so a grid over them is a
+    ``vmap`` or ``lax.map`` of this function.
+
+    Args:
+        model: any object with ``init``, ``initial_state``, ``rollout`` and ``loss``; see :class:`StreamModel`.
+        key: one key, or an array of keys [S] for S seeds; results then have that leading axis.
+        xs, ys, mask: the training stream; a masked target is a missing observation.
+        validation: (xs, ys) or (xs, ys, mask): scored every ``evaluate_every`` updates; the best parameters are kept.
+        updates: gradient steps; a multiple of ``evaluate_every``.
+        window: steps of backpropagation.
+        batch: windows per update.
+        learning_rate: the peak of a linear warm-up over a tenth of the updates and a cosine decay to a hundredth.
+        clip: the largest global norm of a gradient.
+        beta: the divergence's weight, reached linearly over the first ``warmup`` updates.
+        recency: γ in (0, 1]; a window's step t of T weighs γ^{T−1−t}.
+        options: further keyword arguments of the model's loss, for instance ``{"predictive": 0.5}``.
+        samples: K of the validation's rollouts.
+        burn_in: first steps of the validation stream that only warm the state up and are not scored.
+        optimizer: any optax transformation in place of Adam, its schedule and clipping.
+        seeds: "vmap", "map" (``lax.map``), or "auto": "map" on a CPU, where small recurrent networks run faster one
+            after the other, "vmap" elsewhere.
+        windows: the same choice for the windows of one update; "map" also holds one window's activations at a time.
+
+    Raises:
+        ValueError: shapes or options are wrong; the message says which.
+    """
+    for name, value in (("updates", updates), ("window", window), ("batch", batch), ("samples", samples)):
+        checks.count(name, value, minimum=1)
+    checks.count("evaluate_every", evaluate_every, minimum=1)
+    for name, value in (("seeds", seeds), ("windows", windows)):
+        checks.choice(name, value, ("auto", "vmap", "map"))
+    checks.stream(xs, ys, mask)
+    if updates % evaluate_every:
+        raise ValueError(f"updates: expected a multiple of evaluate_every = {evaluate_every}, got {updates}")
+    if len(xs) < window * (batch + 1):
+        raise ValueError(
+            f"xs: expected at least window x (batch + 1) = {window * (batch + 1)} steps, got {len(xs)}; "
+            "take a shorter window or a smaller batch"
+        )
+    held_out = None if validation is None else Data(*validation)
+    if held_out is not None:
+        checks.stream(*held_out, x_dim=xs.shape[1], y_dim=ys.shape[1])
+    shape = _Shape(updates, window, batch, evaluate_every, samples, burn_in, optimizer, _side(windows))
+    knobs = _Knobs(learning_rate, clip, beta, warmup, recency, dict(options or {}))
+    return _fit(model, shape, _side(seeds) if key.ndim else None, key, Data(xs, ys, mask), held_out, knobs)
+
+
+def _side(choice: Side) -> str:
+    return choice if choice != "auto" else "map" if jax.default_backend() == "cpu" else "vmap"
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _fit(
+    model: StreamModel, shape: _Shape, over: str | None, keys: Array, data: Data, held_out: Data | None, knobs: _Knobs
+) -> Fit:
+    def one(key: Array) -> Fit:
+        def body(training: _Training, _: None) -> tuple[_Training, tuple]:
+            return _round(model, shape, training, data, held_out, knobs)
+
+        rounds = shape.updates // shape.evaluate_every
+        training, (traces, scores) = jax.lax.scan(body, _start(model, shape, key, knobs), length=rounds)
+        return _finish(training, traces, scores, held_out)
+
+    return _map(over, one)(keys)
+
+
+def _map(over: str | None, function: Callable) -> Callable:
+    if over is None:
+        return function
+    return jax.vmap(function) if over == "vmap" else lambda *args: jax.lax.map(lambda a: function(*a), args)
+
+
+def _finish(training: _Training, traces: tuple, scores: Array, held_out: Data | None) -> Fit:
+    params = training.params if held_out is None else training.best_params
+    loss, reconstruction, kl = (trace.ravel() for trace in traces)
+    history = History(loss, reconstruction, kl, scores, training.optimizer.total_notfinite)
+    return Fit(params, training.best, training.params, history)
+
+
+def _optimizer(shape: _Shape, knobs: _Knobs) -> optax.GradientTransformation:
+    """Adam with clipping and a schedule; what is not finite is skipped and counted."""
+    if shape.optimizer is None:
+        profile = optax.warmup_cosine_decay_schedule(0.0, 1.0, max(1, shape.updates // 10), shape.updates, 0.01)
+        inner = optax.chain(
+            optax.clip_by_global_norm(knobs.clip),
+            optax.scale_by_adam(),
+            optax.scale_by_learning_rate(lambda count: knobs.learning_rate * profile(count)),
+        )
+    else:
+        inner = shape.optimizer
+    return optax.apply_if_finite(inner, max_consecutive_errors=shape.updates)
+
+
+def _start(model: StreamModel, shape: _Shape, key: Array, knobs: _Knobs) -> _Training:
+    first, key = jax.random.split(key)
+    params = model.init(first)
+    state = model.initial_state(params)
+    states = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (shape.batch, *leaf.shape)), state)
+    zero = jnp.zeros((), jnp.int32)
+    best = jnp.asarray(jnp.inf, jnp.result_type(float))
+    return _Training(key, zero, params, _optimizer(shape, knobs).init(params), states, zero, best, params)
+
+
+def _round(
+    model: StreamModel, shape: _Shape, training: _Training, data: Data, held_out: Data | None, knobs: _Knobs
+) -> tuple[_Training, tuple]:
+    """``evaluate_every`` updates, then the validation score."""
+    update = functools.partial(_update, model, shape, _optimizer(shape, knobs), data, knobs)
+    training, traces = jax.lax.scan(lambda carry, _: update(carry), training, length=shape.evaluate_every)
+    if held_out is None:
+        return training, (traces, jnp.nan)
+    score = _score(model, shape, training, held_out)
+    better = score < training.best
+    kept = jax.tree.map(lambda a, b: jnp.where(better, a, b), training.params, training.best_params)
+    return training._replace(best=jnp.where(better, score, training.best), best_params=kept), (traces, score)
+
+
+def _score(model: StreamModel, shape: _Shape, training: _Training, held_out: Data) -> Float[Array, ""]:
+    xs, ys, mask = held_out
+    # One key for every round: differences between rounds are differences between parameters.
+    _, outputs = model.rollout(training.params, training.key, xs, ys, samples=shape.samples, mask=mask)
+    seen = jnp.ones(len(xs)) if mask is None else mask.astype(outputs.log_prob.dtype)
+    seen = seen.at[: shape.burn_in].set(0)
+    return -jnp.sum(seen * outputs.log_prob) / jnp.sum(seen)
+
+
+def _update(
+    model: StreamModel,
+    shape: _Shape,
+    optimizer: optax.GradientTransformation,
+    data: Data,
+    knobs: _Knobs,
+    training: _Training,
+) -> tuple[_Training, tuple]:
+    window, batch = shape.window, shape.batch
+    segment = (len(data.xs) - window) // batch
+    walk, noise = jax.random.split(jax.random.fold_in(training.key, training.step))
+    position = training.step % (segment // window)
+    fresh = position == 0
+    offset = jnp.where(fresh, jax.random.randint(walk, (), 0, window), training.offset)
+    initial = model.initial_state(training.params)
+    states = jax.tree.map(lambda start, state: jnp.where(fresh, start, state), initial, training.states)
+    starts = offset + window * position + segment * jnp.arange(batch)
+    part = jax.tree.map(
+        lambda leaf: jax.vmap(lambda start: jax.lax.dynamic_slice_in_dim(leaf, start, window))(starts), data
+    )
+    beta = knobs.beta * jnp.clip((training.step + 1) / jnp.maximum(knobs.warmup, 1), 0, 1)
+    weights = jnp.asarray(knobs.recency, data.xs.dtype) ** jnp.arange(window - 1, -1, -1)
+
+    inputs = (jax.random.split(noise, batch), states, part)
+
+    def lane(params: Params, key: Array, state: State, part: Data) -> tuple[Array, Any]:
+        xs, ys, mask = part
+        return model.loss(params, key, xs, ys, state, mask, beta=beta, weights=weights, **knobs.options)
+
+    def objective(params: Params) -> tuple[Array, Any]:
+        losses, aux = jax.vmap(functools.partial(lane, params))(*inputs)
+        return jnp.mean(losses), (losses, aux)
+
+    def accumulate(total: Params, inputs: tuple) -> tuple[Params, tuple]:
+        (value, aux), gradient = jax.value_and_grad(lane, has_aux=True)(training.params, *inputs)
+        return jax.tree.map(lambda a, b: a + b / batch, total, gradient), (value, aux)
+
+    if shape.windows == "vmap":
+        gradient, (losses, aux) = jax.grad(objective, has_aux=True)(training.params)
+    else:
+        zeros = jax.tree.map(jnp.zeros_like, training.params)
+        gradient, (losses, aux) = jax.lax.scan(accumulate, zeros, inputs)
+    change, state = optimizer.update(gradient, training.optimizer, training.params)
+    params = optax.apply_updates(training.params, change)
+    after = training._replace(
+        step=training.step + 1,
+        params=params,
+        optimizer=state,
+        states=jax.lax.stop_gradient(aux.state),
+        offset=offset,
+    )
+    return after, (jnp.mean(losses), jnp.mean(aux.reconstruction), jnp.mean(aux.kl))

@@ -1,0 +1,1 @@
+"""One step of the latent filter, its rollout and its loss."""

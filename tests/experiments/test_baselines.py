@@ -1,0 +1,138 @@
+"""Every model of the comparison: causal, resumable in chunks, blind to masked targets, and with finite gradients."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from dynamax.linear_gaussian_ssm.inference import lgssm_filter, make_lgssm_params
+
+from experiments.baselines import dssm, gru, kalman, parts, static, vrnn, weights
+from experiments.streams.models import MODELS
+
+X, T, K = 3, 12, 4
+BUILDERS = {
+    "gru": lambda: gru.build(X, 1, hidden=5, encoder=4, width=4),
+    "gru_mixture": lambda: gru.build(X, 1, hidden=5, encoder=4, width=4, components=3),
+    "vrnn": lambda: vrnn.build(X, 1, latent=2, hidden=5, encoder=4, width=4),
+    "dssm": lambda: dssm.build(X, 1, latent=2, hidden=5, encoder=4, width=4),
+    "mlp": lambda: static.mlp(X, 1, hidden=(5,)),
+    "ensemble": lambda: static.ensemble(X, 1, members=2, hidden=(5,)),
+    "mc_dropout": lambda: static.mc_dropout(X, 1, hidden=(5,), rate=0.3),
+    "bbb": lambda: static.bayes_by_backprop(X, 1, steps=100, hidden=(5,)),
+    "kalman": lambda: kalman.build(X, 1, latent=2),
+    "weight_filter": lambda: weights.build(X, 1, rank=2, hidden=(4,)),
+    "persistence": lambda: MODELS["persistence"].build(X, 1, 100),
+}
+UNTRAINED = ("weight_filter", "persistence")
+pytestmark = pytest.mark.filterwarnings("ignore:Emission covariance has shape")
+
+
+@functools.cache
+def prepared(name: str):
+    model = BUILDERS[name]()
+    params = model.init(jax.random.key(1))
+    run = jax.jit(lambda xs, ys, state, mask: model.rollout(params, jax.random.key(2), xs, ys, state, K, mask))
+    return model, params, run
+
+
+def stream(seed: int = 0):
+    first, second = jax.random.split(jax.random.key(seed))
+    return jax.random.normal(first, (T, X)), jax.random.normal(second, (T, 1))
+
+
+def everything():
+    return jnp.ones(T, bool)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_predictions_know_only_the_past(name: str) -> None:
+    _, _, run = prepared(name)
+    start = run(*stream(), None, everything())[0]
+    xs, ys = stream(1)
+    at = 7
+    _, base = run(xs, ys, start, everything())
+    _, other = run(xs.at[at + 1 :].add(3.0), ys.at[at:].add(3.0), start, everything())
+    for field in ("mean", "variance"):
+        np.testing.assert_array_equal(getattr(base, field)[: at + 1], getattr(other, field)[: at + 1])
+    np.testing.assert_array_equal(base.log_prob[:at], other.log_prob[:at])
+    _, moved = run(xs.at[at].add(3.0), ys, start, everything())
+    np.testing.assert_array_equal(base.mean[:at], moved.mean[:at])
+    if name != "persistence":
+        assert not np.array_equal(base.mean[at], moved.mean[at])
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_chunks_give_what_one_piece_gives(name: str) -> None:
+    _, _, run = prepared(name)
+    start = run(*stream(), None, everything())[0]
+    (xs, ys), mask = stream(1), everything()
+    state, whole = run(xs, ys, start, mask)
+    half = T // 2  # one more program for both chunks
+    middle, first = run(xs[:half], ys[:half], start, mask[:half])
+    last, second = run(xs[half:], ys[half:], middle, mask[half:])
+    joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), (whole, state), (joined, last))
+
+
+@pytest.mark.parametrize("name", [name for name in BUILDERS if name not in ("kalman", "persistence")])
+def test_a_masked_target_changes_nothing_whatever_it_holds(name: str) -> None:
+    _, _, run = prepared(name)
+    xs, ys = stream()
+    mask = everything().at[4].set(False)
+    one = run(xs, ys.at[4].set(jnp.nan), None, mask)
+    other = run(xs, ys.at[4].set(9.0), None, mask)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+    assert one[1].log_prob[4] == 0 and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(one[1]))
+
+
+@pytest.mark.parametrize("name", [name for name in BUILDERS if name not in UNTRAINED])
+def test_the_loss_has_finite_gradients_and_carries_the_state(name: str) -> None:
+    model, params, _ = prepared(name)
+    xs, ys = stream()
+    state = model.initial_state(params)
+
+    @jax.jit
+    def gradient(params, mask):
+        return jax.value_and_grad(
+            lambda p: model.loss(p, jax.random.key(0), xs, ys, state, mask, beta=0.5, weights=jnp.ones(T)), has_aux=True
+        )(params)
+
+    (value, aux), slopes = gradient(params, everything())
+    assert np.isfinite(value) and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
+    assert any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(slopes))
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.shape(a), np.shape(b)), aux.state, state)
+    if name in ("gru", "gru_mixture", "mlp", "kalman"):  # nothing is sampled: the loss is what is scored
+        _, outputs = model.rollout(params, jax.random.key(0), xs, ys)
+        np.testing.assert_allclose(value, -jnp.mean(outputs.log_prob), rtol=1e-5)
+
+
+def test_the_kalman_filter_scores_as_dynamax_does() -> None:
+    model, params, run = prepared("kalman")
+    xs, ys = stream()
+
+    def soft(leaf):
+        return jnp.square(jax.nn.softplus(leaf))
+
+    reference = make_lgssm_params(
+        *model.initial_state(params),
+        params["transition"],
+        jnp.diag(1e-6 + soft(params["process"])),
+        params["emission"],
+        jnp.diag(parts.FLOOR + soft(params["noise"])),
+        emissions_bias=params["bias"],
+        emissions_input_weights=params["input"],
+    )
+    _, outputs = run(xs, ys, None, everything())
+    np.testing.assert_allclose(jnp.sum(outputs.log_prob), lgssm_filter(reference, ys, xs).marginal_loglik, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lt_structured", "lt_unstructured", "vrnn", "gru", "gru_mixture", "dssm", "mlp", "ensemble", "mc_dropout", "bbb"],
+)
+def test_models_have_about_twenty_thousand_parameters(name: str) -> None:
+    params = jax.eval_shape(MODELS[name].build(10, 1, 1000).init, jax.random.key(0))
+    count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+    assert 15_000 < count < 22_000
