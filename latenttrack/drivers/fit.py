@@ -141,8 +141,12 @@ def fit(
             the rounds are a loop of the host: not for use under ``jit`` or ``vmap``.
 
     Raises:
+        TypeError: the key is not a typed one.
         ValueError: shapes or options are wrong; the message says which.
     """
+    if not (hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        raise TypeError(f"key: expected a jax.random.key, or an array of them, got {getattr(key, 'dtype', key)!r}")
+    checks.count("burn_in", burn_in, minimum=0)
     for name, value in (("updates", updates), ("window", window), ("batch", batch), ("samples", samples)):
         checks.count(name, value, minimum=1)
     checks.count("evaluate_every", evaluate_every, minimum=1)
@@ -159,6 +163,10 @@ def fit(
     held_out = None if validation is None else Data(*validation)
     if held_out is not None:
         checks.stream(*held_out, x_dim=xs.shape[1], y_dim=ys.shape[1])
+        if burn_in >= len(held_out.xs):
+            raise ValueError(
+                f"burn_in: expected fewer than the {len(held_out.xs)} steps of the validation stream, got {burn_in}"
+            )
     shape = _Shape(updates, window, batch, evaluate_every, samples, burn_in, optimizer, _side(windows))
     knobs = _Knobs(learning_rate, clip, beta, warmup, recency, dict(options or {}))
     over = _side(seeds) if key.ndim else None
@@ -216,7 +224,7 @@ def _on_host(
     state = (training, (traces, jnp.full((*lead, rounds), jnp.nan, dtype)))
     saved, done = None, 0
     if folder is not None:
-        from latenttrack.drivers.checkpoint import Checkpoint  # orbax takes seconds to import
+        from latenttrack.drivers.checkpoint import Checkpoint  # noqa: PLC0415  orbax takes seconds to import
 
         settings = shape._replace(optimizer=None)
         identity = {"key": keys, "data": (data, held_out), "options": knobs, "settings": repr(settings)}
@@ -224,8 +232,7 @@ def _on_host(
         done, state = saved.restore(state)
     for index in range(done, rounds):
         training, record = _rounds(model, shape, over, state[0], data, held_out, knobs)
-        at = (*(slice(None) for _ in lead), index)
-        state = (training, jax.tree.map(lambda all_, one: all_.at[at].set(one), state[1], record))
+        state = (training, _put(state[1], record, (*(slice(None) for _ in lead), index)))
         if saved is not None:
             saved.save(index + 1, state)
         if progress is not None:
@@ -234,6 +241,10 @@ def _on_host(
         saved.close()
     training, (traces, scores) = state
     return _finish(training, traces, scores, held_out)
+
+
+def _put(history: tuple, record: tuple, at: tuple) -> tuple:
+    return jax.tree.map(lambda whole, part: whole.at[at].set(part), history, record)
 
 
 def _map(over: str | None, function: Callable) -> Callable:
