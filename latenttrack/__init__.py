@@ -3,9 +3,26 @@
 h, z ─predict→ p(z) ─generate→ weights ─emit(x)→ prediction ─update(x, y)→ h, z …
 """
 
+from latenttrack import metrics
 from latenttrack.config import Config
-from latenttrack.drivers.fit import Fit, fit
+from latenttrack.drivers.fit import Data, Fit, History, fit
+from latenttrack.drivers.forecast import forecast
 from latenttrack.kernels.interface import Aux, Outputs, StreamModel
 from latenttrack.kernels.model import Model, Prior, State, build
 
-__all__ = ["Aux", "Config", "Fit", "Model", "Outputs", "Prior", "State", "StreamModel", "build", "fit"]
+__all__ = [
+    "Aux",
+    "Config",
+    "Data",
+    "Fit",
+    "History",
+    "Model",
+    "Outputs",
+    "Prior",
+    "State",
+    "StreamModel",
+    "build",
+    "fit",
+    "forecast",
+    "metrics",
+]

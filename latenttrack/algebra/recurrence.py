@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 
 def gates(
-    weight: Float[Array, "H 3H"], hidden: Float[Array, "*batch H"], projected: Float[Array, "*batch 3H"]
+    weight: Float[Array, "H 3*H"], hidden: Float[Array, "*batch H"], projected: Float[Array, "*batch 3*H"]
 ) -> tuple[Float[Array, "*batch H"], ...]:
     """Reset gate, update gate, candidate and the recurrent part of the candidate."""
     size = hidden.shape[-1]
@@ -17,7 +17,7 @@ def gates(
 
 
 def step(
-    weight: Float[Array, "H 3H"], hidden: Float[Array, "*batch H"], projected: Float[Array, "*batch 3H"]
+    weight: Float[Array, "H 3*H"], hidden: Float[Array, "*batch H"], projected: Float[Array, "*batch 3*H"]
 ) -> Float[Array, "*batch H"]:
     """h' = u h + (1 − u) n, with n = tanh(p_n + r (h W_n)), r and u the sigmoids of p + h W (Cho et al. 2014)."""
     _, update, candidate, _ = gates(weight, hidden, projected)
@@ -26,9 +26,9 @@ def step(
 
 @jax.custom_vjp
 def recur(
-    weight: Float[Array, "H 3H"],
+    weight: Float[Array, "H 3*H"],
     hidden: Float[Array, " H"],
-    projected: Float[Array, "T 3H"],
+    projected: Float[Array, "T 3*H"],
     observed: Float[Array, " T"],
 ) -> Float[Array, "T H"]:
     """The hidden states h_1 … h_T; a step with ``observed`` 0 keeps the one before it.

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -106,6 +107,8 @@ def fit(
     optimizer: optax.GradientTransformation | None = None,
     seeds: Side = "auto",
     windows: Side = "auto",
+    checkpoint: str | Path | None = None,
+    progress: Callable[[int, Array], None] | None = None,
 ) -> Fit:
     """Minimise the model's loss by truncated backpropagation through time.
 
@@ -133,10 +136,17 @@ def fit(
         seeds: "vmap", "map" (``lax.map``), or "auto": "map" on a CPU, where small recurrent networks run faster one
             after the other, "vmap" elsewhere.
         windows: the same choice for the windows of one update; "map" also holds one window's activations at a time.
+        checkpoint: a folder; training is saved there after every round and goes on from there, bit for bit.
+        progress: called after every round with the updates done and the validation scores. With this or a checkpoint
+            the rounds are a loop of the host: not for use under ``jit`` or ``vmap``.
 
     Raises:
+        TypeError: the key is not a typed one.
         ValueError: shapes or options are wrong; the message says which.
     """
+    if not (hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        raise TypeError(f"key: expected a jax.random.key, or an array of them, got {getattr(key, 'dtype', key)!r}")
+    checks.count("burn_in", burn_in, minimum=0)
     for name, value in (("updates", updates), ("window", window), ("batch", batch), ("samples", samples)):
         checks.count(name, value, minimum=1)
     checks.count("evaluate_every", evaluate_every, minimum=1)
@@ -153,9 +163,16 @@ def fit(
     held_out = None if validation is None else Data(*validation)
     if held_out is not None:
         checks.stream(*held_out, x_dim=xs.shape[1], y_dim=ys.shape[1])
+        if burn_in >= len(held_out.xs):
+            raise ValueError(
+                f"burn_in: expected fewer than the {len(held_out.xs)} steps of the validation stream, got {burn_in}"
+            )
     shape = _Shape(updates, window, batch, evaluate_every, samples, burn_in, optimizer, _side(windows))
     knobs = _Knobs(learning_rate, clip, beta, warmup, recency, dict(options or {}))
-    return _fit(model, shape, _side(seeds) if key.ndim else None, key, Data(xs, ys, mask), held_out, knobs)
+    over = _side(seeds) if key.ndim else None
+    if checkpoint is not None or progress is not None:
+        return _on_host(model, shape, over, key, Data(xs, ys, mask), held_out, knobs, checkpoint, progress)
+    return _fit(model, shape, over, key, Data(xs, ys, mask), held_out, knobs)
 
 
 def _side(choice: Side) -> str:
@@ -177,6 +194,59 @@ def _fit(
     return _map(over, one)(keys)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _starts(model: StreamModel, shape: _Shape, over: str | None, keys: Array, knobs: _Knobs) -> _Training:
+    return _map(over, lambda key: _start(model, shape, key, knobs))(keys)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _rounds(
+    model: StreamModel, shape: _Shape, over: str | None, training: Any, data: Data, held_out: Any, knobs: _Knobs
+) -> tuple[_Training, tuple]:
+    return _map(over, lambda one: _round(model, shape, one, data, held_out, knobs))(training)
+
+
+def _on_host(
+    model: StreamModel,
+    shape: _Shape,
+    over: str | None,
+    keys: Array,
+    data: Data,
+    held_out: Data | None,
+    knobs: _Knobs,
+    folder: str | Path | None,
+    progress: Callable[[int, Array], None] | None,
+) -> Fit:
+    training = _starts(model, shape, over, keys, knobs)
+    rounds, lead = shape.updates // shape.evaluate_every, keys.shape
+    dtype = training.best.dtype
+    traces = tuple(jnp.full((*lead, rounds, shape.evaluate_every), jnp.nan, dtype) for _ in range(3))
+    state = (training, (traces, jnp.full((*lead, rounds), jnp.nan, dtype)))
+    saved, done = None, 0
+    if folder is not None:
+        from latenttrack.drivers.checkpoint import Checkpoint  # noqa: PLC0415  orbax takes seconds to import
+
+        settings = shape._replace(optimizer=None)
+        identity = {"key": keys, "data": (data, held_out), "options": knobs, "settings": repr(settings)}
+        saved = Checkpoint(folder, identity)
+        done, state = saved.restore(state)
+    for index in range(done, rounds):
+        training, record = _rounds(model, shape, over, state[0], data, held_out, knobs)
+        state = (training, _put(state[1], record, (*(slice(None) for _ in lead), index)))
+        if saved is not None:
+            saved.save(index + 1, state)
+        if progress is not None:
+            progress((index + 1) * shape.evaluate_every, record[1])
+    if saved is not None:
+        saved.close()
+    training, (traces, scores) = state
+    return _finish(training, traces, scores, held_out)
+
+
+def _put(history: tuple, record: tuple, at: tuple) -> tuple:
+    return jax.tree.map(lambda whole, part: whole.at[at].set(part), history, record)
+
+
 def _map(over: str | None, function: Callable) -> Callable:
     if over is None:
         return function
@@ -185,7 +255,7 @@ def _map(over: str | None, function: Callable) -> Callable:
 
 def _finish(training: _Training, traces: tuple, scores: Array, held_out: Data | None) -> Fit:
     params = training.params if held_out is None else training.best_params
-    loss, reconstruction, kl = (trace.ravel() for trace in traces)
+    loss, reconstruction, kl = (trace.reshape(*trace.shape[:-2], -1) for trace in traces)
     history = History(loss, reconstruction, kl, scores, training.optimizer.total_notfinite)
     return Fit(params, training.best, training.params, history)
 

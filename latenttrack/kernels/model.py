@@ -174,7 +174,7 @@ def build(config: Config, x_dim: int, y_dim: int) -> Model:
         mean, scale = call("posterior", params, hidden)
         beliefs = _beliefs(step, state, mean, scale, mask)
 
-        prior_mean, spread = step.offset, jnp.zeros(())
+        prior_mean, spread = step.offset, 0.0
         if step.matrix is not None:
             prior_mean = prior_mean + beliefs.mean @ step.matrix.T
             spread = jnp.sum(jnp.square(step.matrix @ beliefs.root), axis=-1)

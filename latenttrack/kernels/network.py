@@ -70,7 +70,7 @@ class Network(linen.Module):
         self.transition(hidden)
         self.weights(jnp.zeros(self.config.latent_dim), hidden)
 
-    def project(self, x: Float[Array, "*batch x"], y: Float[Array, "*batch y"]) -> Float[Array, "*batch 3H"]:
+    def project(self, x: Float[Array, "*batch x"], y: Float[Array, "*batch y"]) -> Float[Array, "*batch gates"]:
         """The input's part of the recurrent cell's gates."""
         return self.projection(jnp.tanh(self.encoder(jnp.concatenate([x, y], axis=-1))))
 
@@ -144,7 +144,9 @@ def emit(theta: Theta, x: Float[Array, " x"], variance_floor: float) -> tuple[Fl
     return head(x @ weight + bias, variance_floor)
 
 
-def head(outputs: Float[Array, "*batch 2y"], variance_floor: float) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+def head(
+    outputs: Float[Array, "*batch outputs"], variance_floor: float
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """Mean, and variance as a square above the floor: it cannot overflow as an exponential does."""
     mean, raw = jnp.split(outputs, 2, axis=-1)
     return mean, variance_floor + jnp.square(jax.nn.softplus(raw))

@@ -1,0 +1,145 @@
+"""Every kernel under jit, vmap over seeds, grad and scan: equal to the plain call, traced once."""
+
+import functools
+
+import chex
+import dense
+import jax
+import jax.numpy as jnp
+import latent
+import numpy as np
+import pytest
+
+import latenttrack as lt
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+SEEDS, VALUES, STEPS = np.arange(3), np.linspace(0.3, 1.1, 3), 6
+MODEL = lt.build(lt.Config(**latent.SIZES), latent.X, latent.Y)
+
+
+def params_of(seed, value):
+    """Parameters from an integer and a number that may be traced."""
+    params = latent.wide(MODEL.init(jax.random.key(seed)))
+    return jax.tree.map(lambda leaf: leaf * value + 0.01, params)
+
+
+def inputs(seed):
+    keys = jax.random.split(jax.random.key(seed), 2)
+    return jax.random.normal(keys[0], (STEPS, latent.X)), jax.random.normal(keys[1], (STEPS, latent.Y))
+
+
+def begin(seed, value):
+    params, (xs, ys) = params_of(seed, value), inputs(seed)
+    return params, MODEL.update(params, MODEL.initial_state(params), xs[0], ys[0]), xs, ys
+
+
+def predict(seed, value):
+    params, state, _, _ = begin(seed, value)
+    return MODEL.predict(params, state)
+
+
+def generate(seed, value):
+    params, state, xs, _ = begin(seed, value)
+    return MODEL.emit(MODEL.generate(params, MODEL.predict(params, state).mean, state), xs[1])
+
+
+def update(seed, value):
+    params, state, xs, ys = begin(seed, value)
+    seen = MODEL.update(params, state, xs[1], ys[1], mask=seed == 1)
+    return seen.summary, seen.mean, seen.root
+
+
+def rollout(seed, value):
+    params, state, xs, ys = begin(seed, value)
+    mask = jnp.arange(STEPS) != 2
+    after, outputs = MODEL.rollout(params, jax.random.key(seed), xs, ys, state, samples=2, mask=mask)
+    return after.mean, outputs
+
+
+def loss(seed, value):
+    params, state, xs, ys = begin(seed, value)
+    total, aux = MODEL.loss(params, jax.random.key(seed), xs, ys, state, beta=value, predictive=value / 2)
+    return total, aux.state.mean
+
+
+def forecast(seed, value):
+    params, state, xs, ys = begin(seed, value)
+    return lt.forecast(MODEL, params, jax.random.key(seed), state, xs, ys, samples=2)
+
+
+def metrics(seed, value):
+    _, ys = inputs(seed)
+    keys = jax.random.split(jax.random.key(seed), 2)
+    mean = jax.random.normal(keys[0], (STEPS, 2, latent.Y))
+    variance = value + jax.random.uniform(keys[1], mean.shape)
+    scores = lt.metrics
+    return scores.nll(ys, mean, variance), scores.crps(ys, mean, variance), scores.pit(ys, mean, variance)
+
+
+KERNELS = {f.__name__: f for f in (predict, generate, update, rollout, loss, forecast, metrics)}
+
+
+@functools.cache
+def compiled(name):
+    """Traced once, or an error."""
+    return jax.jit(chex.assert_max_traces(KERNELS[name], n=1))
+
+
+@functools.cache
+def lanes(name):
+    with jax.enable_x64(True):
+        return [compiled(name)(seed, value) for seed, value in zip(SEEDS, VALUES, strict=True)]
+
+
+def assert_lanes(came, name):
+    for index in range(len(SEEDS)):
+        for a, b in zip(jax.tree.leaves(came), jax.tree.leaves(lanes(name)[index]), strict=True):
+            assert dense.relative_error(a[index], b) < 1e-9
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_vmap(name):
+    assert_lanes(jax.jit(jax.vmap(KERNELS[name]))(SEEDS, VALUES), name)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_scan(name):
+    came = jax.jit(lambda *args: jax.lax.scan(lambda c, a: (c, KERNELS[name](*a)), 0, args)[1])(SEEDS, VALUES)
+    assert_lanes(came, name)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_grad(name):
+    def total(tree):
+        return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(tree))
+
+    value, slope = jax.jit(jax.value_and_grad(lambda value: total(KERNELS[name](SEEDS[1], value))))(VALUES[1])
+    assert dense.relative_error(value, total(lanes(name)[1])) < 1e-9
+    difference = dense.finite_difference(lambda at: float(total(compiled(name)(SEEDS[1], at))), VALUES[1], 1e-4)
+    if name == "loss":
+        return  # its state is cut off from the gradient: see below
+    assert slope != 0
+    assert abs(slope - difference) < 1e-6 * max(1, abs(difference))
+
+
+def test_gradient_of_the_loss_in_its_parameters():
+    params, state, xs, ys = begin(1, 0.7)
+    direction = latent.params(MODEL, 3)
+
+    @jax.jit
+    def value(step):
+        moved = jax.tree.map(lambda p, d: p + step * d, params, direction)
+        return MODEL.loss(moved, jax.random.key(0), xs, ys, state, beta=0.7)[0]
+
+    assert abs(jax.grad(value)(0.0) - dense.finite_difference(lambda at: float(value(at)), 0.0, 1e-4)) < 1e-6
+    slope = jax.grad(lambda state: MODEL.loss(params, jax.random.key(0), xs, ys, state)[0], allow_int=True)(state)
+    assert jnp.all(slope.summary == 0) and jnp.all(slope.mean == 0)
+
+
+def test_plain_calls():
+    for name in KERNELS:
+        for a, b in zip(
+            jax.tree.leaves(KERNELS[name](SEEDS[1], VALUES[1])), jax.tree.leaves(lanes(name)[1]), strict=True
+        ):
+            assert dense.relative_error(a, b) < 1e-9
