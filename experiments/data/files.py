@@ -91,7 +91,7 @@ def own(path: str) -> Path:
     Raises:
         DataFileError: ``WEIGHTFILTER_DATA`` names no folder, or that folder does not hold it.
     """
-    folder = _own_folder()
+    folder = own_folder()
     if folder is None or not (folder / path).exists():
         came = "it is not set" if folder is None else f"{folder} does not hold it"
         raise DataFileError(

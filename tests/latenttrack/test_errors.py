@@ -32,7 +32,7 @@ class Bare:
 CASES = {
     "latent_dim": (lambda: lt.Config(latent_dim=0), ValueError, "latent_dim: expected.*>= 1, got 0"),
     "hidden_dim": (lambda: lt.Config(hidden_dim=2.5), ValueError, "hidden_dim: expected.*integer.*got 2.5"),
-    "widths": (lambda: lt.Config(predictor_hidden=16), TypeError, r"predictor_hidden: expected a tuple.*got 16.*\(16,\)"),
+    "widths": (lambda: lt.Config(predictor_hidden=16), TypeError, r"predictor_hidden: expected a tuple.*got 16"),
     "width": (lambda: lt.Config(generator_hidden=(4, 0)), ValueError, "generator_hidden: expected.*got 0"),
     "transition": (
         lambda: lt.Config(transition="linear"),
@@ -48,7 +48,7 @@ CASES = {
     "rollout: mask": (lambda: rollout(mask=jnp.ones(3, bool)), ValueError, "same number of time steps.*'mask': 3"),
     "rollout: samples": (lambda: rollout(samples=0), ValueError, "samples: expected.*>= 1, got 0"),
     "loss: width": (lambda: loss(ys=XS), ValueError, r"ys: expected shape \(T, 2\), got \(40, 3\)"),
-    "loss: mask": (lambda: loss(mask=jnp.ones((40, 2), bool)), ValueError, r"mask: expected shape \(40,\), got \(40, 2\)"),
+    "loss: mask": (lambda: loss(mask=jnp.ones((40, 2), bool)), ValueError, r"mask: expected.*\(40,\), got \(40, 2\)"),
     "fit: short": (lambda: fit(window=16), ValueError, r"xs: expected at least.*= 48 steps, got 40; take a shorter"),
     "fit: rounds": (lambda: fit(updates=3, evaluate_every=2), ValueError, "updates: expected a multiple.* 2, got 3"),
     "fit: updates": (lambda: fit(updates=0), ValueError, "updates: expected.*>= 1, got 0"),

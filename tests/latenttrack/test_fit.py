@@ -79,7 +79,7 @@ def test_a_grid_of_rates_is_a_vmap():
     assert came[0, -1] > came[1, -1]
 
 
-class _Stopped(Exception):
+class _StoppedError(Exception):
     pass
 
 
@@ -90,10 +90,10 @@ def test_it_resumes_bit_for_bit(tmp_path, keys):
     def stop(done, scores):
         assert jnp.shape(scores) == ((keys,) if keys else ())
         if done == 20:
-            raise _Stopped
+            raise _StoppedError
 
     unbroken = fit(key, checkpoint=tmp_path / "whole")
-    with pytest.raises(_Stopped):
+    with pytest.raises(_StoppedError):
         fit(key, checkpoint=tmp_path / "broken", progress=stop)
     seen = []
     resumed = fit(key, checkpoint=tmp_path / "broken", progress=lambda done, _: seen.append(done))
@@ -116,9 +116,13 @@ def test_missing_targets_are_never_used():
     gone = jnp.asarray(np.random.default_rng(0).uniform(size=200) < 0.2)
     held = jnp.asarray(np.random.default_rng(1).uniform(size=100) < 0.2)
     came = [
-        lt.fit(MODEL, jax.random.key(0), xs, ys.at[gone].set(value), ~gone, validation=(vx, vy.at[held].set(value), ~held), **OPTIONS)
+        lt.fit(
+            *(MODEL, jax.random.key(0), xs, ys.at[gone].set(value), ~gone),
+            validation=(vx, vy.at[held].set(value), ~held),
+            **OPTIONS,
+        )
         for value in (jnp.nan, 3.0)
-    ]  # fmt: skip
+    ]
     assert_same(*came)
     assert jnp.isfinite(came[0].best) and came[0].history.skipped == 0
 

@@ -138,8 +138,6 @@ def test_gradient_of_the_loss_in_its_parameters():
 
 
 def test_plain_calls():
-    for name in KERNELS:
-        for a, b in zip(
-            jax.tree.leaves(KERNELS[name](SEEDS[1], VALUES[1])), jax.tree.leaves(lanes(name)[1]), strict=True
-        ):
+    for name, kernel in KERNELS.items():
+        for a, b in zip(jax.tree.leaves(kernel(SEEDS[1], VALUES[1])), jax.tree.leaves(lanes(name)[1]), strict=True):
             assert dense.relative_error(a, b) < 1e-9
