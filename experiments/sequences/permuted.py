@@ -67,7 +67,7 @@ class PermutedDigits(Experiment):
     """Directions kept by the filters."""
     epochs: int = 30
     """Passes over a task's images."""
-    structures: tuple[Form, ...] = FORMS
+    structures: tuple[Form, ...] = ("network",)
     """Structures of the filters' precision."""
 
     def run(self, console: Console) -> None:
@@ -119,7 +119,7 @@ class PermutedMnist(Experiment):
     """Images of a task in its curvature."""
     test: int = 2000
     """Test images."""
-    structures: tuple[Form, ...] = FORMS
+    structures: tuple[Form, ...] = ("network", "unit", "kronecker")
     """Structures of the filters' precision."""
 
     def run(self, console: Console) -> None:
