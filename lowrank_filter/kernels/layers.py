@@ -261,9 +261,10 @@ def _evaluate(apply_fn: Callable, params: Tree, x: Any, probes: Sequence[Array] 
             for parameter in parameters:
                 unknown[parameter.labels.ravel()] = True
             return plain
-        if found.kind == "bias" and found.partner is not None:
+        if found.partner is not None:
             number, order = found.partner
-            uses[number] = uses[number]._replace(bias=found.labels[order])
+            if len(order) == uses[number].labels.shape[1]:
+                uses[number] = uses[number]._replace(bias=found.labels[order])
         return [meet(found, results[0], axes[0])]
 
     def run(jaxpr: Any, consts: Sequence[Any], twin: Any, _: Any, values: Sequence[_Value]) -> list[_Value]:
@@ -321,7 +322,9 @@ def _pair(name: str, options: dict, values: list[_Value], result: Array, axis: i
         return _product(options, example, parameter, parameter is values[1])
     if name == "conv_general_dilated" and parameter is values[1]:
         return _convolution(options, example, parameter)
-    if name in ("add", "add_any", "mul") or (name == "sub" and parameter is values[1]):
+    if name == "sub" and parameter is values[1]:  # its gradient has the other sign, so it is no layer's bias
+        return _elementwise("bias", example._replace(product=None), parameter, result, axis)
+    if name in ("add", "add_any", "mul"):
         return _elementwise("scale" if name == "mul" else "bias", example, parameter, result, axis)
     return None
 

@@ -147,6 +147,13 @@ def looked_up(params, x):
     return (jnp.mean(params["embedding"][x.astype(int)], axis=1) @ jnp.exp(params["w"])) + params["b"]
 
 
+def uneven(params, x):
+    """A bias that is subtracted, and one that is added to some of the outputs only."""
+    hidden = jnp.tanh(x @ params[0]["w"] - params[0]["b"])
+    wide = hidden @ params[1]["w"]
+    return wide[:, :OUT] + params[1]["b"] + wide[:, OUT:]
+
+
 with jax.enable_x64(True):
     NETWORKS = {
         "convolutions": of_flax(Convolutional(), 3, 3, IN),
@@ -157,6 +164,7 @@ with jax.enable_x64(True):
             (B, IN),
         ),
         "recurrent": (recurrent, params_of({"in": SHARED, "state": (OUT, OUT)}), (B, POSITIONS, IN)),
+        "uneven biases": (uneven, params_of([SHARED, {"w": (OUT, 2 * OUT), "b": (OUT,)}]), (B, IN)),
         "not to be read": (looked_up, params_of({"embedding": (3, IN), **SHARED}), (B, POSITIONS)),
     }
 
