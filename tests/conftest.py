@@ -1,11 +1,45 @@
-"""What all tests share: a compiler that is in a hurry."""
+"""What all tests share: a compiler that is in a hurry, run-time checks of shape annotations, double precision."""
 
 import os
+from collections.abc import Callable, Iterator
+from typing import Any
 
 # Compiling is nine tenths of these tests' time, and takes a fifth of it this way. XLA_FLAGS= in the environment tests
-# what the compiler makes of the package otherwise.
+# what the compiler makes of the packages otherwise.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
     "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
 )
+
+import beartype
+import hypothesis
+import jax
+import jaxtyping
+import pytest
+
+
+def checked(function: Callable) -> Callable:
+    """beartype on the annotations of shapes alone: bad arguments of other kinds meet the packages' own errors.
+
+    ``Self`` and a static protocol beside a shape cannot be checked in a single function either.
+    """
+
+    def kept(hint: Any) -> bool:
+        return "jaxtyping." in str(hint) and not any(word in str(hint) for word in ("typing.Self", "Precision"))
+
+    function.__annotations__ = {name: hint if kept(hint) else Any for name, hint in function.__annotations__.items()}
+    return beartype.beartype(function)
+
+
+# Before any test imports a package, whichever is collected first.
+jaxtyping.install_import_hook(["lowrank_filter", "latenttrack"], f"{__name__}.{checked.__name__}")
+
+hypothesis.settings.register_profile("repeatable", derandomize=True, max_examples=50, deadline=None)
+hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield

@@ -263,7 +263,8 @@ def _finish(training: _Training, traces: tuple, scores: Array, held_out: Data | 
 def _optimizer(shape: _Shape, knobs: _Knobs) -> optax.GradientTransformation:
     """Adam with clipping and a schedule; what is not finite is skipped and counted."""
     if shape.optimizer is None:
-        profile = optax.warmup_cosine_decay_schedule(0.0, 1.0, max(1, shape.updates // 10), shape.updates, 0.01)
+        warmup = max(1, shape.updates // 10)
+        profile = optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, max(shape.updates, warmup + 1), 0.01)
         inner = optax.chain(
             optax.clip_by_global_norm(knobs.clip),
             optax.scale_by_adam(),

@@ -59,12 +59,12 @@ def test_is_the_best_low_rank_part(metric, residual, passes):
     diag, factor = dense.random_precision(rng, 9, 6)
     precision = lf.DiagLowRank(jnp.asarray(diag), jnp.asarray(factor))
     nothing = precision.outer(jnp.zeros((0, 9)))
-    came, share = precision.add(nothing, rank=4, residual=residual, metric=metric, passes=passes)
+    came, misfit = precision.add(nothing, rank=4, residual=residual, metric=metric, passes=passes)
     kept, values = dense.best_rank(factor, 4, diag if metric == "relative" else None)
     assert dense.relative_error(dense.matrix(np.zeros(9), came.factor), kept) < 1e-9
     rest = np.diag(factor.T @ factor - kept) if residual == "diagonal" else 0
     assert dense.relative_error(came.diag, diag + rest) < 1e-9
-    assert dense.relative_error(share, (values[4:] ** 2).sum() / (values**2).sum()) < 1e-9
+    assert dense.relative_error(misfit.share, (values[4:] ** 2).sum() / (values**2).sum()) < 1e-9
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
