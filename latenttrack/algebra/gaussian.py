@@ -21,7 +21,7 @@ def divergence(
     mean: Float[Array, "*#batch d"],
     variance: Float[Array, "*#batch d"],
     prior_mean: Float[Array, "*#batch d"],
-    prior_variance: Float[Array, "*#batch d"],
+    prior_variance: Float[Array, "*#prior"],
     spread: Float[Array, "*#batch d"] | float = 0.0,
 ) -> Float[Array, "*#batch"]:
     """E KL(N(mean, diag variance) ‖ N(m, diag prior_variance)) over m with mean ``prior_mean`` and variance ``spread``.
