@@ -20,7 +20,7 @@ import pytest
 
 
 def checked(function: Callable) -> Callable:
-    """beartype on the annotations of shapes alone: bad arguments of other kinds meet the packages' own errors.
+    """beartype on the annotations of shapes alone: bad arguments of other kinds meet the package's own errors.
 
     ``Self`` and a static protocol beside a shape cannot be checked in a single function either.
     """
@@ -32,8 +32,8 @@ def checked(function: Callable) -> Callable:
     return beartype.beartype(function)
 
 
-# Before any test imports a package, whichever is collected first.
-jaxtyping.install_import_hook(["lowrank_filter", "latenttrack"], f"{__name__}.{checked.__name__}")
+# Before any test imports the package.
+jaxtyping.install_import_hook("lowrank_filter", f"{__name__}.{checked.__name__}")
 
 hypothesis.settings.register_profile("repeatable", derandomize=True, max_examples=50, deadline=None)
 hypothesis.settings.load_profile("repeatable")
