@@ -78,9 +78,7 @@ def curvature(
         unread = tuple(group for group in layout.groups if not covers[group])
 
         def step(part: Batch) -> tuple[Array, ...]:
-            meetings = (
-                layers.meet(reading(), apply_fn, params, part.x, root_of(part)) if len(unread) < len(covers) else []
-            )
+            _, meetings = layers.meet(reading(), apply_fn, params, part.x, root_of(part))
             columns = _columns(params, apply_fn, part, root_of(part), layout, unread) if unread else {}
             return tuple(
                 _layer_product(group, [cover.apply(meetings) for cover in covers[group]], stack)
@@ -110,8 +108,8 @@ def curvature(
                 )
 
         def step(part: Batch) -> tuple[dict[Group, KroneckerFactors], Array]:
-            meetings = layers.meet(reading(), apply_fn, params, part.x, root_of(part))
-            counts = localise(likelihood, apply_fn(params, part.x), part, temperature).counts
+            outputs, meetings = layers.meet(reading(), apply_fn, params, part.x, root_of(part))
+            counts = localise(likelihood, outputs, part, temperature).counts
             factors = {
                 group: _kronecker_sums([cover.apply(meetings) for cover in found], counts, reduce)
                 for group, found in covers.items()

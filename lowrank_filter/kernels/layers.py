@@ -148,8 +148,8 @@ def read(apply_fn: Callable, params: Tree, x: Any) -> Reading:
     return Reading(tuple(uses), counts, unknown)
 
 
-def meet(reading: Reading, apply_fn: Callable, params: Tree, x: Any, root: Root) -> list[Meeting]:
-    """Inputs and output gradients of every use, for the columns of S; memory O(B·C·width).
+def meet(reading: Reading, apply_fn: Callable, params: Tree, x: Any, root: Root) -> tuple[Array, list[Meeting]]:
+    """The outputs, and inputs and output gradients of every use for the columns of S; memory O(B·C·width).
 
     Args:
         root: outputs [B, C] → S [B, C, r].
@@ -163,7 +163,7 @@ def meet(reading: Reading, apply_fn: Callable, params: Tree, x: Any, root: Root)
     probes = [jnp.zeros(use.result(size), use.probe.dtype) for use in reading.uses]
     outputs, backward, inputs = jax.vjp(forward, probes, has_aux=True)
     (gradients,) = jax.vmap(backward, out_axes=-1)(jnp.moveaxis(root(outputs), 2, 0))
-    return [
+    return outputs, [
         Meeting(value, jax.vmap(use.canonical, in_axes=-1, out_axes=-1)(gradient))
         for use, value, gradient in zip(reading.uses, inputs, gradients, strict=True)
     ]
@@ -172,7 +172,8 @@ def meet(reading: Reading, apply_fn: Callable, params: Tree, x: Any, root: Root)
 def diagonal(reading: Reading, apply_fn: Callable, params: Tree, x: Any, root: Root) -> Tree:
     """diag(Σᵢ JᵢᵀSᵢSᵢᵀJᵢ), where :meth:`Reading.exact_diagonal` holds."""
     squares = []
-    for use, (inputs, gradients) in zip(reading.uses, meet(reading, apply_fn, params, x, root), strict=True):
+    _, meetings = meet(reading, apply_fn, params, x, root)
+    for use, (inputs, gradients) in zip(reading.uses, meetings, strict=True):
         if use.kind == "dense" and inputs is not None:
             outer = jnp.sum(gradients[:, 0] ** 2, axis=-1)
             squares.append(jnp.matmul((inputs[:, 0] ** 2).T, outer, precision=tree.HIGHEST))
