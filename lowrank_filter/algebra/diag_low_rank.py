@@ -8,9 +8,10 @@ from jaxtyping import Array, Float, Key
 
 from lowrank_filter import checks
 from lowrank_filter.algebra import cholesky, krylov, tree
+from lowrank_filter.algebra.columns import Columns, Stack
 from lowrank_filter.algebra.precision import Correction, Curvature, Misfit
 from lowrank_filter.algebra.tree import Tree
-from lowrank_filter.algebra.truncation import Metric, Residual, compress
+from lowrank_filter.algebra.truncation import Metric, Residual, compress, principal
 
 
 class DiagLowRank(NamedTuple):
@@ -141,28 +142,44 @@ class DiagLowRank(NamedTuple):
         low_rank = tree.combine(cholesky.solve_positive(lower, tree.project(self.factor, scaled)), self.factor)
         return jax.tree.map(lambda x, q, r, w: x - q * r * w, scaled, noise, shrink, low_rank)
 
-    def correct(self, columns: Tree, target: Float[Array, " n"]) -> Correction:
-        """With U = [W, A] and K = I + UᵀD⁻¹U = L Lᵀ, step = D⁻¹U K⁻¹ [0; u].
+    def condition(
+        self, columns: Columns, target: Float[Array, " n"], *, rank: int, residual: Residual, metric: Metric
+    ) -> tuple[Self, Self, Correction, Misfit]:
+        """One Gram matrix K = UᵀD⁻¹U of U = [W, A] serves the correction and, in the relative metric, the truncation.
 
-        The push-through identity (D + U Uᵀ)⁻¹U = D⁻¹U K⁻¹ replaces D⁻¹(g − U K⁻¹UᵀD⁻¹g), which cancels where the
-        data say much more than the prior. The log-determinant is that of L's lower right corner.
+        With I + K = L Lᵀ, step = D⁻¹U (I + K)⁻¹ [0; u]: the push-through identity (D + U Uᵀ)⁻¹U = D⁻¹U (I + K)⁻¹
+        replaces D⁻¹(g − U (I + K)⁻¹UᵀD⁻¹g), which cancels where the data say much more than the prior. The
+        log-determinant is that of L's lower right corner.
         """
-        rank = self.rank
-        scaled = [jax.tree.map(jnp.divide, stack, self.diag) for stack in (self.factor, columns)]
-        gram = jnp.block([[tree.gram(s, stack) for stack in (self.factor, columns)] for s in scaled])
+        inverse = jax.tree.map(lambda d: 1 / d, self.diag)
+        old = Stack(self.factor)
+        gram = _joint_gram(old, columns, inverse)
         lower = cholesky.cholesky_plus_identity(gram)
         target = target.astype(gram.dtype)
-        halfway = cholesky.solve_lower(lower, jnp.concatenate([jnp.zeros(rank, gram.dtype), target]))
+        halfway = cholesky.solve_lower(lower, jnp.concatenate([jnp.zeros(self.rank, gram.dtype), target]))
         coefficients = jax.scipy.linalg.solve_triangular(lower, halfway, lower=True, trans="T")
-        step = jax.tree.map(
-            jnp.add, tree.combine(coefficients[:rank], scaled[0]), tree.combine(coefficients[rank:], scaled[1])
-        )
-        explained = target @ (gram[rank:] @ coefficients)
-        return Correction(step, explained, jnp.sum(halfway**2), 2 * jnp.sum(jnp.log(jnp.diagonal(lower)[rank:])))
+        ends = old.combine(coefficients[None, : self.rank]), columns.combine(coefficients[None, self.rank :])
+        step = jax.tree.map(lambda a, b, v: (a + b)[0] * v, *ends, inverse)
+        explained = target @ (gram[self.rank :] @ coefficients)
+        logdet = 2 * jnp.sum(jnp.log(jnp.diagonal(lower)[self.rank :]))
+        correction = Correction(step, explained, jnp.sum(halfway**2), logdet)
 
-    def outer(self, columns: Tree) -> Self:
-        """A Aᵀ: a zero diagonal and the columns as they are."""
-        return type(self)(tree.zeros(self.diag), columns)
+        weight = inverse if metric == "relative" else None
+        measured = gram if metric == "relative" else _joint_gram(old, columns, None)
+
+        def truncated(diag: Tree, stacks: tuple[Columns, ...], gram: Array) -> tuple[Self, Misfit]:
+            if len(gram) <= rank:
+                nothing = jnp.zeros((), gram.dtype)
+                joined = tree.join(tuple(stack.stack() for stack in stacks))
+                return type(self)(diag, tree.pad(joined, rank)), Misfit(nothing, nothing)
+            kept, discarded, squared = principal(gram, stacks, weight, rank, 1)
+            if residual == "diagonal":
+                diag = jax.tree.map(jnp.add, diag, discarded)
+            return type(self)(diag, kept), Misfit(jnp.sum(squared[rank:]), jnp.sum(squared))
+
+        precision, misfit = truncated(self.diag, (old, columns), measured)
+        site, _ = truncated(tree.zeros(self.diag), (columns,), measured[self.rank :, self.rank :])
+        return precision, site, correction, misfit
 
     def approximate(
         self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int
@@ -172,7 +189,7 @@ class DiagLowRank(NamedTuple):
         Where H has so few root columns that they fit in the room of the iteration, they are decomposed instead.
         """
         if curvature.columns <= krylov.block_width(rank) * (iterations + 1):
-            columns = self.outer(curvature.seed(curvature.columns))
+            columns = type(self)(tree.zeros(self.diag), curvature.seed(curvature.columns))
             return columns.truncate(rank, residual=residual, metric=metric, reference=self)
         factor = tree.zeros(self.diag, 0)
         if rank > 0:
@@ -196,13 +213,12 @@ class DiagLowRank(NamedTuple):
         residual: Residual,
         metric: Metric,
         reference: Self | None = None,
-        passes: int = 3,
     ) -> tuple[Self, Misfit]:
         """diag(d + d') + the best rank-k part of W Wᵀ + W'W'ᵀ, in the metric of ``reference``'s diagonal (the sum's
         own if none is given)."""
         diag = jax.tree.map(jnp.add, self.diag, other.diag)
         measure = diag if reference is None else reference.diag
-        factor, discarded, *traces = compress((self.factor, other.factor), measure, rank, metric=metric, passes=passes)
+        factor, discarded, *traces = compress((self.factor, other.factor), measure, rank, metric=metric)
         if residual == "diagonal":
             diag = jax.tree.map(jnp.add, diag, discarded)
         return type(self)(diag, factor), Misfit(*traces)
@@ -215,13 +231,20 @@ class DiagLowRank(NamedTuple):
         return type(self)(diag, factor)
 
     def _inner_cholesky(self) -> Float[Array, "k k"]:
-        scaled = jax.tree.map(jnp.divide, self.factor, self.diag)
-        return cholesky.cholesky_plus_identity(tree.gram(scaled, self.factor))
+        inverse = jax.tree.map(lambda d: 1 / d, self.diag)
+        return cholesky.cholesky_plus_identity(tree.weighted_gram(self.factor, inverse))
 
     def _propagation(self, noise: Tree, transition: Tree) -> tuple[Tree, Float[Array, "k k"]]:
         shrink = jax.tree.map(lambda a, q, d: 1 / (a * a + q * d), transition, noise, self.diag)
-        weighted = jax.tree.map(lambda w, q, r: w * (q * r), self.factor, noise, shrink)
-        return shrink, cholesky.cholesky_plus_identity(tree.gram(weighted, self.factor))
+        weight = jax.tree.map(jnp.multiply, noise, shrink)
+        return shrink, cholesky.cholesky_plus_identity(tree.weighted_gram(self.factor, weight))
+
+
+def _joint_gram(old: Stack, columns: Columns, weight: Tree | None) -> Float[Array, "n n"]:
+    """The Gram matrix of the old vectors and the columns together; the mixed part is computed once."""
+    weighted = old.vectors if weight is None else jax.tree.map(jnp.multiply, old.vectors, weight)
+    mixed = columns.against(weighted)
+    return jnp.block([[old.gram(weight), mixed], [mixed.T, columns.gram(weight)]])
 
 
 def remainder(diagonal: Tree, factor: Tree) -> Tree:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from lowrank_filter.algebra import eigen, tree
+from lowrank_filter.algebra.columns import Stack
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import principal
 
@@ -92,7 +93,7 @@ def _reorthogonalised(newest: Tree, basis: Tree) -> Tree:
 
 def _orthonormal(stack: Tree) -> Tree:
     """Orthonormal vectors with the same span; dependent ones become zero."""
-    principal_stack, _, squared = principal((stack,), None, tree.length(stack), 3)
+    principal_stack, _, squared = principal(tree.gram(stack, stack), (Stack(stack),), None, tree.length(stack), 3)
     negligible = (len(squared) * jnp.finfo(squared.dtype).eps) ** 2 * squared[0]
     inverse = jnp.where(squared > negligible, jax.lax.rsqrt(jnp.where(squared > negligible, squared, 1)), 0)
     return jax.tree.map(lambda y: jnp.einsum("n,n...->n...", inverse, y), principal_stack)

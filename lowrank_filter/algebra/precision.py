@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol, Self
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from lowrank_filter.algebra.columns import Columns
 from lowrank_filter.algebra.layout import Group, Layout
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
@@ -133,12 +134,10 @@ class Precision(Protocol):
         """P⁻¹ A (A P⁻¹ A + Q)⁻¹ v."""
         ...
 
-    def correct(self, columns: Tree, target: Float[Array, " n"]) -> Correction:
-        """The step, quadratic form and log-determinant of adding ``columns`` (a stack of n) exactly."""
-        ...
-
-    def outer(self, columns: Tree) -> Self:
-        """Σᵢ aᵢaᵢᵀ over a stack's vectors, as a positive semi-definite member of the same family."""
+    def condition(
+        self, columns: Columns, target: Float[Array, " n"], *, rank: int, residual: Residual, metric: Metric
+    ) -> tuple[Self, Self, Correction, Misfit]:
+        """P + A Aᵀ brought back into the family and A Aᵀ in it (the site); the exact :class:`Correction`."""
         ...
 
     def approximate(
@@ -155,7 +154,6 @@ class Precision(Protocol):
         residual: Residual,
         metric: Metric,
         reference: Self | None = None,
-        passes: int = 3,
     ) -> tuple[Self, Misfit]:
         """P + other brought back into the family, and what of it did not fit."""
         ...

@@ -16,6 +16,9 @@ from jaxtyping import Array, Float
 
 Tree = Any
 
+# Elements of a stack that are worked on at once where a CPU's cache matters: 1 MiB of float32.
+_PIECE = 2**18
+
 # On accelerators a float32 product may otherwise run in tf32, which keeps ten bits.
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -29,6 +32,55 @@ def gram(left: Tree, right: Tree) -> Float[Array, "m n"]:
         return jnp.tensordot(a, b, axes=(trailing, trailing), precision=HIGHEST, preferred_element_type=wide)
 
     return _total(jax.tree.map(leaf, left, right))
+
+
+def weighted_gram(stack: Tree, weight: Tree) -> Float[Array, "k k"]:
+    """Σ w sᵢ sⱼ over the elements of a stack's vectors, for a vector w."""
+    return _total(jax.tree.map(_weighted_gram, stack, weight))
+
+
+@jax.custom_jvp
+def _weighted_gram(s: Array, w: Array) -> Float[Array, "k k"]:
+    """In cache-sized pieces on a CPU, so that the weighted stack is never written: half the time."""
+    pieces = _pieces(s)
+    if pieces is None:
+        return gram(s * w, s)
+
+    def piecewise(s: Array, w: Array) -> Array:
+        split_s, split_w = s.reshape(len(s), *pieces), w.reshape(pieces)
+
+        def add(index: Any, total: Array) -> Array:
+            part = jax.lax.dynamic_index_in_dim(split_s, index, axis=2, keepdims=False)
+            return total + gram(part * jax.lax.dynamic_index_in_dim(split_w, index, axis=1, keepdims=False), part)
+
+        return jax.lax.fori_loop(0, pieces[1], add, jnp.zeros((len(s), len(s)), _wide(s, w)))
+
+    return jax.lax.platform_dependent(s, w, cpu=piecewise, default=lambda s, w: gram(s * w, s))
+
+
+@_weighted_gram.defjvp
+def _weighted_gram_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    (s, w), (ds, dw) = primals, tangents
+    half = gram(s * w, ds)
+    return _weighted_gram(s, w), half + half.T + gram(s * dw, s)
+
+
+def _pieces(s: Array) -> tuple[int, ...] | None:
+    """The vectors' shape with an axis of pieces put second, or None for a stack that is small or does not divide.
+
+    Each piece takes some elements from everywhere along the first axis: where that axis is sharded over up to 64
+    devices, every device has its part of every piece, and nothing moves.
+    """
+    wanted = s.size // _PIECE
+    if wanted < 2 or s.ndim < 2:
+        return None
+    first, *rest = s.shape[1:]
+    outer = math.gcd(first, 64)
+    inner = first // outer
+    steps = min((n for n in range(1, inner + 1) if inner % n == 0), key=lambda n: abs(math.log(n / wanted)))
+    if steps == 1:
+        return None
+    return (outer, steps, inner // steps, *rest) if not rest else (first // steps, steps, *rest)
 
 
 def project(stack: Tree, vector: Tree) -> Float[Array, " k"]:
@@ -88,8 +140,15 @@ def join(stacks: tuple[Tree, ...], count: int | None = None) -> Tree:
 
 
 def squares(stack: Tree) -> Tree:
-    """The sum of the squares of a stack's vectors, elementwise: the diagonal of Σᵢ sᵢsᵢᵀ."""
-    return jax.tree.map(lambda s: jnp.sum(s * s, axis=0), stack)
+    """The sum of the squares of a stack's vectors, elementwise: the diagonal of Σᵢ sᵢsᵢᵀ.
+
+    Written out vector by vector: as a reduction over the leading axis it takes ten times as long on a CPU.
+    """
+
+    def leaf(s: Array) -> Array:
+        return functools.reduce(jnp.add, [v * v for v in s]) if len(s) else jnp.zeros(s.shape[1:], s.dtype)
+
+    return jax.tree.map(leaf, stack)
 
 
 def select(condition: Array, on_true: Tree, on_false: Tree) -> Tree:

@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float
 
 from lowrank_filter.algebra import tree
 from lowrank_filter.algebra.cholesky import inverse_lower
+from lowrank_filter.algebra.columns import Columns, Stack
 from lowrank_filter.algebra.tree import Tree
 
 Residual = Literal["diagonal", "drop"]
@@ -43,7 +44,7 @@ class Principal(NamedTuple):
 
 
 def compress(
-    stacks: tuple[Tree, ...], reference: Tree, rank: int, *, metric: Metric, passes: int = 3
+    stacks: tuple[Tree, ...], reference: Tree, rank: int, *, metric: Metric
 ) -> tuple[Tree, Tree, Float[Array, ""], Float[Array, ""]]:
     """Rank-``rank`` approximation of Σᵢ xᵢxᵢᵀ over the vectors of all stacks.
 
@@ -55,24 +56,26 @@ def compress(
     Returns:
         The kept stack, the diagonal of the discarded part, and the traces (in the metric) of that part and of all.
     """
-    count = sum(tree.length(stack) for stack in stacks)
-    dtype = jnp.result_type(*jax.tree.leaves(stacks))
-    if count <= rank:
-        nothing = jnp.zeros((), dtype)
-        return tree.pad(tree.join(stacks), rank), tree.zeros(reference), nothing, nothing
+    stack = tree.join(stacks)
+    if tree.length(stack) <= rank:
+        nothing = jnp.zeros((), jnp.result_type(*jax.tree.leaves(stack)))
+        return tree.pad(stack, rank), tree.zeros(reference), nothing, nothing
     weight = jax.tree.map(lambda d: 1 / d, reference) if metric == "relative" else None
-    kept, residual, squared = principal(stacks, weight, rank, passes)
+    kept, residual, squared = principal(_gram(stack, weight), (Stack(stack),), weight, rank, 3)
     return kept, residual, jnp.sum(squared[rank:]), jnp.sum(squared)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def principal(stacks: tuple[Tree, ...], weight: Tree | None, keep: int, passes: int) -> Principal:
-    """The ``keep`` leading vectors of the stacks together, in the metric Σ w x².
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def principal(
+    gram: Float[Array, "n n"], columns: tuple[Columns, ...], weight: Tree | None, keep: int, passes: int
+) -> Principal:
+    """The ``keep`` leading vectors of the columns together, in the metric Σ w x² (w = 1 if none), given their Gram
+    matrix in it.
 
     If every vector past the first ``keep`` is zero, the first ``keep`` come back bit for bit: there is nothing to
     discard, so an update without data changes nothing.
     """
-    return _decompose(stacks, weight, keep, passes)[0]
+    return _decompose(gram, columns, weight, keep, passes)[0]
 
 
 @principal.defjvp
@@ -82,36 +85,30 @@ def _principal_jvp(keep, passes, primals, tangents):
     With dV = VΩ, Ω_ij = (Vᵀ dG V)_ij / (λ_j − λ_i). Inside a group of equal eigenvalues (zero columns!) Ω is set to
     zero: it turns the group's vectors among themselves, which changes neither Σ yyᵀ nor the residual.
     """
-    (stacks, weight), (d_stacks, d_weight) = primals, tangents
-    out, vectors, settled = _decompose(stacks, weight, keep, passes)
-    half = _gram(_weighted(stacks, weight), d_stacks)
-    d_gram = half + half.T
-    if weight is not None:
-        d_gram = d_gram + _gram(_weighted(stacks, d_weight), stacks)
+    gram, columns, weight = primals
+    d_gram, d_columns, _ = tangents
+    out, vectors, settled = _decompose(gram, columns, weight, keep, passes)
     rotated = vectors.T @ d_gram @ vectors
     gap = out.squared[None, :] - out.squared[:, None]
     size = len(gap) * jnp.finfo(gap.dtype).eps * jnp.max(out.squared)
     separate = (jnp.abs(gap) > size) & ~settled
     turn = jnp.where(separate, rotated / jnp.where(separate, gap, 1), 0)
-    principal_all = _combine(vectors.T, stacks)
-    d_all = jax.tree.map(jnp.add, _combine(vectors.T, d_stacks), tree.combine(turn.T, principal_all))
+    principal_all, moved = jax.jvp(lambda stacks: _combine(vectors.T, stacks), (columns,), (d_columns,))
+    d_all = jax.tree.map(jnp.add, moved, tree.combine(turn.T, principal_all))
     d_residual = jax.tree.map(lambda y, dy: 2 * jnp.sum(y[keep:] * dy[keep:], axis=0), principal_all, d_all)
     d_out = Principal(jax.tree.map(lambda y: y[:keep], d_all), d_residual, jnp.diagonal(rotated))
     return out, d_out
 
 
-def _decompose(stacks, weight, keep, passes) -> tuple[Principal, Float[Array, "n n"], Bool[Array, ""]]:
+def _decompose(gram, columns, weight, keep, passes) -> tuple[Principal, Float[Array, "n n"], Bool[Array, ""]]:
     """The principal stack, the rotation V (columns) that leads to it, and whether there was nothing to discard."""
-    if passes > 1:
-        stacks = (tree.join(stacks),)
-    gram = _gram(_weighted(stacks, weight), stacks)
     n, dtype = len(gram), gram.dtype
-    # stacks = lower @ basis, with basis ever closer to orthonormal rows
+    # columns = lower @ basis, with basis ever closer to orthonormal rows
     lower, unit = _orthogonalise(gram, floor=n * jnp.finfo(dtype).eps)
-    basis, pending = stacks, unit
+    basis, pending = columns, unit
     for _ in range(passes - 1):
-        basis = (_combine(pending, basis),)
-        step, pending = _orthogonalise(_gram(_weighted(basis, weight), basis), floor=n * jnp.finfo(dtype).eps)
+        basis = (Stack(_combine(pending, basis)),)
+        step, pending = _orthogonalise(_gram(basis[0].vectors, weight), floor=n * jnp.finfo(dtype).eps)
         lower = jnp.matmul(lower, step, precision=tree.HIGHEST)
     left, sigma, right = jnp.linalg.svd(lower)
     # One pass: rotate the vectors themselves, exact whatever the conditioning. Three: build them from the
@@ -122,7 +119,7 @@ def _decompose(stacks, weight, keep, passes) -> tuple[Principal, Float[Array, "n
         turn = jnp.where(settled, jnp.eye(n, dtype=dtype), turn)
     kept, rest = _combine(turn[:keep], basis), _combine(turn[keep:], basis)
     if passes > 1:
-        kept = tree.select(settled, tree.join(stacks, keep), kept)
+        kept = tree.select(settled, tree.join(tuple(column.stack() for column in columns), keep), kept)
     residual = jax.tree.map(lambda r: jnp.where(settled, 0, r), tree.squares(rest))
     squared = jnp.where(settled, jnp.diagonal(gram), sigma**2)
     return Principal(kept, residual, squared), jnp.where(settled, jnp.eye(n, dtype=dtype), left), settled
@@ -137,20 +134,14 @@ def _orthogonalise(gram: Float[Array, "n n"], floor: Any) -> tuple[Float[Array, 
     return cholesky * norm[:, None], inverse_lower(cholesky) * inverse_norm[None, :]
 
 
-def _weighted(stacks: tuple[Tree, ...], weight: Tree | None) -> tuple[Tree, ...]:
-    if weight is None:
-        return stacks
-    return tuple(jax.tree.map(jnp.multiply, stack, weight) for stack in stacks)
+def _gram(stack: Tree, weight: Tree | None) -> Float[Array, "n n"]:
+    return Stack(stack).gram(weight)
 
 
-def _gram(left: tuple[Tree, ...], right: tuple[Tree, ...]) -> Float[Array, "n n"]:
-    """Gram matrix across tuples of stacks, without joining them."""
-    return jnp.block([[tree.gram(a, b) for b in right] for a in left])
-
-
-def _combine(coefficients: Float[Array, "n k"], stacks: tuple[Tree, ...]) -> Tree:
+def _combine(coefficients: Float[Array, "m n"], columns: tuple[Columns, ...]) -> Tree:
+    """Linear combinations of all columns together."""
     ends, start = [], 0
-    for stack in stacks:
-        ends.append(tree.combine(coefficients[:, start : start + tree.length(stack)], stack))
-        start += tree.length(stack)
+    for column in columns:
+        ends.append(column.combine(coefficients[:, start : start + column.count]))
+        start += column.count
     return jax.tree.map(lambda *parts: functools.reduce(jnp.add, parts), *ends)

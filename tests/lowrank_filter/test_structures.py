@@ -14,6 +14,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import lowrank_filter as lf
+from lowrank_filter.algebra.columns import Stack
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -188,13 +189,15 @@ def test_prediction(structure):
 
 @jax.jit
 def operations(precision, vector, columns, target):
+    options = {"rank": K, "residual": "diagonal", "metric": "relative"}
+    _, _, correction, _ = precision.condition(Stack(columns), target, **options)
     return {
         "quadratic": precision.quadratic(vector),
         "solve": flat(lf.solve(precision, vector)),
         "logdet": lf.logdet(precision),
         "inverse diagonal": flat(lf.inverse_diagonal(precision)),
         "whitening root": jax.vmap(lambda row: flat(precision.whiten(unravel(row))))(jnp.eye(D)),
-        "correction": precision.correct(columns, target)._replace(step=flat(precision.correct(columns, target).step)),
+        "correction": correction._replace(step=flat(correction.step)),
     }
 
 

@@ -1,0 +1,73 @@
+"""Other people's filters and curvatures, where they can be imported; nothing here depends on them.
+
+To compare against one, make it importable (PYTHONPATH, or pip where it is published): rebayes, bong and the LR-LGF
+authors' code are not on the package index; laplax is.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+Stream = Callable[[Array, Array, Array], Array]
+
+
+def available(module: str) -> Any | None:
+    """The module, or None where it cannot be imported with this version of JAX."""
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # whatever a peer's import does
+        print(f"{module}: not compared, it cannot be imported here ({type(error).__name__}: {error})")
+        return None
+
+
+def rebayes_lofi(network: Callable, *, rank: int, noise: float, prior: float, variance: float) -> Stream | None:
+    """rebayes' LO-FI with a diagonal, its predict and update in a scan (its own scan discards the prediction)."""
+    lofi = available("rebayes.low_rank_filter.lofi")
+    if lofi is None:
+        return None
+
+    def run(mean: Array, x: Array, y: Array) -> Array:
+        agent = lofi.RebayesLoFiDiagonal(
+            dynamics_weights=1.0,
+            dynamics_covariance=noise,
+            emission_mean_function=network,
+            emission_cov_function=lambda params, x: variance * jnp.eye(y.shape[1]),
+            memory_size=rank,
+        )
+
+        def step(belief: Any, example: tuple[Array, Array]) -> tuple[Any, None]:
+            return agent.update_state(agent.predict_state(belief), *example), None
+
+        return jax.lax.scan(step, agent.init_bel(mean, 1 / prior), (x, y))[0].mean
+
+    return run
+
+
+def bong_dlr(network: Callable, *, rank: int, noise: float, prior: float, variance: float) -> Stream | None:
+    """bong's linearised diagonal-plus-low-rank filter with the full Fisher matrix."""
+    bong = available("bong.src.bong")
+    if bong is None:
+        return None
+
+    def run(mean: Array, x: Array, y: Array) -> Array:
+        agent = bong.dlrg_bong(
+            mean,
+            1 / prior,
+            log_likelihood=None,
+            emission_mean_function=network,
+            emission_cov_function=lambda params, x: variance * jnp.eye(y.shape[1]),
+            process_noise=noise,
+            linplugin=True,
+            rank=rank,
+        )
+
+        def step(belief: Any, example: tuple[Array, Array]) -> tuple[Any, None]:
+            return agent.update(jax.random.key(0), agent.predict(belief), *example), None
+
+        return jax.lax.scan(step, agent.init(), (x, y))[0].mean
+
+    return run
