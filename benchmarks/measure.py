@@ -43,10 +43,17 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[st
     return timings
 
 
-def temporary_bytes(function: Callable, *arguments: Any) -> tuple[int, int]:
-    """The compiled function's peak beyond its arguments: temporary bytes, and bytes of its results."""
-    memory = jax.jit(function).lower(*arguments).compile().memory_analysis()
-    return memory.temp_size_in_bytes, memory.output_size_in_bytes
+class Memory(NamedTuple):
+    """Bytes that a compiled function needs beyond its arguments: while it runs, and for its results."""
+
+    temporary: int
+    results: int
+
+
+def memory(compiled: Any, *arguments: Any) -> Memory:
+    """What the compiler says of a jitted function."""
+    analysis = compiled.lower(*arguments).compile().memory_analysis()
+    return Memory(analysis.temp_size_in_bytes, analysis.output_size_in_bytes)
 
 
 def report(name: str, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], facts: Any = None) -> None:
@@ -72,7 +79,7 @@ def report(name: str, title: str, columns: Sequence[str], rows: Sequence[Sequenc
     }
     RESULTS.mkdir(exist_ok=True)
     with written_whole(RESULTS / f"{name}.json") as file:
-        file.write((json.dumps(plain(content), indent=1) + "\n").encode())
+        file.write((json.dumps(content, indent=1, default=plain) + "\n").encode())
 
 
 def _seconds(call: Callable[[], Any]) -> float:

@@ -44,18 +44,18 @@ def _weighted_gram(s: Array, w: Array) -> Float[Array, "k k"]:
     """In cache-sized pieces on a CPU, so that the weighted stack is never written: half the time."""
     pieces = _pieces(s)
     if pieces is None:
-        return gram(s * w, s)
+        return gram(s, s * w)
 
     def piecewise(s: Array, w: Array) -> Array:
         split_s, split_w = s.reshape(len(s), *pieces), w.reshape(pieces)
 
         def add(index: Any, total: Array) -> Array:
             part = jax.lax.dynamic_index_in_dim(split_s, index, axis=2, keepdims=False)
-            return total + gram(part * jax.lax.dynamic_index_in_dim(split_w, index, axis=1, keepdims=False), part)
+            return total + gram(part, part * jax.lax.dynamic_index_in_dim(split_w, index, axis=1, keepdims=False))
 
         return jax.lax.fori_loop(0, pieces[1], add, jnp.zeros((len(s), len(s)), _wide(s, w)))
 
-    return jax.lax.platform_dependent(s, w, cpu=piecewise, default=lambda s, w: gram(s * w, s))
+    return jax.lax.platform_dependent(s, w, cpu=piecewise, default=lambda s, w: gram(s, s * w))
 
 
 @_weighted_gram.defjvp
