@@ -111,22 +111,24 @@ class Blocks:
         return self._with(kept), self._with(sites), correction(self, stack, target), _together(misfits)
 
     def approximate(
-        self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int
+        self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int | None
     ) -> Self:
         """The leading eigenvectors of H's diagonal blocks, and with ``residual="diagonal"`` the rest of diag(H)."""
         diags = tuple(part.diag for part in self.parts)
-        if curvature.columns <= krylov.block_width(rank) * (iterations + 1):
-            stacks = self.layout.split_stack(curvature.seed(curvature.columns))
+        room = krylov.room(rank, curvature.roots, iterations)
+        pull, _ = curvature.root_products()
+        if curvature.columns <= room.vectors:
+            stacks = self.layout.split_stack(pull(curvature.start(curvature.columns)))
             columns = self._with(map(DiagLowRank, jax.tree.map(jnp.zeros_like, diags), stacks))
             return columns.truncate(rank, residual=residual, metric=metric, reference=self)
         factors = tuple(jnp.zeros((len(diag), 0, diag.shape[1]), diag.dtype) for diag in diags)
         if rank > 0:
             factors = krylov.leading(
                 lambda stack: curvature.block_product(self.layout, stack),
-                lambda count: self.layout.split_stack(curvature.seed(count)),
+                lambda count: self.layout.split_stack(pull(curvature.start(count))),
                 jax.tree.map(jax.lax.rsqrt, diags) if metric == "relative" else None,
                 rank=rank,
-                iterations=iterations,
+                room=room,
                 dimension=max(diag.shape[1] for diag in diags),
                 each=_each,
             )

@@ -182,23 +182,26 @@ class DiagLowRank(NamedTuple):
         return precision, site, correction, misfit
 
     def approximate(
-        self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int
+        self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int | None
     ) -> Self:
         """The leading eigenvectors of H in the metric, and with ``residual="diagonal"`` the rest of diag(H).
 
         Where H has so few root columns that they fit in the room of the iteration, they are decomposed instead.
         """
-        if curvature.columns <= krylov.block_width(rank) * (iterations + 1):
-            columns = type(self)(tree.zeros(self.diag), curvature.seed(curvature.columns))
+        room = krylov.room(rank, curvature.roots, iterations)
+        pull, push = curvature.root_products()
+        if curvature.columns <= room.vectors:
+            columns = type(self)(tree.zeros(self.diag), pull(curvature.start(curvature.columns)))
             return columns.truncate(rank, residual=residual, metric=metric, reference=self)
         factor = tree.zeros(self.diag, 0)
         if rank > 0:
-            factor = krylov.leading(
-                curvature.product,
-                curvature.seed,
+            factor = krylov.leading_columns(
+                pull,
+                push,
+                curvature.start,
                 jax.tree.map(jax.lax.rsqrt, self.diag) if metric == "relative" else None,
                 rank=rank,
-                iterations=iterations,
+                room=room,
                 dimension=tree.dimension(self.diag),
             )
         if residual == "drop":

@@ -228,7 +228,7 @@ class Kronecker:
         return precision, site, correction(self, stack, target), misfit
 
     def approximate(
-        self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int
+        self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int | None
     ) -> Self:
         """K-FAC: each layer's curvature as G ⊗ A; the diagonal of what no layer claims."""
         factors = curvature.kronecker(self.layout, self.reduce)

@@ -51,22 +51,25 @@ class Curvature(NamedTuple):
     """A positive semi-definite matrix H = Σᵢ JᵢᵀSᵢSᵢᵀJᵢ over the parameters that is never built.
 
     Attributes:
-        product: a stack V to the stack of H vᵢ.
-        block_product: the same in blocks, with H's diagonal blocks in its place.
+        root_products: to two linear maps: weights [n, B, r] to the stack of A q, where A has the columns JᵢᵀSᵢ, r for
+            each of B examples; and a stack V to Aᵀv [n, B, r].
+        block_product: a stack V, in blocks, to H v with H's diagonal blocks in its place.
         kronecker: each layer of a layout to its Kronecker factors; the flag is whether positions that share weights
             are reduced to one (their mean) or each count as an example.
-        seed: a number n to a stack of n fixed random combinations of H's root columns.
+        start: a number n to fixed random weights [n, B, r]; to the identity where n is the number of columns.
         diagonal: diag(H), a vector.
         columns: the number of root columns of H, at least its rank.
+        roots: how many of them belong to one example.
         like: a vector (arrays or shapes) that says what the parameters look like.
     """
 
-    product: Callable[[Tree], Tree]
+    root_products: Callable[[], tuple[Callable[[Float[Array, "n B r"]], Tree], Callable[[Tree], Float[Array, "n B r"]]]]
     block_product: Callable[[Layout, tuple[Float[Array, "_U n _m"], ...]], tuple[Float[Array, "_U n _m"], ...]]
     kronecker: Callable[[Layout, bool], dict[Group, KroneckerFactors]]
-    seed: Callable[[int], Tree]
+    start: Callable[[int], Float[Array, "n B r"]]
     diagonal: Callable[[], Tree]
     columns: int
+    roots: int
     like: Tree
 
 
@@ -141,7 +144,7 @@ class Precision(Protocol):
         ...
 
     def approximate(
-        self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int
+        self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int | None
     ) -> Self:
         """A curvature as a positive semi-definite member of the same family, measured against this precision."""
         ...

@@ -104,11 +104,11 @@ def _decompose(gram, columns, weight, keep, passes) -> tuple[Principal, Float[Ar
     """The principal stack, the rotation V (columns) that leads to it, and whether there was nothing to discard."""
     n, dtype = len(gram), gram.dtype
     # columns = lower @ basis, with basis ever closer to orthonormal rows
-    lower, unit = _orthogonalise(gram, floor=n * jnp.finfo(dtype).eps)
+    lower, unit = orthogonalise(gram, floor=n * jnp.finfo(dtype).eps)
     basis, pending = columns, unit
     for _ in range(passes - 1):
         basis = (Stack(_combine(pending, basis)),)
-        step, pending = _orthogonalise(_gram(basis[0].vectors, weight), floor=n * jnp.finfo(dtype).eps)
+        step, pending = orthogonalise(_gram(basis[0].vectors, weight), floor=n * jnp.finfo(dtype).eps)
         lower = jnp.matmul(lower, step, precision=tree.HIGHEST)
     left, sigma, right = jnp.linalg.svd(lower)
     # One pass: rotate the vectors themselves, exact whatever the conditioning. Three: build them from the
@@ -125,7 +125,7 @@ def _decompose(gram, columns, weight, keep, passes) -> tuple[Principal, Float[Ar
     return Principal(kept, residual, squared), jnp.where(settled, jnp.eye(n, dtype=dtype), left), settled
 
 
-def _orthogonalise(gram: Float[Array, "n n"], floor: Any) -> tuple[Float[Array, "n n"], Float[Array, "n n"]]:
+def orthogonalise(gram: Float[Array, "n n"], floor: Any) -> tuple[Float[Array, "n n"], Float[Array, "n n"]]:
     """L and L⁻¹ with L Lᵀ ≈ G, columns scaled to unit norm before the Cholesky and zero columns left alone."""
     norm = jnp.sqrt(jnp.diagonal(gram))
     inverse_norm = jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1), 0)
