@@ -5,7 +5,6 @@ and two products with its factor, the gain reads the factor and returns one vect
 """
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
 import lowrank_filter as lf

@@ -1,14 +1,11 @@
 """The networks and data that the benchmarks share."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
-
-from experiments.data import mnist
 
 
 def initial(sizes: Sequence[int], key: Array) -> list[dict[str, Array]]:

@@ -5,12 +5,14 @@ authors' code are not on the package index; laplax is.
 """
 
 import importlib
+import types
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 Stream = Callable[[Array, Array, Array], Array]
@@ -78,19 +80,16 @@ def laplax_eigenvalues(
     network: Callable, params: Any, x: Array, rank: int, exact: np.ndarray
 ) -> dict[str, Callable[[Any, Array, Array], Array]]:
     """laplax' Lanczos and LOBPCG, jitted, as shipped and with as many iterations as 1e-3 takes."""
-    if available("laplax.curv.low_rank") is None:
+    names = ("laplax.curv.ggn", "laplax.curv.lanczos", "laplax.curv.lobpcg", "laplax.util.flatten")
+    ggn, lanczos, lobpcg, flattening = map(available, names)
+    if ggn is None or lanczos is None or lobpcg is None or flattening is None:
         return {}
-    from laplax.curv.ggn import create_ggn_mv
-    from laplax.curv.lanczos import lanczos_lowrank
-    from laplax.curv.lobpcg import lobpcg_lowrank
-    from laplax.util.flatten import create_pytree_flattener, wrap_function
-
-    flatten, unflatten = create_pytree_flattener(params)
+    flatten, unflatten = flattening.create_pytree_flattener(params)
     size = flatten(params).size
 
     def eigenvalues(method: Callable, vectors: int) -> Callable:
         def run(params: Any, x: Array, y: Array) -> Array:
-            product = create_ggn_mv(
+            product = ggn.create_ggn_mv(
                 lambda input, params: network(params, input[None])[0],
                 params,
                 {"input": x, "target": y},
@@ -98,7 +97,7 @@ def laplax_eigenvalues(
                 num_curv_samples=1,
                 num_total_samples=1,
             )
-            flat = wrap_function(product, input_fn=unflatten, output_fn=flatten)
+            flat = flattening.wrap_function(product, input_fn=unflatten, output_fn=flatten)
             terms = method(
                 flat, key=jax.random.key(0), layout=size, rank=vectors, calc_dtype=jnp.float32, return_dtype=jnp.float32
             )
@@ -106,13 +105,39 @@ def laplax_eigenvalues(
 
         return jax.jit(run)
 
-    found = {"laplax Lanczos, 20 iterations": eigenvalues(lanczos_lowrank, rank)}
+    found = {"laplax Lanczos, 20 iterations": eigenvalues(lanczos.lanczos_lowrank, rank)}
     labels = jnp.zeros(len(x), int)
     for vectors in range(rank + 5, 4 * rank, 5):
-        accurate = eigenvalues(lanczos_lowrank, vectors)
+        accurate = eigenvalues(lanczos.lanczos_lowrank, vectors)
         values = np.sort(np.asarray(accurate(params, x, labels)))[::-1][:rank]
         if np.abs(values / exact - 1).max() < 1e-3:
             found[f"laplax Lanczos, {vectors} iterations"] = accurate
             break
-    found["laplax LOBPCG"] = eigenvalues(lobpcg_lowrank, rank)
+    found["laplax LOBPCG"] = eigenvalues(lobpcg.lobpcg_lowrank, rank)
     return found
+
+
+def authors_update(network: Callable, params: Any, rank: int) -> Callable[[Any, Array, Array], Any] | None:
+    """The LR-LGF authors' task update: Jacobians and Hessians of a batch, then a truncated SVD on the host."""
+    module = available("utils.DiagLowRank")
+    if module is None:
+        return None
+    flat, unravel = ravel_pytree(params)
+    module.GlobalRegistry.set_config(types.SimpleNamespace(LAMBDA_INIT=1.0))
+
+    @jax.jit
+    def ggn(theta: Array, x: Array) -> tuple[Array, Array]:
+        def outputs(theta: Array, image: Array) -> Array:
+            return network(unravel(theta), image[None])[0]
+
+        logits = jax.vmap(outputs, in_axes=(None, 0))(theta, x)
+        hessian = jax.vmap(lambda p: jnp.diag(p) - jnp.outer(p, p))(jax.nn.softmax(logits))
+        return jax.vmap(jax.jacrev(outputs), in_axes=(None, 0))(theta, x), hessian
+
+    def run(params: Any, x: Array, y: Array) -> Any:
+        jacobians, hessians = ggn(ravel_pytree(params)[0], x)
+        belief = module.Diag_LowRank(flat.size, rank)
+        belief.add_low(np.asarray(jacobians), np.asarray(hessians), 1.0, 0)
+        return belief.Pi_t[1]
+
+    return run

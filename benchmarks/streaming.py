@@ -8,6 +8,7 @@ arithmetic, so "same posterior" is the distance of the final means over the dist
 import functools
 import os
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ MODEL = {"noise": 1e-5, "prior": 100.0, "variance": 0.5}
 CASES = (((784, 100, 100, 10), 10, 20), ((784, 100, 100, 10), 20, 20), ((64, 50, 50, 10), 10, 1000))
 
 
-def ours(network: Callable, metric: str, *, rank: int, noise: float, prior: float, variance: float) -> peers.Stream:
+def ours(network: Callable, metric: Any, *, rank: int, noise: float, prior: float, variance: float) -> peers.Stream:
     """The built filter, as a user would write it."""
 
     def run(params: Array, x: Array, y: Array) -> Array:
@@ -61,9 +62,7 @@ def main(repeats: int = 7) -> None:
             "rebayes LO-FI, diagonal": (peers.rebayes_lofi(single, **model), flat),
             "bong DLR, full Fisher": (peers.bong_dlr(single, **model), flat),
         }
-        compiled = {
-            name: functools.partial(jax.jit(run), start, x, y) for name, (run, start) in streams.items() if run
-        }
+        compiled = {name: functools.partial(jax.jit(run), start, x, y) for name, (run, start) in streams.items() if run}
         means = {name: np.asarray(ravel_pytree(call())[0]) for name, call in compiled.items()}
         timings = interleaved(compiled, repeats)
         reference = means["lf, Euclidean metric"]

@@ -17,7 +17,7 @@ class Columns(Protocol):
     """n vectors, known by their products. A pytree of arrays."""
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """n."""
         ...
 
@@ -44,7 +44,7 @@ class Stack(NamedTuple):
     vectors: Tree
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """n."""
         return tree.length(self.vectors)
 
@@ -106,7 +106,7 @@ class Products:
     places: tuple[Place, ...] = dataclasses.field(metadata={"static": True})
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """B·r."""
         size, _, width = self.gradients[0].shape
         return size * width
@@ -116,7 +116,7 @@ class Products:
         weights = (None,) * len(self.places) if weight is None else self._selected(weight)
         total = 0
         for x, g, w in zip(self.inputs, self.gradients, weights, strict=True):
-            flat = jnp.moveaxis(g, 2, 1).reshape(self.count, -1)
+            flat = jnp.moveaxis(g, 2, 1).reshape(self.size, -1)
             if x is None:
                 total += _inner("mo,no->mn", flat if w is None else flat * w, flat)
             elif w is None:
@@ -135,7 +135,7 @@ class Products:
                 # As a batched product, a CPU reads the stack in the order that it lies in.
                 each = jnp.broadcast_to(x, (len(s), *x.shape))
                 total += _inner("kbo,bor->kbr", _inner("kio,kbi->kbo", s, each), g)
-        return jnp.reshape(total, (tree.length(stack), self.count))
+        return jnp.reshape(total, (tree.length(stack), self.size))
 
     def combine(self, coefficients: Float[Array, "m n"]) -> Tree:
         """Σ_b x_b ⊗ Σ_r c_br g_br."""
@@ -156,7 +156,7 @@ class Products:
 
     def stack(self) -> Tree:
         """The gradients built."""
-        return self.combine(jnp.eye(self.count, dtype=self.gradients[0].dtype))
+        return self.combine(jnp.eye(self.size, dtype=self.gradients[0].dtype))
 
     def _spread(self, of_examples: Float[Array, "B B"]) -> Float[Array, "n n"]:
         width = self.gradients[0].shape[2]

@@ -11,7 +11,7 @@ from lowrank_filter.algebra import cholesky, krylov, tree
 from lowrank_filter.algebra.columns import Columns, Stack
 from lowrank_filter.algebra.precision import Correction, Curvature, Misfit
 from lowrank_filter.algebra.tree import Tree
-from lowrank_filter.algebra.truncation import Metric, Residual, compress, principal
+from lowrank_filter.algebra.truncation import Metric, Residual, compress, inverse, principal
 
 
 class DiagLowRank(NamedTuple):
@@ -151,34 +151,24 @@ class DiagLowRank(NamedTuple):
         replaces D⁻¹(g − U (I + K)⁻¹UᵀD⁻¹g), which cancels where the data say much more than the prior. The
         log-determinant is that of L's lower right corner.
         """
-        inverse = jax.tree.map(lambda d: 1 / d, self.diag)
-        old = Stack(self.factor)
-        gram = _joint_gram(old, columns, inverse)
+        old, variance = Stack(self.factor), inverse(self.diag)
+        gram = _joint_gram(old, columns, variance)
         lower = cholesky.cholesky_plus_identity(gram)
         target = target.astype(gram.dtype)
         halfway = cholesky.solve_lower(lower, jnp.concatenate([jnp.zeros(self.rank, gram.dtype), target]))
         coefficients = jax.scipy.linalg.solve_triangular(lower, halfway, lower=True, trans="T")
         ends = old.combine(coefficients[None, : self.rank]), columns.combine(coefficients[None, self.rank :])
-        step = jax.tree.map(lambda a, b, v: (a + b)[0] * v, *ends, inverse)
+        step = jax.tree.map(lambda a, b, v: (a + b)[0] * v, *ends, variance)
         explained = target @ (gram[self.rank :] @ coefficients)
         logdet = 2 * jnp.sum(jnp.log(jnp.diagonal(lower)[self.rank :]))
         correction = Correction(step, explained, jnp.sum(halfway**2), logdet)
 
-        weight = inverse if metric == "relative" else None
+        weight = variance if metric == "relative" else None
         measured = gram if metric == "relative" else _joint_gram(old, columns, None)
-
-        def truncated(diag: Tree, stacks: tuple[Columns, ...], gram: Array) -> tuple[Self, Misfit]:
-            if len(gram) <= rank:
-                nothing = jnp.zeros((), gram.dtype)
-                joined = tree.join(tuple(stack.stack() for stack in stacks))
-                return type(self)(diag, tree.pad(joined, rank)), Misfit(nothing, nothing)
-            kept, discarded, squared = principal(gram, stacks, weight, rank, 1)
-            if residual == "diagonal":
-                diag = jax.tree.map(jnp.add, diag, discarded)
-            return type(self)(diag, kept), Misfit(jnp.sum(squared[rank:]), jnp.sum(squared))
-
-        precision, misfit = truncated(self.diag, (old, columns), measured)
-        site, _ = truncated(tree.zeros(self.diag), (columns,), measured[self.rank :, self.rank :])
+        options = {"rank": rank, "residual": residual}
+        precision, misfit = self._rotated(self.diag, (old, columns), measured, weight, **options)
+        new = measured[self.rank :, self.rank :]
+        site, _ = self._rotated(tree.zeros(self.diag), (columns,), new, weight, **options)
         return precision, site, correction, misfit
 
     def approximate(
@@ -221,21 +211,39 @@ class DiagLowRank(NamedTuple):
         own if none is given)."""
         diag = jax.tree.map(jnp.add, self.diag, other.diag)
         measure = diag if reference is None else reference.diag
-        factor, discarded, *traces = compress((self.factor, other.factor), measure, rank, metric=metric)
-        if residual == "diagonal":
-            diag = jax.tree.map(jnp.add, diag, discarded)
-        return type(self)(diag, factor), Misfit(*traces)
+        weight = inverse(measure) if metric == "relative" else None
+        columns = Stack(self.factor), Stack(other.factor)
+        return self._rotated(diag, columns, _joint_gram(*columns, weight), weight, rank=rank, residual=residual)
 
     def truncate(self, rank: int, *, residual: Residual, metric: Metric, reference: Self | None = None) -> Self:
         """This matrix with its low-rank part cut to ``rank``, in the metric of ``reference``'s diagonal."""
         measure = self if reference is None else reference
-        factor, discarded, *_ = compress((self.factor,), measure.diag, rank, metric=metric)
+        factor, discarded = compress(self.factor, measure.diag, rank, metric=metric)
         diag = jax.tree.map(jnp.add, self.diag, discarded) if residual == "diagonal" else self.diag
         return type(self)(diag, factor)
 
+    def _rotated(
+        self,
+        diag: Tree,
+        columns: tuple[Columns, ...],
+        gram: Float[Array, "n n"],
+        weight: Tree | None,
+        *,
+        rank: int,
+        residual: Residual,
+    ) -> tuple[Self, Misfit]:
+        """diag + the columns' leading part, by one rotation, given their Gram matrix in the metric."""
+        if len(gram) <= rank:
+            nothing = jnp.zeros((), gram.dtype)
+            joined = tree.join(tuple(column.stack() for column in columns))
+            return type(self)(diag, tree.pad(joined, rank)), Misfit(nothing, nothing)
+        kept, discarded, squared = principal(gram, columns, weight, rank, 1)
+        if residual == "diagonal":
+            diag = jax.tree.map(jnp.add, diag, discarded)
+        return type(self)(diag, kept), Misfit(jnp.sum(squared[rank:]), jnp.sum(squared))
+
     def _inner_cholesky(self) -> Float[Array, "k k"]:
-        inverse = jax.tree.map(lambda d: 1 / d, self.diag)
-        return cholesky.cholesky_plus_identity(tree.weighted_gram(self.factor, inverse))
+        return cholesky.cholesky_plus_identity(tree.weighted_gram(self.factor, inverse(self.diag)))
 
     def _propagation(self, noise: Tree, transition: Tree) -> tuple[Tree, Float[Array, "k k"]]:
         shrink = jax.tree.map(lambda a, q, d: 1 / (a * a + q * d), transition, noise, self.diag)

@@ -29,9 +29,10 @@ class Room(NamedTuple):
 def room(rank: int, roots: int, iterations: int | None) -> Room:
     """Room for the ``rank`` leading eigenvectors of a curvature with ``roots`` root columns for each example.
 
-    Narrow blocks need the fewest products (of one 784-100-100-10 network's top 20 eigenvalues the last is within 1e-3
-    after 43 vectors one by one, 68 by fours, 80 by tens, 100 by twenty-fives), but no more vectors of a repeated eigenvalue are
-    found than a block has, and a linear layer with independent outputs repeats each as often as there are outputs.
+    Narrow blocks need the fewest products: of one 784-100-100-10 network's top 20 eigenvalues the last is within 1e-3
+    after 43 vectors one by one, 68 by fours, 80 by tens, 100 by twenty-fives. But no more vectors of a repeated
+    eigenvalue are found than a block has, and a linear layer with independent outputs repeats each as often as there
+    are outputs.
     """
     width = min(max(4, roots), rank + max(4, rank // 4))
     return Room(width, 1 + (1 - (-3 * rank // width) if iterations is None else iterations))
@@ -172,7 +173,7 @@ def _reorthogonalised(newest: Tree, basis: Tree) -> Tree:
     Where it adds nothing, what is left is rounding, and normalised it is a direction as good as any other.
     """
 
-    def once(_: int, stack: Tree) -> Tree:
+    def once(_: Any, stack: Tree) -> Tree:
         # The long stack first: the second operand is the one that a CPU transposes.
         outside = jax.tree.map(jnp.subtract, stack, tree.combine(tree.gram(basis, stack).T, basis))
         gram = tree.gram(outside, outside)

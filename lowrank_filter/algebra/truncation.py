@@ -9,8 +9,8 @@ Two ways to get there, both a few Gram matrices and products:
   factor (Fukaya et al. 2020, "Shifted Cholesky QR"). Singular values keep the relative accuracy of Householder QR,
   where the eigenvalues of one Gram matrix lose everything below √eps of the largest.
 - ``passes=1``: one Gram matrix of columns scaled to unit norm, and an orthogonal rotation. YᵀY + residual = XᵀX
-  holds to rounding whatever the spectrum; only which direction is called small is less accurate. In a stream the old
-  factor is already orthogonal, the scaled Gram matrix is well conditioned, and nothing is lost.
+  holds to rounding whatever the spectrum; only which direction is called small is less accurate. Sums are cut in this
+  way: each part is already orthogonal, so the scaled Gram matrix is well conditioned and little is lost.
 """
 
 import functools
@@ -43,26 +43,28 @@ class Principal(NamedTuple):
     squared: Float[Array, " n"]
 
 
-def compress(
-    stacks: tuple[Tree, ...], reference: Tree, rank: int, *, metric: Metric
-) -> tuple[Tree, Tree, Float[Array, ""], Float[Array, ""]]:
-    """Rank-``rank`` approximation of Σᵢ xᵢxᵢᵀ over the vectors of all stacks.
+def compress(stack: Tree, reference: Tree, rank: int, *, metric: Metric) -> tuple[Tree, Tree]:
+    """Rank-``rank`` approximation of Σᵢ xᵢxᵢᵀ over a stack's vectors, small ones with full relative accuracy.
 
     Args:
-        stacks: stacks of vectors, together n of them.
+        stack: n vectors.
         reference: the positive diagonal that ``metric="relative"`` measures against.
         rank: the number of vectors to keep; if n is smaller, zeros are appended and nothing is approximated.
 
     Returns:
-        The kept stack, the diagonal of the discarded part, and the traces (in the metric) of that part and of all.
+        The kept stack, and the diagonal of the discarded part.
     """
-    stack = tree.join(stacks)
     if tree.length(stack) <= rank:
-        nothing = jnp.zeros((), jnp.result_type(*jax.tree.leaves(stack)))
-        return tree.pad(stack, rank), tree.zeros(reference), nothing, nothing
-    weight = jax.tree.map(lambda d: 1 / d, reference) if metric == "relative" else None
-    kept, residual, squared = principal(_gram(stack, weight), (Stack(stack),), weight, rank, 3)
-    return kept, residual, jnp.sum(squared[rank:]), jnp.sum(squared)
+        return tree.pad(stack, rank), tree.zeros(reference)
+    weight = inverse(reference) if metric == "relative" else None
+    columns = Stack(stack)
+    kept, residual, _ = principal(columns.gram(weight), (columns,), weight, rank, 3)
+    return kept, residual
+
+
+def inverse(diagonal: Tree) -> Tree:
+    """1/d, elementwise."""
+    return jax.tree.map(lambda d: 1 / d, diagonal)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
@@ -108,7 +110,7 @@ def _decompose(gram, columns, weight, keep, passes) -> tuple[Principal, Float[Ar
     basis, pending = columns, unit
     for _ in range(passes - 1):
         basis = (Stack(_combine(pending, basis)),)
-        step, pending = orthogonalise(_gram(basis[0].vectors, weight), floor=n * jnp.finfo(dtype).eps)
+        step, pending = orthogonalise(basis[0].gram(weight), floor=n * jnp.finfo(dtype).eps)
         lower = jnp.matmul(lower, step, precision=tree.HIGHEST)
     left, sigma, right = jnp.linalg.svd(lower)
     # One pass: rotate the vectors themselves, exact whatever the conditioning. Three: build them from the
@@ -134,14 +136,10 @@ def orthogonalise(gram: Float[Array, "n n"], floor: Any) -> tuple[Float[Array, "
     return cholesky * norm[:, None], inverse_lower(cholesky) * inverse_norm[None, :]
 
 
-def _gram(stack: Tree, weight: Tree | None) -> Float[Array, "n n"]:
-    return Stack(stack).gram(weight)
-
-
 def _combine(coefficients: Float[Array, "m n"], columns: tuple[Columns, ...]) -> Tree:
     """Linear combinations of all columns together."""
     ends, start = [], 0
     for column in columns:
-        ends.append(column.combine(coefficients[:, start : start + column.count]))
-        start += column.count
+        ends.append(column.combine(coefficients[:, start : start + column.size]))
+        start += column.size
     return jax.tree.map(lambda *parts: functools.reduce(jnp.add, parts), *ends)

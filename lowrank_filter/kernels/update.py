@@ -9,7 +9,6 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from lowrank_filter import checks
 from lowrank_filter.algebra.operations import truncation_options
 from lowrank_filter.algebra.precision import Precision
-from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.kernels.batch import Apply, prepare
 from lowrank_filter.kernels.belief import Belief
