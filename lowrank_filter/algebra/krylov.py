@@ -66,11 +66,9 @@ def leading_columns(
         room: the number and width of the blocks.
         dimension: D.
     """
-    width, count = room
-    if dimension <= room.vectors:
-        width, count = dimension, 1  # one block spans everything, and the choice of a subspace is none
-    else:
-        scale = jax.lax.stop_gradient(scale)
+    complete = dimension <= room.vectors
+    width, count = (dimension, 1) if complete else room
+    scale = scale if complete else jax.lax.stop_gradient(scale)
 
     def product(block: Array) -> tuple[Array, tuple[Array, Tree]]:
         pulled = pull(block)
@@ -78,7 +76,9 @@ def leading_columns(
         image = push(weighted)
         return image, (image, pulled)
 
-    basis, (images, pulled) = _iterate(product, start(width), count)
+    # With room for all of K's range, one block that lies in it is all of it, and no subspace is chosen.
+    first = jax.lax.stop_gradient(product(start(width))[0]) if complete else start(width)
+    basis, (images, pulled) = _iterate(product, first, count)
     projected = tree.gram(basis, images)
     _, vectors = eigen.decompose((projected + projected.T) / 2)
     return tree.pad(tree.combine(vectors.T[::-1][:rank], pulled), rank)
@@ -108,11 +108,9 @@ def leading(
         dimension: the size of the largest diagonal block.
         each: lifts a function of one diagonal block's stacks to all of them.
     """
-    width, count = room
-    if dimension <= room.vectors:
-        width, count = dimension, 1
-    else:
-        scale = jax.lax.stop_gradient(scale)
+    complete = dimension <= room.vectors
+    width, count = (dimension, 1) if complete else room
+    scale = scale if complete else jax.lax.stop_gradient(scale)
 
     def scaled(stack: Tree) -> Tree:
         return stack if scale is None else each(_times)(stack, scale)

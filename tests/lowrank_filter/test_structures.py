@@ -189,7 +189,7 @@ def test_prediction(structure):
 
 @jax.jit
 def operations(precision, vector, columns, target):
-    options = {"rank": K, "residual": "diagonal", "metric": "relative"}
+    options = {"rank": precision.rank, "residual": "diagonal", "metric": "relative"}
     _, _, correction, _ = precision.condition(Stack(columns), target, **options)
     return {
         "quadratic": precision.quadratic(vector),
