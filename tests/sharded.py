@@ -5,6 +5,7 @@ array that its compiled form moves between devices, and whether the result is st
 """
 
 import functools
+import itertools
 import json
 import math
 import re
@@ -19,7 +20,11 @@ import lowrank_filter as lf
 SIZES, RANK, STEPS, SEEDS, EXAMPLES = (64, 512, 512, 8), 5, 3, 2, 4
 LIKELIHOOD = lf.Categorical()
 # Pairs of layers as they are commonly split: the first by outputs, the second by inputs; the small last one whole.
-SPLIT = [{"w": (None, "params"), "b": ("params",)}, {"w": ("params", None), "b": (None,)}, {"w": (None, None), "b": (None,)}]
+SPLIT = [
+    {"w": (None, "params"), "b": ("params",)},
+    {"w": ("params", None), "b": (None,)},
+    {"w": (None, None), "b": (None,)},
+]
 COLLECTIVE = re.compile(r"= (.*?) (?:all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(")
 
 
@@ -30,7 +35,7 @@ def network(params, x):
 
 
 def initial(key):
-    sizes = list(zip(SIZES[:-1], SIZES[1:], strict=True))
+    sizes = list(itertools.pairwise(SIZES))
     keys = jax.random.split(key, len(sizes))
     return [
         {"w": jax.random.normal(k, size) / size[0] ** 0.5, "b": jnp.zeros(size[1])}

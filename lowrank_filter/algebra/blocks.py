@@ -96,9 +96,20 @@ class Blocks:
         return self.layout.join(gain(self.parts, self.layout.split(vector), noise, transition))
 
     def condition(
-        self, columns: Columns, target: Float[Array, " n"], *, rank: int, residual: Residual, metric: Metric
+        self,
+        columns: Columns,
+        target: Float[Array, " n"],
+        *,
+        rank: int,
+        residual: Residual,
+        metric: Metric,
+        noise: Any = None,
+        transition: Any = None,
     ) -> tuple[Self, Self, Correction, Misfit]:
         """Data couple the blocks: the correction is that of all together. Each block takes its rows of the columns."""
+        if noise is not None:
+            predicted = self.propagate(noise, transition)
+            return predicted.condition(columns, target, rank=rank, residual=residual, metric=metric)
         stack = columns.stack()
 
         def one(part: DiagLowRank, rows: Float[Array, "n m"]) -> tuple[DiagLowRank, DiagLowRank, Misfit]:

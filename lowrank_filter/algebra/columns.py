@@ -1,8 +1,9 @@
 """The columns that data add to a precision: n vectors aⱼ over the parameters, in the form that they are cheapest in."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,20 +14,12 @@ from lowrank_filter.algebra import tree
 from lowrank_filter.algebra.tree import Tree
 
 
-class Columns(Protocol):
-    """n vectors, known by their products. A pytree of arrays."""
+class Combinable(Protocol):
+    """n vectors, known by their linear combinations. A pytree of arrays."""
 
     @property
     def size(self) -> int:
         """n."""
-        ...
-
-    def gram(self, weight: Tree | None) -> Float[Array, "n n"]:
-        """Σ w aᵢ aⱼ for a vector w, ones if there is none."""
-        ...
-
-    def against(self, stack: Tree) -> Float[Array, "k n"]:
-        """⟨sᵢ, aⱼ⟩ for a stack's vectors."""
         ...
 
     def combine(self, coefficients: Float[Array, "m n"]) -> Tree:
@@ -35,6 +28,18 @@ class Columns(Protocol):
 
     def stack(self) -> Tree:
         """The vectors themselves."""
+        ...
+
+
+class Columns(Combinable, Protocol):
+    """n vectors, known by their products."""
+
+    def gram(self, weight: Tree | None) -> Float[Array, "n n"]:
+        """Σ w aᵢ aⱼ for a vector w, ones if there is none."""
+        ...
+
+    def against(self, stack: Tree) -> Float[Array, "k n"]:
+        """⟨sᵢ, aⱼ⟩ for a stack's vectors."""
         ...
 
 
@@ -65,24 +70,70 @@ class Stack(NamedTuple):
         return self.vectors
 
 
+class Turned(NamedTuple):
+    """k vectors s ⊙ Σⱼ Tᵢⱼ wⱼ of a stack w, a k×k matrix T and a vector s, never built."""
+
+    vectors: Tree
+    turn: Float[Array, "k k"]
+    scale: Tree
+
+    @property
+    def size(self) -> int:
+        """k."""
+        return len(self.turn)
+
+    def combine(self, coefficients: Float[Array, "m n"]) -> Tree:
+        """One product over D."""
+        turn = jnp.matmul(coefficients, self.turn, precision=tree.HIGHEST)
+        return jax.tree.map(jnp.multiply, tree.combine(turn, self.vectors), self.scale)
+
+    def stack(self) -> Tree:
+        """Built."""
+        return jax.tree.map(jnp.multiply, tree.combine(self.turn, self.vectors), self.scale)
+
+
 class Place(NamedTuple):
-    """Where an array of parameters lies: in which leaf, and as which of its elements, counted in order. Static."""
+    """Where an array of parameters lies. Static.
+
+    Attributes:
+        leaf: in which leaf.
+        elements: as which of its elements, counted in order.
+        axes: the order of the array's axes in which those are consecutive; None if there is none.
+    """
 
     leaf: int
     elements: np.ndarray
+    axes: tuple[int, ...] | None
+
+    @property
+    def first(self) -> int:
+        """The first of the elements."""
+        return int(self.elements.flat[0])
 
     def select(self, leaf: Array) -> Array:
         """The array, of a parameter leaf."""
-        shape = self.elements.shape
-        if leaf.shape == shape and _consecutive(self.elements) and self.elements.size == leaf.size:
-            return leaf
-        for axes in (tuple(range(len(shape))), tuple(range(len(shape)))[::-1]):
-            turned = self.elements.transpose(axes)
-            if _consecutive(turned):
-                first = int(turned.ravel()[0])
-                piece = jax.lax.slice_in_dim(leaf.reshape(-1), first, first + turned.size)
-                return piece.reshape(turned.shape).transpose(np.argsort(axes))
-        return leaf.reshape(-1)[self.elements]
+        if self.axes is None:
+            return leaf.reshape(-1)[self.elements]
+        turned = self.elements.transpose(self.axes).shape
+        if self.elements.size != leaf.size:
+            leaf = jax.lax.slice_in_dim(leaf.reshape(-1), self.first, self.first + self.elements.size)
+        return leaf.reshape(turned).transpose(np.argsort(self.axes))
+
+
+def _leaf_of(places: Sequence[Place], arrays: Sequence[Array], like: Any) -> Array:
+    """A stack's leaf of arrays [m, …] that lie in it, zero elsewhere."""
+    count, dtype = len(arrays[0]), like.dtype
+    order = sorted(range(len(places)), key=lambda n: places[n].first)
+    ends = np.cumsum([places[n].elements.size for n in order])
+    tiled = ends[-1] == like.size and all(places[n].axes is not None for n in order)
+    if tiled and all(places[n].first == end for n, end in zip(order[1:], ends, strict=False)):
+        turned = [arrays[n].transpose(0, *(axis + 1 for axis in places[n].axes or ())) for n in order]
+        parts = [part.reshape(count, math.prod(part.shape[1:])) for part in turned]
+        return jnp.concatenate(parts, axis=1).astype(dtype).reshape(count, *like.shape)
+    flat = jnp.zeros((count, like.size), dtype)
+    for place, array in zip(places, arrays, strict=True):
+        flat = flat.at[:, place.elements].set(array.astype(dtype))
+    return flat.reshape(count, *like.shape)
 
 
 @jax.tree_util.register_dataclass
@@ -151,8 +202,14 @@ class Products:
             return _einsum("bi,mbo->mio", x.astype(dtype), cotangents)
 
         arrays = tuple(map(array, self.inputs, self.gradients, self.places))
-        (stack,) = jax.vmap(jax.linear_transpose(self._selected, self.like))(arrays)
-        return stack
+        stack = []
+        for number, leaf in enumerate(leaves):
+            here = [n for n, place in enumerate(self.places) if place.leaf == number]
+            if here:
+                stack.append(_leaf_of([self.places[n] for n in here], [arrays[n] for n in here], leaf))
+            else:  # a parameter that the network does not use
+                stack.append(jnp.zeros((len(coefficients), *leaf.shape), leaf.dtype))
+        return jax.tree.unflatten(jax.tree.structure(self.like), stack)
 
     def stack(self) -> Tree:
         """The gradients built."""
@@ -169,19 +226,19 @@ class Products:
 
 def places(labels: Sequence[np.ndarray], like: Tree) -> tuple[Place, ...] | None:
     """Where arrays of parameters lie, which are numbered leaf by leaf; None if one lies in several leaves."""
-    ends = np.cumsum([leaf.size for leaf in jax.tree.leaves(like)])
+    sizes = [leaf.size for leaf in jax.tree.leaves(like)]
+    ends = np.cumsum(sizes)
     found = []
     for numbers in labels:
         leaf = np.searchsorted(ends, numbers, side="right")
         if (leaf != leaf.flat[0]).any():
             return None
-        first = int(leaf.flat[0])
-        found.append(Place(first, numbers - (ends[first] - jax.tree.leaves(like)[first].size)))
+        number = int(leaf.flat[0])
+        elements = numbers - (ends[number] - sizes[number])
+        forward = tuple(range(elements.ndim))
+        orders = [axes for axes in (forward, forward[::-1]) if (np.diff(elements.transpose(axes).ravel()) == 1).all()]
+        found.append(Place(number, elements, orders[0] if orders else None))
     return tuple(found)
-
-
-def _consecutive(elements: np.ndarray) -> bool:
-    return bool((np.diff(elements.ravel()) == 1).all())
 
 
 def _einsum(subscripts: str, *arrays: Array) -> Array:

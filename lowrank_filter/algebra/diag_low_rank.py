@@ -1,5 +1,8 @@
 """Diagonal plus low rank: P = diag(d) + Σᵢ wᵢwᵢᵀ."""
 
+from __future__ import annotations
+
+import functools
 from typing import NamedTuple, Self
 
 import jax
@@ -8,7 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from lowrank_filter import checks
 from lowrank_filter.algebra import cholesky, krylov, tree
-from lowrank_filter.algebra.columns import Columns, Stack
+from lowrank_filter.algebra.columns import Columns, Combinable, Stack, Turned
 from lowrank_filter.algebra.precision import Correction, Curvature, Misfit
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual, compress, inverse, principal
@@ -143,33 +146,67 @@ class DiagLowRank(NamedTuple):
         return jax.tree.map(lambda x, q, r, w: x - q * r * w, scaled, noise, shrink, low_rank)
 
     def condition(
-        self, columns: Columns, target: Float[Array, " n"], *, rank: int, residual: Residual, metric: Metric
+        self,
+        columns: Columns,
+        target: Float[Array, " n"],
+        *,
+        rank: int,
+        residual: Residual,
+        metric: Metric,
+        noise: Tree | None = None,
+        transition: Tree | None = None,
     ) -> tuple[Self, Self, Correction, Misfit]:
         """One Gram matrix K = UᵀD⁻¹U of U = [W, A] serves the correction and, in the relative metric, the truncation.
 
         With I + K = L Lᵀ, step = D⁻¹U (I + K)⁻¹ [0; u]: the push-through identity (D + U Uᵀ)⁻¹U = D⁻¹U (I + K)⁻¹
         replaces D⁻¹(g − U (I + K)⁻¹UᵀD⁻¹g), which cancels where the data say much more than the prior. The
         log-determinant is that of L's lower right corner.
+
+        A prediction on the way is not built either: its Gram matrices come from one pass over the old factor, and its
+        k×k factor goes into the rotation of the truncation.
         """
-        old, variance = Stack(self.factor), inverse(self.diag)
-        gram = _joint_gram(old, columns, variance)
+        old = self._prior(noise, transition, metric)
+        variance = inverse(old.diag)
+        gram = _bordered(old.grams[0], old.against(columns, variance), columns.gram(variance))
         lower = cholesky.cholesky_plus_identity(gram)
         target = target.astype(gram.dtype)
         halfway = cholesky.solve_lower(lower, jnp.concatenate([jnp.zeros(self.rank, gram.dtype), target]))
         coefficients = jax.scipy.linalg.solve_triangular(lower, halfway, lower=True, trans="T")
-        ends = old.combine(coefficients[None, : self.rank]), columns.combine(coefficients[None, self.rank :])
+        first, second = coefficients[None, : self.rank], coefficients[None, self.rank :]
+        ends = old.factor.combine(first), columns.combine(second)
         step = jax.tree.map(lambda a, b, v: (a + b)[0] * v, *ends, variance)
         explained = target @ (gram[self.rank :] @ coefficients)
         logdet = 2 * jnp.sum(jnp.log(jnp.diagonal(lower)[self.rank :]))
         correction = Correction(step, explained, jnp.sum(halfway**2), logdet)
 
-        weight = variance if metric == "relative" else None
-        measured = gram if metric == "relative" else _joint_gram(old, columns, None)
+        weight, measured = variance, gram
+        if metric == "euclidean":
+            weight, measured = None, _bordered(old.grams[1], old.against(columns, None), columns.gram(None))
         options = {"rank": rank, "residual": residual}
-        precision, misfit = self._rotated(self.diag, (old, columns), measured, weight, **options)
+        precision, misfit = self._rotated(old.diag, (old.factor, columns), measured, weight, **options)
         new = measured[self.rank :, self.rank :]
         site, _ = self._rotated(tree.zeros(self.diag), (columns,), new, weight, **options)
         return precision, site, correction, misfit
+
+    def _prior(self, noise: Tree | None, transition: Tree | None, metric: Metric) -> _Prior:
+        """This matrix, or in the notation of :meth:`propagate` the predicted one, with W⁻ = diag(a r) W L⁻ᵀ.
+
+        Its Gram matrix in its own metric is then L⁻¹ Wᵀ diag(a² r/d) W L⁻ᵀ.
+        """
+        if noise is None or transition is None:
+            weights = [inverse(self.diag)]
+            if metric == "euclidean":
+                weights.append(jax.tree.map(jnp.ones_like, self.diag))
+            return _Prior(self.diag, Stack(self.factor), self.factor, tree.weighted_grams(self.factor, *weights))
+        shrink = jax.tree.map(lambda a, q, d: 1 / (a * a + q * d), transition, noise, self.diag)
+        scale, diag = (jax.tree.map(jnp.multiply, shrink, v) for v in (transition, self.diag))
+        weights = [jax.tree.map(jnp.multiply, noise, shrink), jax.tree.map(lambda s, d: s * s / d, scale, diag)]
+        if metric == "euclidean":
+            weights.append(jax.tree.map(jnp.square, scale))
+        spread, *grams = tree.weighted_grams(self.factor, *weights)
+        turn = cholesky.inverse_lower(cholesky.cholesky_plus_identity(spread))
+        grams = jnp.stack([turn @ gram @ turn.T for gram in grams])
+        return _Prior(diag, Turned(self.factor, turn, scale), self.factor, grams, turn, scale)
 
     def approximate(
         self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int | None
@@ -225,7 +262,7 @@ class DiagLowRank(NamedTuple):
     def _rotated(
         self,
         diag: Tree,
-        columns: tuple[Columns, ...],
+        columns: tuple[Combinable, ...],
         gram: Float[Array, "n n"],
         weight: Tree | None,
         *,
@@ -251,11 +288,41 @@ class DiagLowRank(NamedTuple):
         return shrink, cholesky.cholesky_plus_identity(tree.weighted_gram(self.factor, weight))
 
 
-def _joint_gram(old: Stack, columns: Columns, weight: Tree | None) -> Float[Array, "n n"]:
-    """The Gram matrix of the old vectors and the columns together; the mixed part is computed once."""
-    weighted = old.vectors if weight is None else jax.tree.map(jnp.multiply, old.vectors, weight)
-    mixed = columns.against(weighted)
-    return jnp.block([[old.gram(weight), mixed], [mixed.T, columns.gram(weight)]])
+class _Prior(NamedTuple):
+    """A diagonal plus low rank before the data, its factor perhaps not built.
+
+    Attributes:
+        diag: the diagonal.
+        factor: the low-rank part's vectors.
+        vectors: those that they are made of.
+        grams: Gram matrices of the factor: relative to the diagonal, and Euclidean if that was asked for.
+        turn, scale: how the factor is made of the vectors, see :class:`Turned`; None where it is they.
+    """
+
+    diag: Tree
+    factor: Stack | Turned
+    vectors: Tree
+    grams: Float[Array, "n k k"]
+    turn: Float[Array, "k k"] | None = None
+    scale: Tree | None = None
+
+    def against(self, columns: Columns, weight: Tree | None) -> Float[Array, "k n"]:
+        """⟨wᵢ, aⱼ⟩ in a metric."""
+        given = [v for v in (self.scale, weight) if v is not None]
+        weighted = jax.tree.map(lambda w, *factors: functools.reduce(jnp.multiply, factors, w), self.vectors, *given)
+        products = columns.against(weighted)
+        return products if self.turn is None else jnp.matmul(self.turn, products, precision=tree.HIGHEST)
+
+
+def _bordered(old: Float[Array, "k k"], mixed: Float[Array, "k n"], new: Float[Array, "n n"]) -> Float[Array, "m m"]:
+    return jnp.block([[old, mixed], [mixed.T, new]])
+
+
+def _joint_gram(old: Stack, columns: Stack, weight: Tree | None) -> Float[Array, "n n"]:
+    """The Gram matrix of two stacks together; the mixed part is computed once."""
+    vectors = old.vectors
+    weighted = vectors if weight is None else jax.tree.map(jnp.multiply, vectors, weight)
+    return _bordered(old.gram(weight), columns.against(weighted), columns.gram(weight))
 
 
 def remainder(diagonal: Tree, factor: Tree) -> Tree:

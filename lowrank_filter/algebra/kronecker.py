@@ -205,7 +205,15 @@ class Kronecker:
         return gains.matvec(vector)
 
     def condition(
-        self, columns: Columns, target: Float[Array, " n"], *, rank: int, residual: Residual, metric: Metric
+        self,
+        columns: Columns,
+        target: Float[Array, " n"],
+        *,
+        rank: int,
+        residual: Residual,
+        metric: Metric,
+        noise: Any = None,
+        transition: Any = None,
     ) -> tuple[Self, Self, Correction, Misfit]:
         """Data couple the layers: the correction is that of all together.
 
@@ -221,6 +229,9 @@ class Kronecker:
             trace = jnp.trace(inputs)
             return _eigenbasis(KroneckerFactors(units, inputs / jnp.where(trace > 0, trace, 1)))
 
+        if noise is not None:
+            predicted = self.propagate(noise, transition)
+            return predicted.condition(columns, target, rank=rank, residual=residual, metric=metric)
         stack = columns.stack()
         parts = map(part, self.layout.groups, self.layout.split_stack(stack))
         site = self._with(parts)

@@ -138,9 +138,20 @@ class Precision(Protocol):
         ...
 
     def condition(
-        self, columns: Columns, target: Float[Array, " n"], *, rank: int, residual: Residual, metric: Metric
+        self,
+        columns: Columns,
+        target: Float[Array, " n"],
+        *,
+        rank: int,
+        residual: Residual,
+        metric: Metric,
+        noise: Any = None,
+        transition: Any = None,
     ) -> tuple[Self, Self, Correction, Misfit]:
-        """P + A Aᵀ brought back into the family and A Aᵀ in it (the site); the exact :class:`Correction`."""
+        """P + A Aᵀ brought back into the family and A Aᵀ in it (the site); the exact :class:`Correction`.
+
+        With noise and transition, both :meth:`spread`, P is propagated first.
+        """
         ...
 
     def approximate(

@@ -36,33 +36,43 @@ def gram(left: Tree, right: Tree) -> Float[Array, "m n"]:
 
 def weighted_gram(stack: Tree, weight: Tree) -> Float[Array, "k k"]:
     """Σ w sᵢ sⱼ over the elements of a stack's vectors, for a vector w."""
-    return _total(jax.tree.map(_weighted_gram, stack, weight))
+    return weighted_grams(stack, weight)[0]
+
+
+def weighted_grams(stack: Tree, *weights: Tree) -> Float[Array, "n k k"]:
+    """The same for several vectors of weights, in one pass over the stack."""
+    return _total(jax.tree.map(_weighted_grams, stack, *weights))
 
 
 @jax.custom_jvp
-def _weighted_gram(s: Array, w: Array) -> Float[Array, "k k"]:
-    """In cache-sized pieces on a CPU, so that the weighted stack is never written: half the time."""
+def _weighted_grams(s: Array, *weights: Array) -> Float[Array, "n k k"]:
+    """In cache-sized pieces on a CPU, so that the weighted stacks are never written: half the time."""
+
+    def whole(s: Array, *weights: Array) -> Array:
+        return jnp.stack([gram(s, s * w) for w in weights])
+
     pieces = _pieces(s)
     if pieces is None:
-        return gram(s, s * w)
+        return whole(s, *weights)
 
-    def piecewise(s: Array, w: Array) -> Array:
-        split_s, split_w = s.reshape(len(s), *pieces), w.reshape(pieces)
+    def piecewise(s: Array, *weights: Array) -> Array:
+        split = [s.reshape(len(s), *pieces), *(w.reshape(1, *pieces) for w in weights)]
 
         def add(index: Any, total: Array) -> Array:
-            part = jax.lax.dynamic_index_in_dim(split_s, index, axis=2, keepdims=False)
-            return total + gram(part, part * jax.lax.dynamic_index_in_dim(split_w, index, axis=1, keepdims=False))
+            part, *parts = (jax.lax.dynamic_index_in_dim(v, index, axis=2, keepdims=False) for v in split)
+            return total + whole(part, *(w[0] for w in parts))
 
-        return jax.lax.fori_loop(0, pieces[1], add, jnp.zeros((len(s), len(s)), _wide(s, w)))
+        return jax.lax.fori_loop(0, pieces[1], add, jnp.zeros((len(weights), len(s), len(s)), _wide(s, *weights)))
 
-    return jax.lax.platform_dependent(s, w, cpu=piecewise, default=lambda s, w: gram(s, s * w))
+    return jax.lax.platform_dependent(s, *weights, cpu=piecewise, default=whole)
 
 
-@_weighted_gram.defjvp
-def _weighted_gram_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    (s, w), (ds, dw) = primals, tangents
-    half = gram(s * w, ds)
-    return _weighted_gram(s, w), half + half.T + gram(s * dw, s)
+@_weighted_grams.defjvp
+def _weighted_grams_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+    (s, *weights), (ds, *changes) = primals, tangents
+    halves = jnp.stack([gram(s * w, ds) for w in weights])
+    moved = jnp.stack([gram(s * change, s) for change in changes])
+    return _weighted_grams(s, *weights), halves + jnp.swapaxes(halves, 1, 2) + moved
 
 
 def _pieces(s: Array) -> tuple[int, ...] | None:
@@ -72,7 +82,7 @@ def _pieces(s: Array) -> tuple[int, ...] | None:
     devices, every device has its part of every piece, and nothing moves.
     """
     wanted = s.size // _PIECE
-    if wanted < 2 or s.ndim < 2:
+    if wanted < 32 or s.ndim < 2:
         return None
     first, *rest = s.shape[1:]
     outer = math.gcd(first, 64)

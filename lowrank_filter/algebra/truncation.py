@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float
 
 from lowrank_filter.algebra import tree
 from lowrank_filter.algebra.cholesky import inverse_lower
-from lowrank_filter.algebra.columns import Columns, Stack
+from lowrank_filter.algebra.columns import Combinable, Stack
 from lowrank_filter.algebra.tree import Tree
 
 Residual = Literal["diagonal", "drop"]
@@ -69,7 +69,7 @@ def inverse(diagonal: Tree) -> Tree:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def principal(
-    gram: Float[Array, "n n"], columns: tuple[Columns, ...], weight: Tree | None, keep: int, passes: int
+    gram: Float[Array, "n n"], columns: tuple[Combinable, ...], weight: Tree | None, keep: int, passes: int
 ) -> Principal:
     """The ``keep`` leading vectors of the columns together, in the metric Σ w x² (w = 1 if none), given their Gram
     matrix in it.
@@ -136,7 +136,7 @@ def orthogonalise(gram: Float[Array, "n n"], floor: Any) -> tuple[Float[Array, "
     return cholesky * norm[:, None], inverse_lower(cholesky) * inverse_norm[None, :]
 
 
-def _combine(coefficients: Float[Array, "m n"], columns: tuple[Columns, ...]) -> Tree:
+def _combine(coefficients: Float[Array, "m n"], columns: tuple[Combinable, ...]) -> Tree:
     """Linear combinations of all columns together."""
     ends, start = [], 0
     for column in columns:
