@@ -21,7 +21,9 @@ START = {
     "last": np.random.default_rng(1).normal(size=(3, 5)),
     "idle": np.zeros(2),
 }
-FLAT, UNRAVEL = ravel_pytree(jax.tree.map(lambda leaf: leaf.astype(np.float64), START))
+with jax.enable_x64(True):
+    FLAT, UNRAVEL = ravel_pytree(START)
+    FLAT = np.asarray(FLAT)
 
 
 def nested(params, x):
