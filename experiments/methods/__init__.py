@@ -15,6 +15,7 @@ from experiments.methods.interface import (
     fitted,
     follow,
 )
+from experiments.methods.osla import osla
 from experiments.methods.streaming import streaming
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "fitted",
     "follow",
     "joint",
+    "osla",
     "sequential",
     "streaming",
 ]

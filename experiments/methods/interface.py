@@ -28,11 +28,13 @@ class Training(NamedTuple):
         steps: gradient steps a task.
         batch_size: examples a step; None takes all.
         curvature_examples: examples of a task in its curvature, scaled up to all of them; None takes all.
+        decay: whether the learning rate falls linearly to zero within each task.
     """
 
     steps: int
     batch_size: int | None
     curvature_examples: int | None
+    decay: bool = False
 
 
 class Sequence(NamedTuple):
@@ -150,13 +152,16 @@ def fitted(
     start: Tree | None = None,
 ) -> Tree:
     """Parameters after training on a task, from the belief's mean or elsewhere, pulled towards the belief."""
+    rate = hyper["learning_rate"]
+    if training.decay:
+        rate = optax.polynomial_schedule(rate, 0.0, 1, training.steps)
     params, _ = lf.fit(
         belief,
         network.apply,
         lf.Categorical(),
         task.x,
         task.y,
-        optimizer=optax.adam(hyper["learning_rate"]),
+        optimizer=optax.adam(rate),
         steps=training.steps,
         batch_size=training.batch_size,
         key=task.key,
