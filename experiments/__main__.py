@@ -12,6 +12,7 @@ from experiments.jena import Jena
 from experiments.jena_ablation import JenaAblation
 from experiments.presets import Experiment, Preset
 from experiments.results import written_whole
+from experiments.sequences.long import LongSequence
 from experiments.sequences.permuted import PermutedDigits, PermutedMnist
 from experiments.sequences.rank import Rank
 from experiments.sequences.rotated_digits import RotatedDigits
@@ -24,6 +25,7 @@ EXPERIMENTS: dict[str, type[Experiment]] = {
     "rotated-digits": RotatedDigits,
     "permuted-digits": PermutedDigits,
     "permuted-mnist": PermutedMnist,
+    "long": LongSequence,
     "rotated-mnist": RotatedMnist,
     "structures": StructureComparison,
     "rank": Rank,

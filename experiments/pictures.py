@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -44,6 +44,8 @@ _STYLES = {
     "kronecker_filter_last": _Style("#9e97c8", "<"),
     "kronecker_filter": _Style("#5e4fa2", "p"),
     "kronecker_smoother": _Style("#7a5c3e", "h"),
+    "osla": _Style("#009e73", "v", "--"),
+    "osla_sum": _Style("#7a5c3e", "X", "--"),
     "alone": _Style("#009e73", "X", "--"),
     "joint": _Style("#222222", "*", ":"),
 }
@@ -247,6 +249,37 @@ def means(
     axes.set_xlabel("mean test accuracy over all tasks, %", fontsize=_TEXT, color=_INK)
     _plain_axes(axes, grid="both")
     axes.spines["left"].set_visible(False)
+    _title(figure, title)
+    _save(figure, path)
+
+
+def curves(
+    path: Path, methods: Mapping[str, MethodResult], title: str, labels: Mapping[str, str] | None = None
+) -> None:
+    """Draw accuracy averaged over the tasks so far, and seconds of each task, against the number of tasks.
+
+    A result's ``extra`` has ``curve`` (tasks, mean) and ``seconds_per_task``; what learns all tasks at once is a point.
+    """
+    figure = Figure(figsize=(11, 8.4))
+    figure.subplots_adjust(left=0.085, right=0.745, top=0.92, bottom=0.08, hspace=0.28)
+    above, below = figure.subplots(2, 1, height_ratios=(3, 2))
+    ends: dict[Any, list[tuple[float, str, str]]] = {above: [], below: []}
+    for name, result in methods.items():
+        style, extra = _STYLES.get(name, _UNKNOWN), result.extra or {}
+        tasks, mean = extra["curve"]["tasks"], 100 * np.asarray(extra["curve"]["mean"])
+        look = {"color": style.colour, "linewidth": 2.4, "linestyle": style.line}
+        above.plot(tasks, mean, marker=style.marker, markersize=7.5, markeredgecolor="white", **look)
+        ends[above].append((float(mean[-1]), f"{_name(name, labels)}  {mean[-1]:.1f}", style.colour))
+        seconds = np.mean(extra["seconds_per_task"], axis=0)
+        if len(seconds) > 1:
+            below.plot(np.arange(2, len(seconds) + 1), seconds[1:], **look)  # the first task is compiled
+            ends[below].append((float(seconds[-1]), _name(name, labels), style.colour))
+    for axes, y_label in ((above, "mean test accuracy so far, %"), (below, "seconds a task")):
+        axes.set_ylabel(y_label, fontsize=_TEXT, color=_INK)
+        _plain_axes(axes, grid="y")
+        _label_ends(figure, axes, ends[axes])
+    below.set_ylim(bottom=0)
+    below.set_xlabel("tasks", fontsize=_TEXT, color=_INK)
     _title(figure, title)
     _save(figure, path)
 

@@ -24,6 +24,8 @@ LABELS = {
     "kronecker_filter_last": "Kronecker filter, last model",
     "kronecker_filter": "Kronecker filter",
     "kronecker_smoother": "Kronecker smoother",
+    "osla": "OSLA, nearest product",
+    "osla_sum": "OSLA, every task's factors",
     "lofi": "LO-FI, one pass",
     "alone": "Each task alone",
     "joint": "Joint training",
