@@ -13,6 +13,7 @@ from experiments.jena_ablation import JenaAblation
 from experiments.presets import Experiment, Preset
 from experiments.results import written_whole
 from experiments.sequences.long import LongSequence
+from experiments.sequences.noise import NoiseStructure
 from experiments.sequences.permuted import PermutedDigits, PermutedMnist
 from experiments.sequences.rank import Rank
 from experiments.sequences.rotated_digits import RotatedDigits
@@ -28,6 +29,7 @@ EXPERIMENTS: dict[str, type[Experiment]] = {
     "long": LongSequence,
     "rotated-mnist": RotatedMnist,
     "structures": StructureComparison,
+    "noise": NoiseStructure,
     "rank": Rank,
     "shifts": Shifts,
 }

@@ -46,6 +46,7 @@ _STYLES = {
     "kronecker_smoother": _Style("#7a5c3e", "h"),
     "osla": _Style("#009e73", "v", "--"),
     "osla_sum": _Style("#7a5c3e", "X", "--"),
+    "kronecker_interpolated": _Style("#d55e00", "X"),
     "alone": _Style("#009e73", "X", "--"),
     "joint": _Style("#222222", "*", ":"),
 }
@@ -249,6 +250,36 @@ def means(
     axes.set_xlabel("mean test accuracy over all tasks, %", fontsize=_TEXT, color=_INK)
     _plain_axes(axes, grid="both")
     axes.spines["left"].set_visible(False)
+    _title(figure, title)
+    _save(figure, path)
+
+
+def noise(
+    path: Path,
+    methods: Mapping[str, Mapping[float, Float[np.ndarray, " S"]]],
+    title: str,
+    labels: Mapping[str, str] | None = None,
+) -> None:
+    """Draw accuracy against process noise, with one standard error over seeds."""
+    figure = Figure(figsize=(11, 6))
+    figure.subplots_adjust(left=0.085, right=0.745, top=0.89, bottom=0.13)
+    axes = figure.add_subplot()
+    ends, positions = [], []
+    for name, per_noise in methods.items():
+        style = _STYLES.get(name, _UNKNOWN)
+        percent = [100 * np.asarray(values) for values in per_noise.values()]
+        mean = np.array([values.mean() for values in percent])
+        error = np.array([standard_error(values) or 0 for values in percent])
+        positions = np.arange(len(mean))
+        axes.fill_between(positions, mean - error, mean + error, color=style.colour, alpha=0.16, linewidth=0)
+        axes.plot(positions, mean, style.line, color=style.colour, marker=style.marker, linewidth=2.4, markersize=7.5)
+        axes.set_xticks(positions, [f"{value:g}" for value in per_noise])
+        ends.append((float(mean[-1]), _name(name, labels), style.colour))
+    axes.set_xlim(-0.25, len(positions) - 0.75)
+    axes.set_xlabel("process noise q", fontsize=_TEXT, color=_INK)
+    axes.set_ylabel("test accuracy, %", fontsize=_TEXT, color=_INK)
+    _plain_axes(axes, grid="y")
+    _label_ends(figure, axes, ends)
     _title(figure, title)
     _save(figure, path)
 

@@ -57,10 +57,12 @@ def tune(
 ) -> dict[str, MethodResult]:
     """The test scores of each report at the configuration with the best validation accuracy, mean over seeds.
 
-    Test images never enter a choice. ``advance`` is called after each configuration.
+    Test images never enter a choice; every configuration's test accuracies [S, M] are in ``extra["tried"]`` with its
+    validation accuracy. ``advance`` is called after each configuration.
     """
     runner = compile_runner(method, network, training, tasks, seeds)
     best: dict[str, tuple[float, dict[str, float], Report]] = {}
+    tried: dict[str, list[dict[str, Any]]] = {name: [] for name in method.reports}
     for hyper in configurations(method):
         traced = {name: jnp.asarray(value, float) for name, value in hyper.items()}
         reports = unfinished.recall(
@@ -70,6 +72,7 @@ def tune(
         )
         for name, report in reports.items():
             validation = float(report.val.accuracy.mean())
+            tried[name].append({"hyper": hyper, "validation": validation, "accuracy": report.test.accuracy.tolist()})
             if name not in best or validation > best[name][0]:
                 best[name] = validation, hyper, report
         advance()
@@ -78,6 +81,7 @@ def tune(
             *(report.test.accuracy, report.test.nll, report.matrix, hyper, validation, method.scored),
             ece=report.test.ece,
             start=report.start,
+            extra={"tried": tried[name]},
         )
         for name, (validation, hyper, report) in ((name, best[name]) for name in method.reports)
     }

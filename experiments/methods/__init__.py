@@ -1,6 +1,7 @@
 """Methods for a sequence of tasks, all written with the same kernels and behind one interface."""
 
 from experiments.methods.baselines import alone, anchor, joint, sequential
+from experiments.methods.evidence import by_evidence
 from experiments.methods.filters import filtering
 from experiments.methods.interface import (
     Hyper,
@@ -30,6 +31,7 @@ __all__ = [
     "Training",
     "alone",
     "anchor",
+    "by_evidence",
     "filtering",
     "fitted",
     "follow",

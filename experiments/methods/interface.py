@@ -108,8 +108,9 @@ class Learner(NamedTuple):
 def follow(learner: Learner, missing: int | None = None) -> Run:
     """Take a learner through all tasks, or all but one that it never sees.
 
-    The run's models: ``last`` (the last one for all tasks), ``own`` (each task's own, right after it) and, where the
-    learner keeps beliefs, ``smoothed``.
+    The run's models: ``last`` (the last one for all tasks), ``own`` (each task's own, right after it); where the
+    learner keeps beliefs, ``smoothed``; and around a missing task ``neighbours``, the mean of the parameters that the
+    tasks before and after it ended with.
     """
 
     def run(network: Network, training: Training, data: Sequence, hyper: Hyper) -> dict[str, Models]:
@@ -128,6 +129,9 @@ def follow(learner: Learner, missing: int | None = None) -> Run:
         if kept.belief is not None and kept.site is not None:
             noise = hyper.get("noise", 0.0) if kept.noise is None else kept.noise
             models["smoothed"] = Models(back(lf.smooth(kept.belief, kept.site, noise).mean), None)
+        if missing is not None and 0 < missing < count - 1:
+            between = jax.tree.map(lambda leaf: (leaf[missing - 1] + leaf[missing + 1]) / 2, after)
+            models["neighbours"] = Models(jax.tree.map(lambda leaf: jnp.stack([leaf] * count), between), None)
         return models
 
     return run

@@ -75,10 +75,10 @@ class LongSequence(Experiment):
     """Training images a task."""
     epochs: int = 2
     """Passes over a task's images."""
-    batch_size: int = 500
+    batch_size: int = 1000
     """Images a gradient step."""
-    learning_rate: float = 3e-3
-    """At the start of a task; it falls linearly to zero within it."""
+    learning_rates: tuple[float, ...] = (3e-3, 1e-2)
+    """To choose from: at the start of a task; it falls linearly to zero within it."""
     curvature_examples: int = 1000
     """Images of a task in its curvature."""
     tuned_on: int = 3
@@ -105,7 +105,7 @@ class LongSequence(Experiment):
             self.output / "long" / "unfinished", {k: v for k, v in settings.items() if k not in chosen_alike}
         )
         found: dict[str, MethodResult] = {}
-        learners = {n: v for n, v in _learners(self.rank, self.tasks, self.learning_rate).items() if n in self.methods}
+        learners = {n: v for n, v in _learners(self.rank, self.tasks, self.learning_rates).items() if n in self.methods}
         seconds: dict[str, float] = {}
         for name, (learner, grid) in learners.items():
             began = time.perf_counter()
@@ -153,9 +153,9 @@ class LongSequence(Experiment):
         return hyper, validation
 
 
-def _learners(rank: int, tasks: int, rate: float) -> dict[str, tuple[Learner | None, Grid]]:
+def _learners(rank: int, tasks: int, learning_rates: tuple[float, ...]) -> dict[str, tuple[Learner | None, Grid]]:
     """Each method and its grid; joint training is no learner."""
-    rates = {"learning_rate": (rate,)}
+    rates = {"learning_rate": learning_rates}
     fixed = rates | {"prior": (1.0,)}
     scales = {"curvature": (1.0, 3.0, 10.0)}
     return {
