@@ -1,6 +1,7 @@
 """OSLA: the Kronecker-factored online Laplace approximation (Ritter, Botev and Barber 2018, arXiv 1805.07810)."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -45,6 +46,24 @@ class Products:
         products = jax.lax.stop_gradient([self._times(*pair) for pair in zip(self.terms, fixed, strict=True)])
         doubled = sum(jnp.vdot(2 * x - x0, p) for x, x0, p in zip(matrices, fixed, products, strict=True))
         return jnp.asarray(doubled)
+
+    def coloured(self) -> Callable[[Tree], Tree] | None:
+        """z ↦ Λ^{-1/2}z where Λ is one product: it is diagonal in the eigenvectors of G and A."""
+        if self.exact:
+            return None
+        bases = [tuple(jnp.linalg.eigh(factor) for factor in _first(term)) for term in self.terms]
+
+        def root(z: Tree) -> Tree:
+            return self.layout.join(
+                [
+                    units[1]
+                    @ (x * jax.lax.rsqrt(self.prior + jnp.maximum(jnp.outer(units[0], inputs[0]), 0)))
+                    @ inputs[1].T
+                    for (units, inputs), x in zip(bases, self.layout.split(z), strict=True)
+                ]
+            )
+
+        return root
 
     def plus(self, products: tuple[Product, ...]) -> Self:
         """One term more."""

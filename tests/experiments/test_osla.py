@@ -1,5 +1,7 @@
 """OSLA's two ways to keep a sum of Kronecker products, against dense matrices."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,8 @@ import pytest
 
 import lowrank_filter as lf
 from experiments.methods import Task, Training, osla
-from experiments.methods.osla import Product, nearest
+from experiments.methods.interface import coloured
+from experiments.methods.osla import Product, _product, nearest
 from experiments.networks import Network
 
 RNG = np.random.default_rng(0)
@@ -70,3 +73,29 @@ def _flat(function):
 
 def _flat_form(belief: lf.Belief):
     return lambda vector: belief.precision.quadratic(_unravel(vector))
+
+
+@pytest.mark.parametrize("form", ["product", "kronecker", "diagonal"])
+@pytest.mark.usefixtures("x64")
+def test_the_penalty_of_what_is_coloured_is_half_a_square(form: str) -> None:
+    params = {"b": jnp.ones(2), "w": jnp.ones((3, 2))}
+    belief = lf.kronecker_init(params, 0.5)
+    site: lf.Kronecker = _rotated(belief)
+    if form == "kronecker":
+        belief = lf.Belief(params, site)
+    elif form == "diagonal":
+        belief = lf.init(params, {"b": jnp.array([1.0, 2.0]), "w": 3.0}, rank=0)
+    else:
+        start = osla().init(params, HYPER)
+        belief = lf.Belief(params, start.precision.plus((_product(site.parts[0]),)))
+    root = coloured(belief.precision)
+    assert root is not None
+    z = jnp.asarray(RNG.normal(size=8))
+    assert float(belief.precision.quadratic(root(_unravel(z)))) == pytest.approx(float(z @ z))
+
+
+def _rotated(belief: lf.Belief) -> lf.Kronecker:
+    part = belief.precision.parts[0]
+    units, inputs = (jnp.linalg.qr(jnp.asarray(RNG.normal(size=2 * [n])))[0] for n in part.scale.shape)
+    scale = jnp.outer(jnp.arange(1.0, 3), jnp.arange(1.0, 5))
+    return dataclasses.replace(belief.precision, parts=(type(part)(units, inputs, scale),))
