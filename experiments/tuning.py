@@ -90,7 +90,7 @@ def tune(
 def compile_runner(
     method: methods.Method, network: Network, training: methods.Training, tasks: Tasks, seeds: Sequence[int]
 ) -> Callable[[dict[str, Array]], dict[str, Report]]:
-    """A compiled function from hyperparameters to reports; seeds run side by side."""
+    """A compiled function from hyperparameters to reports, for all seeds."""
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds))
     start_keys, train_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
     scored = None if method.scored is None else np.asarray(method.scored)
@@ -115,7 +115,11 @@ def compile_runner(
         return Report(on(data.val_x, data.val_y), on(data.test_x, data.test_y), matrix, start)
 
     arrays = tasks._replace(names=None)  # type: ignore[arg-type]
-    compiled = jax.jit(jax.vmap(one, in_axes=(0, 0, 0, None)))
+
+    def one_by_one(start_keys: Array, keys: Array, data: Any, hyper: dict[str, Array]) -> dict[str, Report]:
+        return jax.lax.map(lambda seed: one(*seed, hyper), (start_keys, keys, data))
+
+    compiled = jax.jit(jax.vmap(one, in_axes=(0, 0, 0, None)) if network.side_by_side else one_by_one)
     on_device = jax.tree.map(jnp.asarray, arrays)
     return lambda hyper: compiled(start_keys, train_keys, on_device, hyper)
 
