@@ -284,6 +284,28 @@ def noise(
     _save(figure, path)
 
 
+def against_cost(
+    path: Path, methods: Mapping[str, MethodResult], cost: Mapping[str, Mapping[str, float]], title: str
+) -> None:
+    """Draw accuracy against the rank, the memory and the seconds of an update, with one standard error over seeds."""
+    figure = Figure(figsize=(13, 5), layout="constrained")
+    percent = [100 * np.asarray(methods[name].accuracy).mean(axis=1) for name in cost]
+    mean, error = [values.mean() for values in percent], [standard_error(values) or 0 for values in percent]
+    quantities = {
+        "directions kept": [cost[name]["rank"] for name in cost],
+        "memory of a belief's precision, MB": [cost[name]["state_bytes"] / 1e6 for name in cost],
+        "seconds of an update": [cost[name]["update_seconds"] for name in cost],
+    }
+    for axes, (meaning, values) in zip(figure.subplots(1, 3, sharey=True), quantities.items(), strict=True):
+        axes.errorbar(values, mean, yerr=error, fmt="o-", color=_STYLES["filter"].colour, linewidth=2.4, markersize=7.5)
+        axes.set_xscale("symlog" if min(values) == 0 else "log", **({"linthresh": 1} if min(values) == 0 else {}))
+        axes.set_xlabel(meaning, fontsize=_TEXT, color=_INK)
+        _plain_axes(axes, grid="both")
+    figure.axes[0].set_ylabel("test accuracy, %", fontsize=_TEXT, color=_INK)
+    _title(figure, title)
+    _save(figure, path)
+
+
 def curves(
     path: Path, methods: Mapping[str, MethodResult], title: str, labels: Mapping[str, str] | None = None
 ) -> None:

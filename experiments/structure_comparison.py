@@ -60,7 +60,7 @@ class StructureComparison(Experiment):
             ):
                 for quantity, value in measured.items():
                     found[name].setdefault(quantity, []).append(value)
-        cost = _costs({name: s._replace(rank=2 * s.rank) for name, s in structures.items()})
+        cost = costs({name: s._replace(rank=2 * s.rank) for name, s in structures.items()})
         content = {
             "experiment": "structures",
             "settings": {"seeds": self.seeds, "rank": self.rank, "examples": self.examples},
@@ -181,8 +181,8 @@ def _passed(structure: Structure) -> Callable[[lf.Belief, Split], Array]:
     return jax.jit(stream)
 
 
-def _costs(structures: dict[str, Structure]) -> dict[str, dict[str, float]]:
-    """Bytes of a precision, and seconds of a Laplace update with 1,000 examples, for 784-100-100-10."""
+def costs(structures: dict[str, Structure]) -> dict[str, dict[str, float]]:
+    """Bytes of each precision, and seconds of a Laplace update with 1,000 examples, for 784-100-100-10."""
     params = LARGE.init(jax.random.key(0))
     x = jax.random.uniform(jax.random.key(1), (1000, 784))
     y = jnp.arange(1000) % 10

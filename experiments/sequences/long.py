@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 import lowrank_filter as lf
-from experiments import methods, pictures, results, tables
+from experiments import methods, pages, pictures, results, tables
 from experiments.data.images import Images
 from experiments.data.mnist import mnist
 from experiments.methods import Hyper, Learner, Task, Training, filtering, fitted, osla
@@ -130,6 +130,7 @@ class LongSequence(Experiment):
         )
         path = results.write(content, self.output)
         pictures.curves(path.parent / "long.png", found, f"{self.tasks} permutations of MNIST")
+        pages.write_page(path.parent, f"{self.tasks} permutations of MNIST")
         console.print(_table(found, self.tasks))
         console.print(f"Results and pictures are in [bold]{path.parent}[/bold].")
 

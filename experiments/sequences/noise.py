@@ -1,7 +1,7 @@
 """Fashion-MNIST getting darker, a small CNN: which weights may drift, and what it costs to be wrong about it."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -13,63 +13,56 @@ from experiments import methods, tasks
 from experiments.comparison import compare
 from experiments.data.mnist import fashion_mnist
 from experiments.methods import Hyper, Method, by_evidence, filtering, follow
-from experiments.methods.evidence import layered
 from experiments.networks import cnn
 from experiments.presets import Experiment
 from experiments.results import Pair
 from experiments.sequences.shifts import smaller
 from experiments.structures import Form, Structure
 
-Noise = Callable[[Any, Hyper], Any]
+Grid = Mapping[str, tuple[float, ...]]
 
 
-def scalar(params: Any, hyper: Hyper) -> Any:
-    """The same for all weights."""
-    return layered(params, lambda _: hyper["noise"])
+def noise(params: Any, hyper: Hyper) -> Any:
+    """q of each layer: switched on for convolutions and for dense layers; times the layer's mean θ² if relative."""
 
-
-def on(word: str) -> Noise:
-    """On the layers that are called so, none on the others."""
-
-    def noise(params: Any, hyper: Hyper) -> Any:
-        return {
-            collection: {name: hyper["noise"] * (word in name) for name in layers}
-            for collection, layers in params.items()
-        }
-
-    return noise
-
-
-def relative(params: Any, hyper: Hyper) -> Any:
-    """α·mean θ² of each layer."""
-
-    def mean_square(layer: Any) -> Any:
+    def one(name: str, layer: Any) -> Any:
         leaves = jax.tree.leaves(layer)
-        return sum(jnp.sum(leaf**2) for leaf in leaves) / sum(leaf.size for leaf in leaves)
+        square = sum(jnp.sum(leaf**2) for leaf in leaves) / sum(leaf.size for leaf in leaves)
+        switch = hyper["convolutions"] if "Conv" in name else hyper["dense"]
+        return hyper["noise"] * switch * jnp.where(hyper["relative"] > 0, square, 1.0)
 
-    return layered(params, lambda layer: hyper["noise"] * mean_square(layer))
+    return {
+        collection: {name: one(name, layer) for name, layer in layers.items()} for collection, layers in params.items()
+    }
 
 
-NOISES: Mapping[str, Noise] = {
-    "scalar": scalar,
-    "convolutions": on("Conv"),
-    "dense": on("Dense"),
-    "relative": relative,
-}
-"""Ways to spread the hyperparameter ``noise`` over the layers."""
+def switched(noises: tuple[float, ...], convolutions: bool, dense: bool, relative: bool) -> Grid:
+    """The grid of one way to spread noise over the layers."""
+    switches = {"convolutions": convolutions, "dense": dense, "relative": relative}
+    return {"noise": noises} | {name: (float(on),) for name, on in switches.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class NoiseStructure(Experiment):
     """Gradual brightness with a CNN: no noise, the same for all, on some layers, relative, or by the evidence."""
 
-    published: ClassVar[Mapping[str, Any]] = {"seeds": 5, "steps": 500, "noises": (1e-4, 1e-3, 1e-2, 1e-1, 1.0)}
+    published: ClassVar[Mapping[str, Any]] = {
+        "seeds": 5,
+        "steps": 500,
+        "noises": (1e-4, 1e-3, 1e-2, 1e-1, 1.0),
+        "channels": (32, 16, 4),
+        "curvature_examples": 750,
+    }
 
     seeds: int = 3
     """Number of seeds: each has other images and starting weights."""
     train: int = 750
     """Training images a task."""
-    steps: int = 200
+    channels: tuple[int, ...] = (16, 8, 4)
+    """Of the convolutions."""
+    curvature_examples: int = 250
+    """Images of a task in its curvature."""
+    steps: int = 100
     """Gradient steps a task."""
     side: int = 14
     """Pixels along each side of an image."""
@@ -92,6 +85,15 @@ class NoiseStructure(Experiment):
         structure = Structure(self.structure, self.rank)
         parts = tasks.brightness(fashion_mnist(), [float(light) for light in np.linspace(1, self.darkest, 5)])
 
+        grids = {
+            "none": switched((0.0,), convolutions=True, dense=True, relative=False),
+            "scalar": switched(self.noises, convolutions=True, dense=True, relative=False),
+            "convolutions": switched(self.noises, convolutions=True, dense=False, relative=False),
+            "dense": switched(self.noises, convolutions=False, dense=True, relative=False),
+            "relative": switched(tuple(10 * q for q in self.noises), convolutions=True, dense=True, relative=True),
+        }
+        run = follow(filtering(structure, noise=noise))
+
         def reports(name: str) -> dict[str, str]:
             return {name: "last", f"{name}_own": "own"}
 
@@ -99,24 +101,17 @@ class NoiseStructure(Experiment):
             "noise",
             "Fashion-MNIST getting darker, by structure of the process noise: test accuracy, %",
             methods=(
-                Method(reports("none"), fixed | {"noise": (0.0,)}, follow(filtering(structure))),
-                *(
-                    Method(
-                        reports(name),
-                        fixed | {"noise": tuple((10 if name == "relative" else 1) * q for q in self.noises)},
-                        follow(filtering(structure, noise=noise)),
-                    )
-                    for name, noise in NOISES.items()
-                ),
+                *(Method(reports(name), fixed | grid, run) for name, grid in grids.items()),
                 Method(reports("evidence"), fixed | {"noise": self.noises[1:2]}, follow(by_evidence(structure))),
                 Method({"sequential": "last"}, rates, follow(methods.sequential)),
                 Method({"joint": "joint"}, rates, methods.joint),
             ),
-            network=cnn(self.side, 10),
-            training=methods.Training(self.steps, 150, None),
+            network=cnn(self.side, 10, channels=self.channels),
+            training=methods.Training(self.steps, 75, min(self.curvature_examples, self.train)),
             tasks=tasks.sequence([smaller(part, self.side) for part in parts], **sizes, seeds=seeds),
             seeds=seeds,
-            settings=sizes | {"side": self.side, "darkest": self.darkest, "structure": self.structure},
+            settings=sizes
+            | {"channels": self.channels, "side": self.side, "darkest": self.darkest, "structure": self.structure},
             pairs=[
                 Pair(f"{better}{kind}", f"{worse}{kind}")
                 for kind in ("", "_own")
