@@ -133,7 +133,7 @@ def compile_runner(
     arrays = tasks._replace(names=None)  # type: ignore[arg-type]
 
     def one_by_one(start_keys: Array, keys: Array, data: Any, hyper: dict[str, Array]) -> dict[str, Report]:
-        return jax.lax.map(lambda seed: one(*seed, hyper), (start_keys, keys, data))
+        return jax.lax.map(lambda seed: one(seed[0], seed[1], seed[2], hyper), (start_keys, keys, data))
 
     compiled = jax.jit(jax.vmap(one, in_axes=(0, 0, 0, None)) if network.side_by_side else one_by_one)
     on_device = jax.tree.map(jnp.asarray, arrays)

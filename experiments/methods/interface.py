@@ -132,7 +132,8 @@ def follow(learner: Learner, missing: int | None = None) -> Run:
             noise = hyper.get("noise", 0.0) if kept.noise is None else kept.noise
             models["smoothed"] = Models(back(lf.smooth(kept.belief, kept.site, noise).mean), None)
         if missing is not None and 0 < missing < count - 1:
-            between = jax.tree.map(lambda leaf: (leaf[missing - 1] + leaf[missing + 1]) / 2, after)
+            before, behind = (jax.tree.map(lambda leaf, t=t: leaf[t], after) for t in (missing - 1, missing + 1))
+            between = jax.tree.map(lambda a, b: (a + b) / 2, before, behind)
             models["neighbours"] = Models(jax.tree.map(lambda leaf: jnp.stack([leaf] * count), between), None)
         return models
 

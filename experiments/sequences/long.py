@@ -112,11 +112,12 @@ class LongSequence(Experiment):
             hyper, validation = self._chosen(name, learner, grid, fewer, unfinished, console)
             follower = Follower(name, learner, self._training(self.train), unfinished)
             runs = [list(follower.blocks(seed, hyper, whole, checkpoints)) for seed in range(self.seeds)]
-            found[name] = _result(runs, checkpoints, hyper, validation)
+            update = {}
             if learner is not None:
-                found[name].extra["update_seconds"] = follower.update_seconds(runs[0][-1].state, whole, hyper)
+                update["update_seconds"] = follower.update_seconds(runs[0][-1].state, whole, hyper)
+            found[name], curve = _result(runs, checkpoints, hyper, validation, update)
             seconds[name] = time.perf_counter() - began
-            shown = ", ".join(f"{100 * mean:.2f}" for mean in found[name].extra["curve"]["mean"])
+            shown = ", ".join(f"{100 * mean:.2f}" for mean in curve)
             console.print(f"{tables.label(name)}: {shown} % after {checkpoints} tasks", highlight=False)
         others = [name for name in found if name not in ("kronecker", "joint")]
         content = results.build(
@@ -290,24 +291,31 @@ def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def _result(
-    runs: list[list[Block]], checkpoints: tuple[int, ...], hyper: Mapping[str, float], validation: float
-) -> MethodResult:
-    """Of the runs of all seeds."""
+    runs: list[list[Block]],
+    checkpoints: tuple[int, ...],
+    hyper: Mapping[str, float],
+    validation: float,
+    extra: Mapping[str, Any],
+) -> tuple[MethodResult, Float[np.ndarray, " K"]]:
+    """Of the runs of all seeds, and the mean accuracy at each checkpoint."""
     last = [run[-1].scores for run in runs]
     means = [[float(np.mean(block.scores.accuracy)) for block in run] for run in runs]
     per_task = [np.concatenate([block.seconds for block in run]).tolist() for run in runs]
-    return MethodResult(
+    mean = np.mean(means, axis=0)
+    result = MethodResult(
         *(np.stack([score.accuracy for score in last]), np.stack([score.nll for score in last]), None),
         chosen=hyper,
         validation=validation,
         ece=np.stack([score.ece for score in last]),
         extra={
-            "curve": {"tasks": checkpoints[-len(means[0]) :], "per_seed": means, "mean": np.mean(means, axis=0)},
+            "curve": {"tasks": checkpoints[-len(means[0]) :], "per_seed": means, "mean": mean},
             "current_per_task": [np.concatenate([block.current for block in run]).tolist() for run in runs],
             "seconds_per_task": per_task,
             "state_bytes": sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(runs[0][-1].state)),
+            **extra,
         },
     )
+    return result, mean
 
 
 def _table(found: Mapping[str, MethodResult], tasks: int) -> Table:

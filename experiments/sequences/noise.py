@@ -19,7 +19,7 @@ from experiments.results import Pair
 from experiments.sequences.shifts import smaller
 from experiments.structures import Form, Structure
 
-Grid = Mapping[str, tuple[float, ...]]
+Grid = dict[str, tuple[float, ...]]
 
 
 def noise(params: Any, hyper: Hyper) -> Any:
@@ -39,7 +39,7 @@ def noise(params: Any, hyper: Hyper) -> Any:
 def switched(noises: tuple[float, ...], convolutions: bool, dense: bool, relative: bool) -> Grid:
     """The grid of one way to spread noise over the layers."""
     switches = {"convolutions": convolutions, "dense": dense, "relative": relative}
-    return {"noise": noises} | {name: (float(on),) for name, on in switches.items()}
+    return {"noise": noises, **{name: (float(on),) for name, on in switches.items()}}
 
 
 @dataclasses.dataclass(frozen=True)

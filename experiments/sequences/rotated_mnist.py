@@ -52,7 +52,7 @@ class RotatedMnist(Experiment):
     """Gradient steps a task."""
     noises: tuple[float, ...] = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3)
     """Process noise to choose from."""
-    curvatures: tuple[float, ...] = (3.0, 10.0)
+    curvatures: tuple[float, ...] = (3.0,)
     """Curvature scales to choose from."""
     structures: tuple[Form, ...] = ("kronecker",)
     """Structures of the filters' precision."""

@@ -99,7 +99,8 @@ def test_a_learner_of_ones_own(tasks: Tasks, tmp_path: Path) -> None:
 def test_lofi_is_one_pass_of_the_linearised_filter_over_one_task_after_the_other(tasks: Tasks, tmp_path: Path) -> None:
     learner = methods.streaming(rank=4, chunk_size=10)
     found = run(Method({"a": "last"}, {"prior": (10.0,)}, follow(learner)), tasks, tmp_path)["a"]
-    assert found.matrix[:, 1, 1].mean() > 0.6 and found.matrix[:, 0, 0].mean() > 0.6
+    learned = np.diagonal(found.matrix, axis1=1, axis2=2).mean(axis=0) - found.start.mean(axis=0)
+    assert (learned > 0.15).all()
     network, _ = flat(NETWORK)
     belief = lf.init(network.init(jax.random.key(0)), 10.0, rank=4)
     stream = lf.extended_filter(network.apply, lf.Categorical(), rank=4, process_noise=0.0)
