@@ -4,7 +4,8 @@ PY := .venv/bin/python
 # LAPACK on more threads than free cores stalls small decompositions by orders of magnitude.
 export OPENBLAS_NUM_THREADS := 1
 
-RUNS := rotated-digits permuted-digits permuted-mnist rotated-mnist rank shifts structures jena jena-ablation streams
+RUNS := rotated-digits permuted-digits permuted-mnist long rotated-mnist noise rank truncation shifts networks \
+  structures jena jena-ablation streams
 
 .PHONY: $(RUNS) test check benchmark clean
 

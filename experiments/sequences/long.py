@@ -71,7 +71,7 @@ class LongSequence(Experiment):
     """Number of seeds: each has other shuffles and starting weights."""
     tasks: int = 10
     """Number of tasks; the first is not shuffled."""
-    train: int = 10_000
+    train: int = 20_000
     """Training images a task."""
     epochs: int = 2
     """Passes over a task's images."""
@@ -83,7 +83,7 @@ class LongSequence(Experiment):
     """Images of a task in its curvature."""
     tuned_on: int = 3
     """Tasks of the runs that settings are chosen with, on images of the training set that these runs leave out."""
-    tuned_train: int = 10_000
+    tuned_train: int = 20_000
     """Training images a task of those runs."""
     rank: int = 20
     """Directions kept for each unit."""
@@ -130,6 +130,7 @@ class LongSequence(Experiment):
             pairs=[Pair("kronecker", other) for other in others] if "kronecker" in found else (),
         )
         path = results.write(content, self.output)
+        unfinished.clear()
         pictures.curves(path.parent / "long.png", found, f"{self.tasks} permutations of MNIST")
         pages.write_page(path.parent, f"{self.tasks} permutations of MNIST")
         console.print(_table(found, self.tasks))

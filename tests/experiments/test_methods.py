@@ -12,7 +12,7 @@ import lowrank_filter as lf
 from experiments import methods
 from experiments.data import digits
 from experiments.methods import Learner, Method, Training, filtering, follow
-from experiments.networks import flat, mlp
+from experiments.networks import flat, mlp, resnet, vit
 from experiments.structures import FORMS, Structure
 from experiments.tasks import Tasks, rotated
 from experiments.tuning import tune
@@ -135,6 +135,20 @@ def test_whitened_steps_end_where_the_others_do(tasks: Tasks) -> None:
         return float(loss + lf.penalty(belief, params))
 
     assert reached(True) == pytest.approx(reached(False), rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", [resnet(8, 3, channels=4, blocks=1), vit(8, 3, patch=4, width=4, blocks=1)])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_filter_of_any_structure_takes_networks_that_are_no_perceptrons(form, network) -> None:
+    params = network.init(jax.random.key(0))
+    x, y = jax.random.uniform(jax.random.key(1), (12, 64)), np.arange(12) % 3
+    task, learner = methods.Task(x, y, jax.random.key(2), np.asarray(True)), filtering(Structure(form, 2))
+    hyper = {"learning_rate": 1e-2, "prior": 1.0, "curvature": 1.0, "noise": 0.1}
+    step = jax.jit(lambda state: learner.step(network, Training(3, None, None), state, task, hyper)[0])
+    belief = step(step(learner.init(params, hyper)))
+    without = lf.predict(lf.predict(learner.init(params, hyper), 0.1), 0.1)
+    assert np.isfinite(lf.logdet(belief.precision)) and lf.logdet(belief.precision) > lf.logdet(without.precision)
 
 
 @pytest.mark.slow
