@@ -18,6 +18,7 @@ from experiments.methods.interface import (
 )
 from experiments.methods.osla import osla
 from experiments.methods.streaming import streaming
+from experiments.methods.turned import turned
 
 __all__ = [
     "Hyper",
@@ -39,4 +40,5 @@ __all__ = [
     "osla",
     "sequential",
     "streaming",
+    "turned",
 ]

@@ -107,6 +107,10 @@ class Learner(NamedTuple):
     per_layer: bool = False
 
 
+Fit = Callable[[Network, Training, lf.Belief, Task, Hyper], Tree]
+"""Parameters after training on a task with the penalty of a belief."""
+
+
 def follow(learner: Learner, missing: int | None = None) -> Run:
     """Take a learner through all tasks, or all but one that it never sees.
 
@@ -159,16 +163,7 @@ def fitted(
     start: Tree | None = None,
 ) -> Tree:
     """Parameters after training on a task, from the belief's mean or elsewhere, pulled towards the belief."""
-    rate = hyper["learning_rate"]
-    if training.decay:
-        rate = optax.polynomial_schedule(rate, 0.0, 1, training.steps)
-    options: Any = {
-        "optimizer": optax.adam(rate),
-        "steps": training.steps,
-        "batch_size": training.batch_size,
-        "key": task.key,
-        "mask": jnp.broadcast_to(task.present, task.y.shape),
-    }
+    options: Any = fit_options(training, task, hyper)
     data = lf.Categorical(), task.x, task.y
     if training.whitened and (root := coloured(belief.precision)) is not None and start is None:
         # The penalty is ½‖z‖² there: after many tasks P spans so many decades that steps in θ learn nothing new.
@@ -179,6 +174,20 @@ def fitted(
         z, _ = lf.fit(white, lambda z, x: network.apply(placed(z), x), *data, **options)
         return placed(z)
     return lf.fit(belief, network.apply, *data, params=start, **options)[0]
+
+
+def fit_options(training: Training, task: Task, hyper: Hyper) -> dict[str, Any]:
+    """What ``lf.fit`` is told."""
+    rate = hyper["learning_rate"]
+    if training.decay:
+        rate = optax.polynomial_schedule(rate, 0.0, 1, training.steps)
+    return {
+        "optimizer": optax.adam(rate),
+        "steps": training.steps,
+        "batch_size": training.batch_size,
+        "key": task.key,
+        "mask": jnp.broadcast_to(task.present, task.y.shape),
+    }
 
 
 def coloured(precision: Any) -> Callable[[Tree], Tree] | None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 import lowrank_filter as lf
-from experiments.methods.interface import Hyper, Kept, Learner, Task, Training, Tree, fitted
+from experiments.methods.interface import Fit, Hyper, Kept, Learner, Task, Training, Tree, fitted
 from experiments.networks import Network
 
 
@@ -48,22 +48,24 @@ class Products:
         return jnp.asarray(doubled)
 
     def coloured(self) -> Callable[[Tree], Tree] | None:
-        """z ↦ Λ^{-1/2}z where Λ is one product: it is diagonal in the eigenvectors of G and A."""
+        """z ↦ Λ^{-1/2}z where Λ is one product."""
         if self.exact:
             return None
-        bases = [tuple(jnp.linalg.eigh(factor) for factor in _first(term)) for term in self.terms]
+        parts = self.eigenbases()
+        return lambda z: self.layout.join(
+            [
+                units @ (x * jax.lax.rsqrt(s)) @ inputs.T
+                for (units, inputs, s), x in zip(parts, self.layout.split(z), strict=True)
+            ]
+        )
 
-        def root(z: Tree) -> Tree:
-            return self.layout.join(
-                [
-                    units[1]
-                    @ (x * jax.lax.rsqrt(self.prior + jnp.maximum(jnp.outer(units[0], inputs[0]), 0)))
-                    @ inputs[1].T
-                    for (units, inputs), x in zip(bases, self.layout.split(z), strict=True)
-                ]
-            )
-
-        return root
+    def eigenbases(self) -> list[tuple[Array, Array, Array]]:
+        """The one product of each layer with τI: eigenvectors of G and of A, and eigenvalues [U, m]."""
+        found = []
+        for term in self.terms:
+            (units, unit_vectors), (inputs, input_vectors) = (jnp.linalg.eigh(factor) for factor in _first(term))
+            found.append((unit_vectors, input_vectors, self.prior + jnp.maximum(jnp.outer(units, inputs), 0)))
+        return found
 
     def plus(self, products: tuple[Product, ...]) -> Self:
         """One term more."""
@@ -84,7 +86,7 @@ class Products:
         return jax.lax.fori_loop(0, self.count, add, self.prior * matrix)
 
 
-def osla(tasks: int | None = None) -> Learner:
+def osla(tasks: int | None = None, *, fit: Fit = fitted) -> Learner:
     """Train with the penalty ½(θ − θₜ)ᵀΛₜ(θ − θₜ) around the last mode, then Λₜ₊₁ = Λₜ + α·K-FAC at the new one.
 
     A sum of Kronecker products is none, so there are two ways to keep it, and both are here.
@@ -93,6 +95,7 @@ def osla(tasks: int | None = None) -> Learner:
         tasks: keep the factors of each of so many tasks: the exact sum, whose memory, and time of a gradient step, grow
             with the number of tasks. None keeps the one product that is nearest to the last product plus the new term
             in the Frobenius norm: one pair of factors, whatever the number of tasks.
+        fit: how it trains on a task.
     """
 
     def init(start: Tree, hyper: Hyper) -> lf.Belief:
@@ -109,7 +112,7 @@ def osla(tasks: int | None = None) -> Learner:
     def step(
         network: Network, training: Training, belief: lf.Belief, task: Task, hyper: Hyper
     ) -> tuple[lf.Belief, Kept]:
-        params = fitted(network, training, belief, task, hyper)
+        params = fit(network, training, belief, task, hyper)
         count = training.curvature_examples or len(task.y)
         _, info = lf.laplace_update(
             lf.kronecker_init(params, 1.0),
