@@ -1,6 +1,7 @@
 """Fifty permutations of full MNIST: accuracy, memory and time against the number of tasks, beside OSLA."""
 
 import dataclasses
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -32,8 +33,6 @@ CHECKPOINTS = (1, 2, 5, 10, 20, 30, 40, 50)
 """After how many tasks all tasks so far are tested."""
 
 Grid = Mapping[str, tuple[float, ...]]
-
-NETWORK = mlp(784, (100, 100), 10)
 
 
 class Rows(NamedTuple):
@@ -85,6 +84,8 @@ class LongSequence(Experiment):
     """Tasks of the runs that settings are chosen with, on images of the training set that these runs leave out."""
     tuned_train: int = 20_000
     """Training images a task of those runs."""
+    hidden: tuple[int, ...] = (100, 100)
+    """Units of the hidden layers."""
     rank: int = 20
     """Directions kept for each unit."""
     methods: tuple[str, ...] = ("kronecker", "osla", "ewc", "anchor", "joint")
@@ -99,18 +100,20 @@ class LongSequence(Experiment):
         whole = _rows(images, slice(self.train), (images.test_x, images.test_y))
         fewer = _rows(images, slice(self.tuned_train), (images.train_x[-_HELD_OUT:], images.train_y[-_HELD_OUT:]))
         checkpoints = (*(t for t in CHECKPOINTS if t < self.tasks), self.tasks)
-        chosen_alike = ("output", "methods", "seeds", "tasks", "train", "preset")
+        name_of_all = "long" + ("" if self.hidden == (100, 100) else "-" + "-".join(map(str, self.hidden)))
+        chosen_alike = ("output", "methods", "seeds", "tasks", "train", "preset", "hidden")
+        network = mlp(784, self.hidden, 10)
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         unfinished = Unfinished(
-            self.output / "long" / "unfinished", {k: v for k, v in settings.items() if k not in chosen_alike}
+            self.output / name_of_all / "unfinished", {k: v for k, v in settings.items() if k not in chosen_alike}
         )
         found: dict[str, MethodResult] = {}
         learners = {n: v for n, v in _learners(self.rank, self.tasks, self.learning_rates).items() if n in self.methods}
         seconds: dict[str, float] = {}
         for name, (learner, grid) in learners.items():
             began = time.perf_counter()
-            hyper, validation = self._chosen(name, learner, grid, fewer, unfinished, console)
-            follower = Follower(name, learner, self._training(self.train), unfinished)
+            hyper, validation = self._chosen(network, name, learner, grid, fewer, unfinished, console)
+            follower = Follower(network, name, learner, self._training(self.train), unfinished)
             runs = [list(follower.blocks(seed, hyper, whole, checkpoints)) for seed in range(self.seeds)]
             update = {}
             if learner is not None:
@@ -122,8 +125,8 @@ class LongSequence(Experiment):
             # After each method: what there is can be looked at, and a run that is stopped has not been in vain.
             others = [other for other in found if other not in ("kronecker", "joint")]
             content = results.build(
-                "long",
-                settings=settings | {"output": str(self.output), "checkpoints": checkpoints, "hidden": (100, 100)},
+                name_of_all,
+                settings=settings | {"output": str(self.output), "checkpoints": checkpoints},
                 grid={name: dict(grid) for name, (_, grid) in learners.items() if name in found},
                 seconds=seconds,
                 tasks=[str(task + 1) for task in range(self.tasks)],
@@ -141,10 +144,17 @@ class LongSequence(Experiment):
         return Training(steps, self.batch_size, min(self.curvature_examples, train), decay=True, whitened=True)
 
     def _chosen(
-        self, name: str, learner: Learner | None, grid: Grid, rows: Rows, unfinished: Unfinished, console: Console
+        self,
+        network: Network,
+        name: str,
+        learner: Learner | None,
+        grid: Grid,
+        rows: Rows,
+        unfinished: Unfinished,
+        console: Console,
     ) -> tuple[dict[str, float], float]:
         """The values of the grid with the best validation accuracy after a few tasks of the first seed."""
-        follower = Follower(name, learner, self._training(self.tuned_train), unfinished)
+        follower = Follower(network, name, learner, self._training(self.tuned_train), unfinished)
         scores: list[tuple[float, dict[str, float]]] = []
         for values in itertools.product(*grid.values()):
             hyper = dict(zip(grid, values, strict=True))
@@ -178,27 +188,30 @@ def _learners(rank: int, tasks: int, learning_rates: tuple[float, ...]) -> dict[
 class Follower:
     """One method along a sequence whose tasks are made one at a time; what is done is kept."""
 
-    def __init__(self, name: str, learner: Learner | None, training: Training, unfinished: Unfinished) -> None:
+    def __init__(
+        self, network: Network, name: str, learner: Learner | None, training: Training, unfinished: Unfinished
+    ) -> None:
         """Nothing is compiled before it is needed. Without a learner, all tasks are learned at once."""
-        self._name, self._learner, self._training, self._unfinished = name, learner, training, unfinished
+        self._network, self._name, self._learner = network, name, learner
+        self._training, self._unfinished = training, unfinished
         self._step = jax.jit(lambda *arguments: self._one(training, *arguments))
         self._update = jax.jit(lambda *arguments: self._one(training._replace(steps=0, decay=False), *arguments))
 
     def blocks(self, seed: int, hyper: Hyper, rows: Rows, checkpoints: tuple[int, ...]) -> Iterator[Block]:
         """What there is after each of some numbers of tasks."""
         start_key, key = jax.random.split(jax.random.key(seed))
-        start = NETWORK.init(start_key)
+        start = self._network.init(start_key)
         orders = jnp.asarray(np.stack(pixel_orders(seed, checkpoints[-1], rows.train_x.shape[1])))
         traced = {name: jnp.asarray(value, float) for name, value in hyper.items()}
         settings = {"method": self._name, "seed": seed, "hyper": hyper, "training": self._training._asdict()}
         if self._learner is None:
             yield self._unfinished.recall(
                 settings | {"tasks": len(orders)},
-                lambda: _together(self._training, key, start, traced, rows, orders),
+                lambda: _together(self._network, self._training, key, start, traced, rows, orders),
                 lambda: Block(start, SCORES, 0, 0),
             )
             return
-        _, viewed, _ = view(NETWORK, start, self._learner.per_layer)
+        _, viewed, _ = view(self._network, start, self._learner.per_layer)
         state = self._learner.init(viewed, traced)
         for first, last in itertools.pairwise((0, *checkpoints)):
             block = self._unfinished.recall(
@@ -219,7 +232,7 @@ class Follower:
     def _one(self, training: Training, state: Any, task: Task, hyper: Hyper) -> tuple[Any, Tree]:
         learner: Any = self._learner
         network, _, back = view(
-            NETWORK, jax.tree.map(jnp.zeros_like, NETWORK.init(jax.random.key(0))), learner.per_layer
+            self._network, jax.tree.map(jnp.zeros_like, self._network.init(jax.random.key(0))), learner.per_layer
         )
         state, kept = learner.step(network, training, state, task, hyper)
         stack = back(jax.tree.map(lambda leaf: leaf[None], kept.params))
@@ -235,10 +248,13 @@ class Follower:
             )
             jax.block_until_ready(task.x)
             (state, params), took = _timed(lambda state=state, task=task: self._step(state, task, hyper))
-            current.append(tested(params, rows.score_x, rows.score_y, orders[number][None]).accuracy[0])
+            current.append(tested(self._network, params, rows.score_x, rows.score_y, orders[number][None]).accuracy[0])
             seconds.append(took)
         return Block(
-            state, tested(params, rows.score_x, rows.score_y, orders), np.asarray(current), np.asarray(seconds)
+            state,
+            tested(self._network, params, rows.score_x, rows.score_y, orders),
+            np.asarray(current),
+            np.asarray(seconds),
         )
 
 
@@ -246,7 +262,13 @@ SCORES = Scores(0, 0, 0)
 
 
 def _together(
-    training: Training, key: Key[Array, ""], start: Tree, hyper: Hyper, rows: Rows, orders: Int[Array, "T d"]
+    whole: Network,
+    training: Training,
+    key: Key[Array, ""],
+    start: Tree,
+    hyper: Hyper,
+    rows: Rows,
+    orders: Int[Array, "T d"],
 ) -> Block:
     """Train on all tasks at once, for as many steps as the sequence takes: an upper bound.
 
@@ -258,7 +280,7 @@ def _together(
     def seen(x: Float[Array, "B d+1"]) -> Float[Array, "B d"]:
         return jnp.take_along_axis(x[:, :-1], orders[x[:, -1].astype(int)], axis=1)
 
-    network = Network(NETWORK.init, lambda params, x: NETWORK.apply(params, seen(x)))
+    network = whole._replace(apply=lambda params, x: whole.apply(params, seen(x)))
 
     def one(params: Tree, turn: tuple[Array, Array]) -> tuple[Tree, None]:
         key, left = turn
@@ -271,13 +293,15 @@ def _together(
 
     turns = jax.random.split(key, tasks), 1 - jnp.arange(tasks) / tasks
     (params, _), took = _timed(lambda: jax.jit(lambda start: jax.lax.scan(one, start, turns))(start))
-    return Block(params, tested(params, rows.score_x, rows.score_y, orders), np.zeros(0), np.asarray([took]))
+    return Block(params, tested(whole, params, rows.score_x, rows.score_y, orders), np.zeros(0), np.asarray([took]))
 
 
-@jax.jit
-def tested(params: Tree, x: Float[Array, "n d"], y: Int[Array, " n"], orders: Int[Array, "t d"]) -> Scores:
+@functools.partial(jax.jit, static_argnums=0)
+def tested(
+    network: Network, params: Tree, x: Float[Array, "n d"], y: Int[Array, " n"], orders: Int[Array, "t d"]
+) -> Scores:
     """Scores on each task."""
-    return jax.lax.map(lambda order: scores(NETWORK, params, x[:, order], y), orders)
+    return jax.lax.map(lambda order: scores(network, params, x[:, order], y), orders)
 
 
 def _rows(images: Images, train: slice, score: tuple[np.ndarray, np.ndarray]) -> Rows:

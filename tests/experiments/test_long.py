@@ -10,11 +10,13 @@ import pytest
 from experiments import methods, tasks
 from experiments.data.images import Images
 from experiments.methods import Training
+from experiments.networks import mlp
 from experiments.sequences.long import Follower, Rows
 from experiments.unfinished import Unfinished
 
 RNG = np.random.default_rng(0)
 TRAINING = Training(4, 10, None, decay=True, whitened=True)
+NETWORK = mlp(784, (5,), 2)
 HYPER = {"learning_rate": 1e-2}
 
 
@@ -25,13 +27,15 @@ def rows() -> Rows:
 
 
 def test_tasks_follow_each_other_as_in_a_sequence_and_are_kept(rows: Rows, tmp_path: Path) -> None:
-    follower = Follower("a", methods.sequential, TRAINING, Unfinished(tmp_path, {}))
+    follower = Follower(NETWORK, "a", methods.sequential, TRAINING, Unfinished(tmp_path, {}))
     first, second = follower.blocks(3, HYPER, rows, (1, 3))
     assert first.scores.accuracy.shape == (1,) and second.scores.nll.shape == (3,)
     assert len(second.current) == len(second.seconds) == 2
     assert second.current[-1] == second.scores.accuracy[-1]
     times = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    again = list(Follower("a", methods.sequential, TRAINING, Unfinished(tmp_path, {})).blocks(3, HYPER, rows, (1, 3)))
+    again = list(
+        Follower(NETWORK, "a", methods.sequential, TRAINING, Unfinished(tmp_path, {})).blocks(3, HYPER, rows, (1, 3))
+    )
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == times and len(times) == 2
     jax.tree.map(np.testing.assert_array_equal, again[1], second)
 
@@ -47,8 +51,8 @@ def test_permutations_are_those_of_the_short_sequences() -> None:
 
 def test_joint_training_sees_every_task(rows: Rows, tmp_path: Path) -> None:
     training = TRAINING._replace(steps=100)
-    (block,) = Follower("joint", None, training, Unfinished(tmp_path, {})).blocks(0, HYPER, rows, (3,))
+    (block,) = Follower(NETWORK, "joint", None, training, Unfinished(tmp_path, {})).blocks(0, HYPER, rows, (3,))
     assert block.scores.accuracy.shape == (3,)
     learned = rows._replace(score_x=rows.train_x, score_y=rows.train_y)
-    (block,) = Follower("again", None, training, Unfinished(tmp_path, {})).blocks(0, HYPER, learned, (3,))
+    (block,) = Follower(NETWORK, "again", None, training, Unfinished(tmp_path, {})).blocks(0, HYPER, learned, (3,))
     assert block.scores.accuracy.mean() > 0.8
