@@ -327,14 +327,14 @@ def curves(
         if len(seconds) > 1:
             below.plot(np.arange(2, len(seconds) + 1), seconds[1:], **look)  # the first task is compiled
             ends[below].append((float(seconds[-1]), _name(name, labels), style.colour))
+    # Pauses of the machine are no property of a method: what lies far above the median is cut off.
+    median = max(float(np.median(result.extra["seconds_per_task"])) for result in methods.values() if result.extra)
+    below.set_ylim(0, 3 * median)
     for axes, y_label in ((above, "mean test accuracy so far, %"), (below, "seconds a task")):
         axes.set_ylabel(y_label, fontsize=_TEXT, color=_INK)
         axes.set_xlim(0, max(max(result.extra["curve"]["tasks"]) for result in methods.values() if result.extra) + 1)
         _plain_axes(axes, grid="y")
         _label_ends(figure, axes, ends[axes])
-    # Pauses of the machine are no property of a method: what lies far above the median is cut off.
-    median = max(float(np.median(result.extra["seconds_per_task"])) for result in methods.values() if result.extra)
-    below.set_ylim(0, 3 * median)
     below.set_xlabel("tasks", fontsize=_TEXT, color=_INK)
     _title(figure, title)
     _save(figure, path)
