@@ -7,7 +7,8 @@ export OPENBLAS_NUM_THREADS := 1
 # jaxlib 0.10's CPU runtime can wait for ever where it runs several batched products at once (blocks per unit).
 SERIAL := --xla_cpu_enable_concurrency_optimized_scheduler=false
 
-RUNS := rotated-digits permuted-digits permuted-mnist rotated-mnist rank shifts structures jena jena-ablation streams
+RUNS := rotated-digits permuted-digits permuted-mnist long rotated-mnist noise rank truncation shifts networks \
+  structures jena jena-ablation streams
 
 .PHONY: $(RUNS) test test-slow check benchmark clean
 

@@ -12,6 +12,10 @@ from experiments.jena import Jena
 from experiments.jena_ablation import JenaAblation
 from experiments.presets import Experiment, Preset
 from experiments.results import written_whole
+from experiments.sequences.camelyon import Camelyon
+from experiments.sequences.long import LongSequence
+from experiments.sequences.noise import NoiseStructure
+from experiments.sequences.other_networks import OtherNetworks
 from experiments.sequences.permuted import PermutedDigits, PermutedMnist
 from experiments.sequences.rank import Rank
 from experiments.sequences.rotated_digits import RotatedDigits
@@ -19,17 +23,25 @@ from experiments.sequences.rotated_mnist import RotatedMnist
 from experiments.sequences.shifts import Shifts
 from experiments.streams_others import Streams
 from experiments.structure_comparison import StructureComparison
+from experiments.truncation_cost import TruncationCost
 
 EXPERIMENTS: dict[str, type[Experiment]] = {
     "rotated-digits": RotatedDigits,
     "permuted-digits": PermutedDigits,
     "permuted-mnist": PermutedMnist,
+    "long": LongSequence,
     "rotated-mnist": RotatedMnist,
     "structures": StructureComparison,
+    "noise": NoiseStructure,
+    "truncation": TruncationCost,
     "rank": Rank,
     "shifts": Shifts,
+    "networks": OtherNetworks,
 }
 """One line for each experiment with tasks."""
+
+ASKED_FOR = {"camelyon": Camelyon()}
+"""Those whose data has to be put into a folder by hand."""
 
 STREAMS = {"jena": Jena(), "jena-ablation": JenaAblation(), "streams": Streams()}
 """Those with time series, whose presets are their own."""
@@ -64,7 +76,7 @@ def main() -> None:
     parser.add_argument("--preset", default="minutes")
     preset: Preset = "published" if parser.parse_known_args()[0].preset == "published" else "minutes"
     choices = tyro.extras.subcommand_type_from_defaults(
-        {name: experiment.of(preset) for name, experiment in (EXPERIMENTS | {"all": All}).items()} | STREAMS
+        {name: experiment.of(preset) for name, experiment in (EXPERIMENTS | {"all": All}).items()} | ASKED_FOR | STREAMS
     )
     experiment = tyro.cli(
         choices,

@@ -8,12 +8,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from experiments import pictures, results, tables
+from experiments import pages, pictures, results, tables
 from experiments.methods import Method, Training
 from experiments.networks import Network
 from experiments.results import MethodResult, Pair
 from experiments.tasks import Tasks
-from experiments.tuning import configurations, tune
+from experiments.tuning import Runner, configurations, tune
 from experiments.unfinished import Unfinished
 
 
@@ -40,6 +40,7 @@ def compare(
     unfinished = Unfinished(output / name / "unfinished", settings | {"tasks": tasks.names})
     found: dict[str, MethodResult] = {}
     seconds: dict[str, float] = {}
+    runners: dict[Any, Runner] = {}
     columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         for method in methods:
@@ -50,6 +51,7 @@ def compare(
                 *(method, network, training, tasks, seeds),
                 advance=lambda bar=bar: progress.advance(bar),
                 unfinished=unfinished,
+                runners=runners,
             )
             seconds[label] = time.perf_counter() - began
     path = results.write(
@@ -71,4 +73,5 @@ def compare(
     pictures.means(path.parent / "means.png", found, title)
     with_matrix = {name: result for name, result in found.items() if result.matrix is not None and name != "filter"}
     pictures.accuracy_matrices(path.parent / "matrices.png", tasks.names, with_matrix)
+    pages.write_page(path.parent, title)
     return path.parent, found

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -44,6 +44,9 @@ _STYLES = {
     "kronecker_filter_last": _Style("#9e97c8", "<"),
     "kronecker_filter": _Style("#5e4fa2", "p"),
     "kronecker_smoother": _Style("#7a5c3e", "h"),
+    "osla": _Style("#009e73", "v", "--"),
+    "osla_sum": _Style("#7a5c3e", "X", "--"),
+    "kronecker_interpolated": _Style("#d55e00", "X"),
     "alone": _Style("#009e73", "X", "--"),
     "joint": _Style("#222222", "*", ":"),
 }
@@ -247,6 +250,92 @@ def means(
     axes.set_xlabel("mean test accuracy over all tasks, %", fontsize=_TEXT, color=_INK)
     _plain_axes(axes, grid="both")
     axes.spines["left"].set_visible(False)
+    _title(figure, title)
+    _save(figure, path)
+
+
+def noise(
+    path: Path,
+    methods: Mapping[str, Mapping[float, Float[np.ndarray, " S"]]],
+    title: str,
+    labels: Mapping[str, str] | None = None,
+) -> None:
+    """Draw accuracy against process noise, with one standard error over seeds."""
+    figure = Figure(figsize=(11, 6))
+    figure.subplots_adjust(left=0.085, right=0.745, top=0.89, bottom=0.13)
+    axes = figure.add_subplot()
+    ends, positions = [], []
+    for name, per_noise in methods.items():
+        style = _STYLES.get(name, _UNKNOWN)
+        percent = [100 * np.asarray(values) for values in per_noise.values()]
+        mean = np.array([values.mean() for values in percent])
+        error = np.array([standard_error(values) or 0 for values in percent])
+        positions = np.arange(len(mean))
+        axes.fill_between(positions, mean - error, mean + error, color=style.colour, alpha=0.16, linewidth=0)
+        axes.plot(positions, mean, style.line, color=style.colour, marker=style.marker, linewidth=2.4, markersize=7.5)
+        axes.set_xticks(positions, [f"{value:g}" for value in per_noise])
+        ends.append((float(mean[-1]), _name(name, labels), style.colour))
+    axes.set_xlim(-0.25, len(positions) - 0.75)
+    axes.set_xlabel("process noise q", fontsize=_TEXT, color=_INK)
+    axes.set_ylabel("test accuracy, %", fontsize=_TEXT, color=_INK)
+    _plain_axes(axes, grid="y")
+    _label_ends(figure, axes, ends)
+    _title(figure, title)
+    _save(figure, path)
+
+
+def against_cost(
+    path: Path, methods: Mapping[str, MethodResult], cost: Mapping[str, Mapping[str, float]], title: str
+) -> None:
+    """Draw accuracy against the rank, the memory and the seconds of an update, with one standard error over seeds."""
+    figure = Figure(figsize=(13, 5), layout="constrained")
+    percent = [100 * np.asarray(methods[name].accuracy).mean(axis=1) for name in cost]
+    mean, error = [values.mean() for values in percent], [standard_error(values) or 0 for values in percent]
+    quantities = {
+        "directions kept": [cost[name]["rank"] for name in cost],
+        "memory of a belief's precision, MB": [cost[name]["state_bytes"] / 1e6 for name in cost],
+        "seconds of an update": [cost[name]["update_seconds"] for name in cost],
+    }
+    for axes, (meaning, values) in zip(figure.subplots(1, 3, sharey=True), quantities.items(), strict=True):
+        axes.errorbar(values, mean, yerr=error, fmt="o-", color=_STYLES["filter"].colour, linewidth=2.4, markersize=7.5)
+        axes.set_xscale("symlog" if min(values) == 0 else "log", **({"linthresh": 1} if min(values) == 0 else {}))
+        axes.set_xlabel(meaning, fontsize=_TEXT, color=_INK)
+        _plain_axes(axes, grid="both")
+    figure.axes[0].set_ylabel("test accuracy, %", fontsize=_TEXT, color=_INK)
+    _title(figure, title)
+    _save(figure, path)
+
+
+def curves(
+    path: Path, methods: Mapping[str, MethodResult], title: str, labels: Mapping[str, str] | None = None
+) -> None:
+    """Draw accuracy averaged over the tasks so far, and seconds of each task, against the number of tasks.
+
+    A result's ``extra`` has ``curve`` (tasks, mean) and ``seconds_per_task``; what learns all tasks at once is a point.
+    """
+    figure = Figure(figsize=(11, 8.4))
+    figure.subplots_adjust(left=0.085, right=0.745, top=0.92, bottom=0.08, hspace=0.28)
+    above, below = figure.subplots(2, 1, height_ratios=(3, 2))
+    ends: dict[Any, list[tuple[float, str, str]]] = {above: [], below: []}
+    for name, result in methods.items():
+        style, extra = _STYLES.get(name, _UNKNOWN), result.extra or {}
+        tasks, mean = extra["curve"]["tasks"], 100 * np.asarray(extra["curve"]["mean"])
+        look = {"color": style.colour, "linewidth": 2.4, "linestyle": style.line}
+        above.plot(tasks, mean, marker=style.marker, markersize=7.5, markeredgecolor="white", **look)
+        ends[above].append((float(mean[-1]), f"{_name(name, labels)}  {mean[-1]:.1f}", style.colour))
+        seconds = np.mean(extra["seconds_per_task"], axis=0)
+        if len(seconds) > 1:
+            below.plot(np.arange(2, len(seconds) + 1), seconds[1:], **look)  # the first task is compiled
+            ends[below].append((float(seconds[-1]), _name(name, labels), style.colour))
+    # Pauses of the machine are no property of a method: what lies far above the median is cut off.
+    median = max(float(np.median(result.extra["seconds_per_task"])) for result in methods.values() if result.extra)
+    below.set_ylim(0, 3 * median)
+    for axes, y_label in ((above, "mean test accuracy so far, %"), (below, "seconds a task")):
+        axes.set_ylabel(y_label, fontsize=_TEXT, color=_INK)
+        axes.set_xlim(0, max(max(result.extra["curve"]["tasks"]) for result in methods.values() if result.extra) + 1)
+        _plain_axes(axes, grid="y")
+        _label_ends(figure, axes, ends[axes])
+    below.set_xlabel("tasks", fontsize=_TEXT, color=_INK)
     _title(figure, title)
     _save(figure, path)
 

@@ -240,16 +240,24 @@ def _difference(methods: Mapping[str, MethodResult], pair: Pair) -> Paired:
     for name in (pair.better, pair.worse):
         if name not in methods:
             raise ValueError(f"expected pairs of {', '.join(methods)}, but one names {name!r}; correct the pair")
-    first, second = (_checked(name, "accuracy", methods[name].accuracy) for name in (pair.better, pair.worse))
-    if first.shape != second.shape or methods[pair.better].scored != methods[pair.worse].scored:
+    first, second = (_columns(name, methods[name]) for name in (pair.better, pair.worse))
+    tasks = [task for task in first if task in second] if pair.tasks is None else list(pair.tasks)
+    known = bool(tasks) and all(task in first and task in second for task in tasks)
+    if not known or len({len(column) for column in (*first.values(), *second.values())}) > 1:
+        seeds = [len(next(iter(columns.values()))) for columns in (first, second)]
         raise ValueError(
-            f"expected {pair.better!r} and {pair.worse!r} to have the same seeds and tasks, "
-            f"but their accuracies are {list(first.shape)} and {list(second.shape)}; run both on the same tasks"
+            f"expected {pair.better!r} and {pair.worse!r} to have the same seeds and tasks, but they have {seeds} "
+            f"seeds, and tasks {list(first)} and {list(second)}; run both on the same tasks"
         )
     # Seeds share data and starting weights, so only their differences say whether one method beats the other.
-    difference = first - second if pair.tasks is None else (first - second)[:, list(pair.tasks)]
-    per_seed = difference.mean(axis=1)
+    per_seed = np.mean([first[task] - second[task] for task in tasks], axis=0)
     return Paired(*pair, float(per_seed.mean()), standard_error(per_seed), per_seed.tolist())
+
+
+def _columns(name: str, result: MethodResult) -> dict[int, Float[np.ndarray, " S"]]:
+    """The accuracy on each task it was scored on."""
+    accuracy = _checked(name, "accuracy", result.accuracy)
+    return dict(zip(range(accuracy.shape[1]) if result.scored is None else result.scored, accuracy.T, strict=True))
 
 
 def plain(value: Any) -> Any:

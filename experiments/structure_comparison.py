@@ -28,7 +28,9 @@ SMALL, MIDDLE, LARGE = mlp(64, (20,), 10), mlp(64, (50, 50), 10), mlp(784, (100,
 SMALL_FLAT, UNRAVEL = flat(SMALL)
 
 
-class _Split(NamedTuple):
+class Split(NamedTuple):
+    """Digits to learn from and to test on."""
+
     train_x: Array
     train_y: Array
     test_x: Array
@@ -51,14 +53,14 @@ class StructureComparison(Experiment):
         structures = {"diagonal": Structure("network", 0)} | {form: Structure(form, self.rank) for form in FORMS}
         found: dict[str, dict[str, list[float]]] = {name: {} for name in structures}
         for seed in range(self.seeds):
-            split = _split(seed, self.examples)
+            split = digits_split(seed, self.examples)
             for name, measured in (
                 *_posteriors(seed, split, structures).items(),
                 *_streams(seed, split, structures).items(),
             ):
                 for quantity, value in measured.items():
                     found[name].setdefault(quantity, []).append(value)
-        cost = _costs({name: s._replace(rank=2 * s.rank) for name, s in structures.items()})
+        cost = costs({name: s._replace(rank=2 * s.rank) for name, s in structures.items()})
         content = {
             "experiment": "structures",
             "settings": {"seeds": self.seeds, "rank": self.rank, "examples": self.examples},
@@ -77,14 +79,15 @@ class StructureComparison(Experiment):
         console.print(f"Results are in [bold]{path.parent}[/bold].")
 
 
-def _split(seed: int, train: int) -> _Split:
+def digits_split(seed: int, train: int) -> Split:
+    """The first ``train`` digits in a seed's order, and the last 500."""
     images, labels = digits.load()
     rows = np.random.default_rng(seed).permutation(len(images))
     x, y = images.reshape(len(images), -1)[rows], labels[rows]
-    return _Split(*(jnp.asarray(part) for part in (x[:train], y[:train], x[-500:], y[-500:])))
+    return Split(*(jnp.asarray(part) for part in (x[:train], y[:train], x[-500:], y[-500:])))
 
 
-def _posteriors(seed: int, split: _Split, structures: dict[str, Structure]) -> dict[str, dict[str, float]]:
+def _posteriors(seed: int, split: Split, structures: dict[str, Structure]) -> dict[str, dict[str, float]]:
     """Posterior of a network small enough for the dense one (64-20-10), at the same maximum."""
     prior = lf.init(SMALL.init(jax.random.key(seed)), 1.0, rank=0)
     params, _ = lf.fit(
@@ -94,16 +97,16 @@ def _posteriors(seed: int, split: _Split, structures: dict[str, Structure]) -> d
         mean, params = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), (prior.mean, params))
         split = split._replace(train_x=split.train_x.astype(float), test_x=split.test_x[:100].astype(float))
         vector, shift = (ravel_pytree(tree)[0] for tree in (params, jax.tree.map(jnp.subtract, params, mean)))
-        exact = jnp.eye(len(vector)) + _curvature(vector, split.train_x, split.train_y)
-        variance = _variance(vector, exact, split.test_x)
+        exact = jnp.eye(len(vector)) + dense_curvature(vector, split.train_x, split.train_y)
+        variance = output_variance(vector, exact, split.test_x)
         loss = jnp.sum(jax.vmap(LIKELIHOOD.nll)(SMALL.apply(params, split.train_x), split.train_y))
-        evidence = -loss - 0.5 * shift @ shift - 0.5 * _logdet(exact)
+        evidence = -loss - 0.5 * shift @ shift - 0.5 * logdet(exact)
         found = {}
         for name, structure in structures.items():
             approximate, log_evidence, covariance = _absorbed(structure)(mean, params, split)
             found[name] = {
-                "kl_exact_approximate": float(_kl(exact, approximate)),
-                "kl_approximate_exact": float(_kl(approximate, exact)),
+                "kl_exact_approximate": float(gaussian_kl(exact, approximate)),
+                "kl_approximate_exact": float(gaussian_kl(approximate, exact)),
                 "variance_ratio": float(jnp.median(jnp.trace(covariance, axis1=1, axis2=2) / variance)),
                 "evidence_error": float(log_evidence - evidence),
             }
@@ -111,10 +114,10 @@ def _posteriors(seed: int, split: _Split, structures: dict[str, Structure]) -> d
 
 
 @functools.cache
-def _absorbed(structure: Structure) -> Callable[[Any, Any, _Split], tuple[Array, Array, Array]]:
+def _absorbed(structure: Structure) -> Callable[[Any, Any, Split], tuple[Array, Array, Array]]:
     """The dense precision, the evidence and the covariance of test outputs after a Laplace update."""
 
-    def absorb(mean: Any, params: Any, split: _Split) -> tuple[Array, Array, Array]:
+    def absorb(mean: Any, params: Any, split: Split) -> tuple[Array, Array, Array]:
         prior = structure.prior(mean, 1.0)
         belief, info = lf.laplace_update(prior, params, SMALL.apply, LIKELIHOOD, split.train_x, split.train_y)
         rows = jax.vmap(lambda row: ravel_pytree(lf.matvec(belief.precision, UNRAVEL(row)))[0])
@@ -125,7 +128,7 @@ def _absorbed(structure: Structure) -> Callable[[Any, Any, _Split], tuple[Array,
 
 
 @jax.jit
-def _curvature(vector: Float[Array, " D"], x: Array, y: Array) -> Float[Array, "D D"]:
+def dense_curvature(vector: Float[Array, " D"], x: Array, y: Array) -> Float[Array, "D D"]:
     """The generalised Gauss-Newton matrix, dense."""
 
     def rows(x: Array, y: Array) -> Array:
@@ -137,24 +140,25 @@ def _curvature(vector: Float[Array, " D"], x: Array, y: Array) -> Float[Array, "
 
 
 @jax.jit
-def _variance(vector: Float[Array, " D"], precision: Float[Array, "D D"], x: Array) -> Float[Array, " B"]:
+def output_variance(vector: Float[Array, " D"], precision: Float[Array, "D D"], x: Array) -> Float[Array, " B"]:
     """The summed variance of each example's outputs."""
     jacobian = jax.jacobian(lambda p: SMALL_FLAT.apply(p, x))(vector)
     solved = jnp.linalg.solve(precision, jacobian.reshape(-1, len(vector)).T).T.reshape(jacobian.shape)
     return jnp.sum(jacobian * solved, axis=(1, 2))
 
 
-def _kl(first: Array, second: Array) -> Array:
+def gaussian_kl(first: Array, second: Array) -> Array:
     """KL of N(0, first⁻¹) from N(0, second⁻¹), in nats."""
     trace = jnp.trace(jnp.linalg.solve(first, second))
-    return 0.5 * (trace - len(first) + _logdet(first) - _logdet(second))
+    return 0.5 * (trace - len(first) + logdet(first) - logdet(second))
 
 
-def _logdet(matrix: Array) -> Array:
+def logdet(matrix: Array) -> Array:
+    """Of a positive definite matrix."""
     return jnp.linalg.slogdet(matrix)[1]
 
 
-def _streams(seed: int, split: _Split, structures: dict[str, Structure]) -> dict[str, dict[str, float]]:
+def _streams(seed: int, split: Split, structures: dict[str, Structure]) -> dict[str, dict[str, float]]:
     """One pass over the digits, one example at a time, 64-50-50-10: test accuracy and NLL of the last mean."""
     start, found = MIDDLE.init(jax.random.key(seed)), {}
     for name, structure in structures.items():
@@ -167,18 +171,18 @@ def _streams(seed: int, split: _Split, structures: dict[str, Structure]) -> dict
 
 
 @functools.cache
-def _passed(structure: Structure) -> Callable[[lf.Belief, _Split], Array]:
+def _passed(structure: Structure) -> Callable[[lf.Belief, Split], Array]:
     built = lf.extended_filter(MIDDLE.apply, LIKELIHOOD, rank=structure.rank, structure=structure.form)
 
-    def stream(belief: lf.Belief, split: _Split) -> Array:
+    def stream(belief: lf.Belief, split: Split) -> Array:
         last, _ = lf.filter_stream(built, belief, split.train_x, split.train_y)
         return MIDDLE.apply(last.mean, split.test_x)
 
     return jax.jit(stream)
 
 
-def _costs(structures: dict[str, Structure]) -> dict[str, dict[str, float]]:
-    """Bytes of a precision, and seconds of a Laplace update with 1,000 examples, for 784-100-100-10."""
+def costs(structures: dict[str, Structure]) -> dict[str, dict[str, float]]:
+    """Bytes of each precision, and seconds of a Laplace update with 1,000 examples, for 784-100-100-10."""
     params = LARGE.init(jax.random.key(0))
     x = jax.random.uniform(jax.random.key(1), (1000, 784))
     y = jnp.arange(1000) % 10

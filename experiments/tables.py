@@ -9,6 +9,14 @@ from rich.table import Table
 
 from experiments.results import MethodResult, Paired, standard_error
 
+_NOISES = {
+    "none": "No process noise",
+    "scalar": "The same for all weights",
+    "convolutions": "On the convolutions",
+    "dense": "On the dense layers",
+    "relative": "Relative to each layer",
+    "evidence": "By the evidence",
+}
 LABELS = {
     "sequential": "Sequential training",
     "anchor": "L2 anchor",
@@ -24,6 +32,14 @@ LABELS = {
     "kronecker_filter_last": "Kronecker filter, last model",
     "kronecker_filter": "Kronecker filter",
     "kronecker_smoother": "Kronecker smoother",
+    "osla": "OSLA, nearest product",
+    "osla_sum": "OSLA, every task's factors",
+    "neighbours": "Neighbours' average, task unseen",
+    "kronecker_forecast": "Kronecker forecast, task unseen",
+    "kronecker_neighbours": "Kronecker neighbours' average, task unseen",
+    "kronecker_interpolated": "Kronecker smoother, task unseen",
+    **_NOISES,
+    **{f"{name}_own": f"{text}, at each task" for name, text in _NOISES.items()},
     "lofi": "LO-FI, one pass",
     "alone": "Each task alone",
     "joint": "Joint training",

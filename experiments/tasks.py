@@ -90,7 +90,7 @@ def permuted(
     flat = _flat(images)
     result = _empty(len(seeds), train, val, test, flat.shape[1], _numbered(tasks))
     for seed, split in enumerate(splits):
-        for task, order in enumerate(_pixel_orders(seeds[seed], tasks, flat.shape[1])):
+        for task, order in enumerate(pixel_orders(seeds[seed], tasks, flat.shape[1])):
             _fill(result, seed, task, flat, labels, split, order)
     return result
 
@@ -131,7 +131,7 @@ def permuted_split(
         rng = np.random.default_rng(number)
         val_rows = available + rng.permutation(held_out)[:val]
         test_rows = np.arange(used) if test is None else rng.permutation(len(test_flat))[:used]
-        for task, order in enumerate(_pixel_orders(number, tasks, d)):
+        for task, order in enumerate(pixel_orders(number, tasks, d)):
             train_rows = rng.permutation(available)[:train]
             result.train_x[seed, task] = _seen(train_flat, train_rows, order)
             result.train_y[seed, task] = images.train_y[train_rows]
@@ -249,7 +249,8 @@ def _split(pool: int, tasks: int, groups: int, train: int, val: int, test: int, 
     return _Split(np.broadcast_to(training, (tasks, train)), rows[:val], rows[val : val + test])
 
 
-def _pixel_orders(seed: int, tasks: int, d: int) -> list[Int[np.ndarray, " d"]]:
+def pixel_orders(seed: int, tasks: int, d: int) -> list[Int[np.ndarray, " d"]]:
+    """The permutations of d pixels of a seed's tasks, the first of which changes nothing."""
     # A stream of its own: the permutations of a seed do not depend on how many images it drew.
     rng = np.random.default_rng([seed, d])
     return [np.arange(d)] + [rng.permutation(d) for _ in range(tasks - 1)]

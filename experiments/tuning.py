@@ -39,6 +39,9 @@ class Report(NamedTuple):
     start: Any
 
 
+Runner = Callable[[dict[str, Array]], dict[str, Report]]
+
+
 def configurations(method: methods.Method) -> Iterator[dict[str, float]]:
     """Every combination of the grid's values."""
     for values in itertools.product(*method.grid.values()):
@@ -54,13 +57,22 @@ def tune(
     *,
     advance: Callable[[], None],
     unfinished: Unfinished,
+    runners: dict[Any, Runner] | None = None,
 ) -> dict[str, MethodResult]:
     """The test scores of each report at the configuration with the best validation accuracy, mean over seeds.
 
-    Test images never enter a choice. ``advance`` is called after each configuration.
+    Test images never enter a choice; every configuration's test accuracies [S, M] are in ``extra["tried"]`` with its
+    validation accuracy. ``advance`` is called after each configuration. Methods with the same run share its compiled
+    form through ``runners``.
     """
-    runner = compile_runner(method, network, training, tasks, seeds)
+    runners = {} if runners is None else runners
+    which = tuple(sorted(set(method.reports.values())))
+    place = method.run, which, method.scored
+    if place not in runners:
+        runners[place] = compile_runner(*place, network, training, tasks, seeds)
+    runner = runners[place]
     best: dict[str, tuple[float, dict[str, float], Report]] = {}
+    tried: dict[str, list[dict[str, Any]]] = {name: [] for name in method.reports}
     for hyper in configurations(method):
         traced = {name: jnp.asarray(value, float) for name, value in hyper.items()}
         reports = unfinished.recall(
@@ -68,8 +80,9 @@ def tune(
             lambda traced=traced: runner(traced),
             lambda traced=traced: jax.eval_shape(runner, traced),
         )
-        for name, report in reports.items():
+        for name, report in ((name, reports[kind]) for name, kind in method.reports.items()):
             validation = float(report.val.accuracy.mean())
+            tried[name].append({"hyper": hyper, "validation": validation, "accuracy": report.test.accuracy.tolist()})
             if name not in best or validation > best[name][0]:
                 best[name] = validation, hyper, report
         advance()
@@ -78,31 +91,38 @@ def tune(
             *(report.test.accuracy, report.test.nll, report.matrix, hyper, validation, method.scored),
             ece=report.test.ece,
             start=report.start,
+            extra={"tried": tried[name]},
         )
         for name, (validation, hyper, report) in ((name, best[name]) for name in method.reports)
     }
 
 
 def compile_runner(
-    method: methods.Method, network: Network, training: methods.Training, tasks: Tasks, seeds: Sequence[int]
-) -> Callable[[dict[str, Array]], dict[str, Report]]:
-    """A compiled function from hyperparameters to reports; seeds run side by side."""
+    run: methods.Run,
+    which: Sequence[str],
+    scored: tuple[int, ...] | None,
+    network: Network,
+    training: methods.Training,
+    tasks: Tasks,
+    seeds: Sequence[int],
+) -> Runner:
+    """A compiled function from hyperparameters to a report of each kind of the run's models, for all seeds."""
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds))
     start_keys, train_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
-    scored = None if method.scored is None else np.asarray(method.scored)
+    rows = None if scored is None else np.asarray(scored)
 
     def one(start_key: Array, key: Array, data: Any, hyper: dict[str, Array]) -> dict[str, Report]:
         sequence = methods.Sequence(network.init(start_key), data.train_x, data.train_y, key)
-        models = method.run(network, training, sequence, hyper)
+        models = run(network, training, sequence, hyper)
         start = tested(sequence.start, data).accuracy
-        return {name: report(models[which], data, start) for name, which in method.reports.items()}
+        return {kind: report(models[kind], data, start) for kind in which}
 
     def tested(params: Any, data: Any) -> Scores:
         return jax.lax.map(lambda task: scores(network, params, *task), (data.test_x, data.test_y))
 
     def report(models: methods.Models, data: Any, start: Array) -> Report:
         def on(x: Array, y: Array) -> Scores:
-            used, x, y = (_at(part, scored) for part in (models.used, x, y))
+            used, x, y = (_at(part, rows) for part in (models.used, x, y))
             return jax.lax.map(lambda task: scores(network, *task), (used, x, y))
 
         matrix = None
@@ -111,7 +131,11 @@ def compile_runner(
         return Report(on(data.val_x, data.val_y), on(data.test_x, data.test_y), matrix, start)
 
     arrays = tasks._replace(names=None)  # type: ignore[arg-type]
-    compiled = jax.jit(jax.vmap(one, in_axes=(0, 0, 0, None)))
+
+    def one_by_one(start_keys: Array, keys: Array, data: Any, hyper: dict[str, Array]) -> dict[str, Report]:
+        return jax.lax.map(lambda seed: one(seed[0], seed[1], seed[2], hyper), (start_keys, keys, data))
+
+    compiled = jax.jit(jax.vmap(one, in_axes=(0, 0, 0, None)) if network.side_by_side else one_by_one)
     on_device = jax.tree.map(jnp.asarray, arrays)
     return lambda hyper: compiled(start_keys, train_keys, on_device, hyper)
 

@@ -1,6 +1,7 @@
 """Methods for a sequence of tasks, all written with the same kernels and behind one interface."""
 
 from experiments.methods.baselines import alone, anchor, joint, sequential
+from experiments.methods.evidence import by_evidence
 from experiments.methods.filters import filtering
 from experiments.methods.interface import (
     Hyper,
@@ -15,7 +16,9 @@ from experiments.methods.interface import (
     fitted,
     follow,
 )
+from experiments.methods.osla import osla
 from experiments.methods.streaming import streaming
+from experiments.methods.turned import turned
 
 __all__ = [
     "Hyper",
@@ -29,10 +32,13 @@ __all__ = [
     "Training",
     "alone",
     "anchor",
+    "by_evidence",
     "filtering",
     "fitted",
     "follow",
     "joint",
+    "osla",
     "sequential",
     "streaming",
+    "turned",
 ]

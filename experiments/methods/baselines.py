@@ -10,7 +10,7 @@ from experiments.networks import Network
 
 
 def _train_on(network: Network, training: Training, params: Tree, task: Task, hyper: Hyper) -> tuple[Tree, Kept]:
-    params = fitted(network, training, _free(params), task, hyper)
+    params = fitted(network, training._replace(whitened=False), _free(params), task, hyper)
     return params, Kept(params)
 
 
@@ -19,7 +19,7 @@ sequential = Learner(lambda start, _: start, _train_on)
 
 
 def _train_afresh(network: Network, training: Training, start: Tree, task: Task, hyper: Hyper) -> tuple[Tree, Kept]:
-    return start, Kept(fitted(network, training, _free(start), task, hyper))
+    return start, Kept(fitted(network, training._replace(whitened=False), _free(start), task, hyper))
 
 
 alone = Learner(lambda start, _: start, _train_afresh)
@@ -43,12 +43,12 @@ def joint(network: Network, training: Training, data: Sequence, hyper: Hyper) ->
     tasks, size = data.y.shape
     everything: Bool[Array, ""] = jnp.asarray(True)
     task = Task(data.x.reshape(tasks * size, -1), data.y.ravel(), data.key, everything)
-    longer = training._replace(steps=training.steps * tasks)
+    longer = training._replace(steps=training.steps * tasks, whitened=False)
     params = fitted(network, longer, _free(start), task, hyper)
     return {"joint": Models(back(jax.tree.map(lambda p: jnp.stack([p] * tasks), params)), None)}
 
 
 def _free(start: Tree) -> lf.Belief:
-    """A belief that knows nothing: its penalty is zero."""
+    """A belief that knows nothing: its penalty is zero, and there is nothing to whiten by."""
     belief = lf.init(start, rank=0)
     return belief._replace(precision=lf.zero_site(belief))

@@ -6,7 +6,7 @@ from typing import Literal
 import jax.numpy as jnp
 
 import lowrank_filter as lf
-from experiments.methods.interface import Hyper, Kept, Learner, Task, Training, Tree, fitted
+from experiments.methods.interface import Fit, Hyper, Kept, Learner, Task, Training, Tree, fitted
 from experiments.networks import Network
 from experiments.structures import Structure
 
@@ -19,12 +19,14 @@ def filtering(
     residual: Literal["diagonal", "drop"] = "diagonal",
     metric: Literal["relative", "euclidean"] = "relative",
     noise: Noise | None = None,
+    fit: Fit = fitted,
 ) -> Learner:
     """The filter with a precision of any structure; at rank 0 over the network it is online EWC.
 
     Args:
         noise: (parameters, hyperparameters) → process noise with a leaf for each of the parameters', of as many
             dimensions; by default the hyperparameter ``noise``, the same for all (0 where there is none).
+        fit: how it trains on a task.
     """
 
     def init(start: Tree, hyper: Hyper) -> lf.Belief:
@@ -35,7 +37,7 @@ def filtering(
     ) -> tuple[lf.Belief, Kept]:
         spread = None if noise is None else noise(belief.mean, hyper)
         belief = lf.predict(belief, hyper.get("noise", 0.0) if spread is None else spread)
-        params = fitted(network, training, belief, task, hyper)
+        params = fit(network, training, belief, task, hyper)
         belief, info = absorb(network, training, belief, params, task, hyper)
         return belief, Kept(params, belief, info.site, spread)
 

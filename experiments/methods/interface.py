@@ -28,11 +28,15 @@ class Training(NamedTuple):
         steps: gradient steps a task.
         batch_size: examples a step; None takes all.
         curvature_examples: examples of a task in its curvature, scaled up to all of them; None takes all.
+        decay: whether the learning rate falls linearly to zero within each task.
+        whitened: whether steps are taken in z = P^{1/2}(θ − m), for precisions that :func:`coloured` knows.
     """
 
     steps: int
     batch_size: int | None
     curvature_examples: int | None
+    decay: bool = False
+    whitened: bool = False
 
 
 class Sequence(NamedTuple):
@@ -103,11 +107,16 @@ class Learner(NamedTuple):
     per_layer: bool = False
 
 
+Fit = Callable[[Network, Training, lf.Belief, Task, Hyper], Tree]
+"""Parameters after training on a task with the penalty of a belief."""
+
+
 def follow(learner: Learner, missing: int | None = None) -> Run:
     """Take a learner through all tasks, or all but one that it never sees.
 
-    The run's models: ``last`` (the last one for all tasks), ``own`` (each task's own, right after it) and, where the
-    learner keeps beliefs, ``smoothed``.
+    The run's models: ``last`` (the last one for all tasks), ``own`` (each task's own, right after it); where the
+    learner keeps beliefs, ``smoothed``; and around a missing task ``neighbours``, the mean of the parameters that the
+    tasks before and after it ended with.
     """
 
     def run(network: Network, training: Training, data: Sequence, hyper: Hyper) -> dict[str, Models]:
@@ -126,6 +135,10 @@ def follow(learner: Learner, missing: int | None = None) -> Run:
         if kept.belief is not None and kept.site is not None:
             noise = hyper.get("noise", 0.0) if kept.noise is None else kept.noise
             models["smoothed"] = Models(back(lf.smooth(kept.belief, kept.site, noise).mean), None)
+        if missing is not None and 0 < missing < count - 1:
+            before, behind = (jax.tree.map(lambda leaf, t=t: leaf[t], after) for t in (missing - 1, missing + 1))
+            between = jax.tree.map(lambda a, b: (a + b) / 2, before, behind)
+            models["neighbours"] = Models(jax.tree.map(lambda leaf: jnp.stack([leaf] * count), between), None)
         return models
 
     return run
@@ -150,17 +163,40 @@ def fitted(
     start: Tree | None = None,
 ) -> Tree:
     """Parameters after training on a task, from the belief's mean or elsewhere, pulled towards the belief."""
-    params, _ = lf.fit(
-        belief,
-        network.apply,
-        lf.Categorical(),
-        task.x,
-        task.y,
-        optimizer=optax.adam(hyper["learning_rate"]),
-        steps=training.steps,
-        batch_size=training.batch_size,
-        key=task.key,
-        params=start,
-        mask=jnp.broadcast_to(task.present, task.y.shape),
-    )
-    return params
+    options: Any = fit_options(training, task, hyper)
+    data = lf.Categorical(), task.x, task.y
+    if training.whitened and (root := coloured(belief.precision)) is not None and start is None:
+        # The penalty is ½‖z‖² there: after many tasks P spans so many decades that steps in θ learn nothing new.
+        def placed(z: Tree) -> Tree:
+            return jax.tree.map(jnp.add, belief.mean, root(z))
+
+        white = lf.init(jax.tree.map(jnp.zeros_like, belief.mean), 1.0, rank=0)
+        z, _ = lf.fit(white, lambda z, x: network.apply(placed(z), x), *data, **options)
+        return placed(z)
+    return lf.fit(belief, network.apply, *data, params=start, **options)[0]
+
+
+def fit_options(training: Training, task: Task, hyper: Hyper) -> dict[str, Any]:
+    """What ``lf.fit`` is told."""
+    rate = hyper["learning_rate"]
+    if training.decay:
+        rate = optax.polynomial_schedule(rate, 0.0, 1, training.steps)
+    return {
+        "optimizer": optax.adam(rate),
+        "steps": training.steps,
+        "batch_size": training.batch_size,
+        "key": task.key,
+        "mask": jnp.broadcast_to(task.present, task.y.shape),
+    }
+
+
+def coloured(precision: Any) -> Callable[[Tree], Tree] | None:
+    """z ↦ P^{-1/2}z, for precisions that are diagonal in a basis they know; None for others."""
+    if isinstance(precision, lf.DiagLowRank) and precision.rank == 0:
+        return lambda z: jax.tree.map(lambda x, d: x * jax.lax.rsqrt(d), z, precision.diag)
+    if isinstance(precision, lf.Kronecker):
+        layout, parts = precision.layout, precision.parts
+        return lambda z: layout.join(
+            [part.out_of(x * jax.lax.rsqrt(part.scale)) for part, x in zip(parts, layout.split(z), strict=True)]
+        )
+    return getattr(precision, "coloured", lambda: None)()

@@ -1,35 +1,44 @@
 """Five tasks of turning MNIST digits, 750 images each: filtered at its time, the last model, smoothed, alone, joint."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float32
 from rich.console import Console
+from rich.table import Table
 
-from experiments import methods, pictures, tasks
+from experiments import methods, pictures, tables, tasks
 from experiments.comparison import compare
 from experiments.data.mnist import mnist
 from experiments.methods import Method, filtering, follow
 from experiments.networks import mlp
 from experiments.presets import Experiment
-from experiments.results import Pair
+from experiments.results import MethodResult, Pair
 from experiments.structures import Form, Structure
 
 NAMES: Mapping[Form, str] = {"network": "", "layer": "layer_", "unit": "unit_", "kronecker": "kronecker_"}
 """What stands before the names of each structure's reports."""
 REPORTS = {"filter_last": "last", "filter": "own", "smoother": "smoothed"}
 """The reports of one filter, and which of its models each stands for."""
+UNSEEN = {"forecast": "own", "neighbours": "neighbours", "interpolated": "smoothed"}
+"""Those of a filter that never saw the middle task."""
+EARLY = (0, 1, 2)
+"""The tasks that looking back should help."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RotatedMnist(Experiment):
-    """MNIST at 14×14 turned over an angle in five tasks: what looking back is worth, for each structure."""
+    """MNIST at 14×14 turned over an angle in five tasks: what looking back is worth, and a task never seen."""
 
-    published: ClassVar[Mapping[str, Any]] = {"seeds": 5}
+    published: ClassVar[Mapping[str, Any]] = {
+        "noises": (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
+        "structures": ("network", "kronecker"),
+        "curvatures": (3.0, 10.0, 30.0),
+    }
 
-    seeds: int = 3
+    seeds: int = 5
     """Number of seeds: each splits the images anew and starts from other weights."""
     angle: float = 30.0
     """Degrees from the first task to the last."""
@@ -41,9 +50,11 @@ class RotatedMnist(Experiment):
     """Training images a task."""
     steps: int = 500
     """Gradient steps a task."""
-    noises: tuple[float, ...] = (0.0, 0.03, 0.1, 0.3)
+    noises: tuple[float, ...] = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3)
     """Process noise to choose from."""
-    structures: tuple[Form, ...] = ("network", "kronecker")
+    curvatures: tuple[float, ...] = (3.0,)
+    """Curvature scales to choose from."""
+    structures: tuple[Form, ...] = ("kronecker",)
     """Structures of the filters' precision."""
 
     def run(self, console: Console) -> None:
@@ -54,24 +65,32 @@ class RotatedMnist(Experiment):
         sizes = {"train": self.train, "val": 1000, "test": 2000}
         pool = halved(images.train_x), images.train_y
         sequence = tasks.rotated(*pool, angles, **sizes, seeds=seeds, train_disjoint=True)
-        rates = {"learning_rate": (1e-3, 3e-3)}
-        fixed = {"learning_rate": (3e-3,), "prior": (1.0,)}
-        filters = tuple(
-            Method(
-                {f"{NAMES[form]}{report}": which for report, which in REPORTS.items()},
-                fixed | {"noise": self.noises, "curvature": (3.0, 10.0, 30.0)},
-                follow(filtering(Structure(form, self.rank))),
-            )
-            for form in self.structures
-        )
-        first = NAMES[self.structures[0]]
+        rates = {"learning_rate": (3e-3,)}
+        fixed = rates | {"prior": (1.0,), "curvature": self.curvatures}
+        middle = self.tasks // 2
         folder, found = compare(
-            "rotated-mnist",
+            "rotated-mnist" + (f"-{self.angle:g}" if self.angle != 30 else ""),
             f"MNIST at 14×14 turned over {self.angle:g}°: test accuracy, %",
             methods=(
-                Method({"sequential": "last"}, rates, follow(methods.sequential)),
+                *(
+                    Method(
+                        {f"{NAMES[form]}{report}": which for report, which in REPORTS.items()},
+                        fixed | {"noise": self.noises},
+                        follow(filtering(Structure(form, self.rank))),
+                    )
+                    for form in self.structures
+                ),
+                *(
+                    Method(
+                        {f"{NAMES[form]}{report}": which for report, which in UNSEEN.items()},
+                        fixed | {"noise": tuple(noise for noise in self.noises if noise > 0.01)},
+                        follow(filtering(Structure(form, self.rank)), middle),
+                        (middle,),
+                    )
+                    for form in self.structures
+                ),
+                Method({"sequential": "last"}, {"learning_rate": (1e-3, 3e-3)}, follow(methods.sequential)),
                 Method({"alone": "own"}, rates, follow(methods.alone)),
-                *filters,
                 Method({"joint": "joint"}, rates, methods.joint),
             ),
             network=mlp(196, (50, 50), 10),
@@ -79,23 +98,70 @@ class RotatedMnist(Experiment):
             tasks=sequence,
             seeds=seeds,
             settings=sizes | {"angles": angles, "hidden": (50, 50), "rank": self.rank},
-            pairs=(
-                *(Pair(f"{NAMES[form]}smoother", f"{NAMES[form]}filter") for form in self.structures),
-                *(Pair(f"{NAMES[form]}smoother", f"{NAMES[form]}filter", (0, 1, 2)) for form in self.structures),
-                *(Pair(f"{NAMES[form]}smoother", f"{first}smoother") for form in self.structures[1:]),
-            ),
+            pairs=[pair for form in self.structures for pair in looking_back(NAMES[form], middle)],
             output=self.output,
             console=console,
+        )
+        for form in self.structures:
+            console.print(noise_table(found, NAMES[form], self.noises))
+        pictures.noise(
+            folder / "noise.png",
+            {name: along_noise(found[name], self.noises) for name in found if name.endswith(("filter", "smoother"))},
+            f"Turning over {self.angle:g}°: tasks 1 to 3 against process noise",
         )
         pictures.accuracy_per_task(
             folder / "accuracy.png",
             sequence.names,
-            found,
+            {name: result for name, result in found.items() if not name.endswith(("forecast", "neighbours"))},
             f"Five tasks of {self.train} MNIST digits, turned over {self.angle:g}°",
             examples=sequence.test_x[0, :, 0].reshape(-1, 14, 14),
             x_label="task",
         )
         console.print(f"Results and pictures are in [bold]{folder}[/bold].")
+
+
+def looking_back(prefix: str, middle: int) -> list[Pair]:
+    """The comparisons that claims about smoothing rest on."""
+    smoother, unseen = f"{prefix}smoother", f"{prefix}interpolated"
+    return [
+        Pair(smoother, f"{prefix}filter"),
+        Pair(smoother, f"{prefix}filter", EARLY),
+        Pair(smoother, f"{prefix}filter_last"),
+        Pair(unseen, f"{prefix}forecast"),
+        Pair(unseen, f"{prefix}neighbours"),
+        Pair(unseen, f"{prefix}filter", (middle,)),
+        Pair(unseen, "alone", (middle,)),
+    ]
+
+
+def along_noise(result: MethodResult, noises: Sequence[float]) -> dict[float, Float32[np.ndarray, " S"]]:
+    """For each process noise, accuracy on the early tasks in each seed at the best curvature on validation images."""
+    tried: Any = (result.extra or {})["tried"]
+    best = {
+        noise: max((one for one in tried if one["hyper"]["noise"] == noise), key=lambda one: one["validation"])
+        for noise in noises
+    }
+    return {noise: np.asarray(one["accuracy"])[:, EARLY].mean(axis=1) for noise, one in best.items()}
+
+
+def noise_table(found: Mapping[str, MethodResult], prefix: str, noises: Sequence[float]) -> Table:
+    """Smoothed less filtered on the early tasks, for each process noise and for each seed."""
+    smoothed, filtered = (along_noise(found[f"{prefix}{name}"], noises) for name in ("smoother", "filter"))
+    name = tables.label(f"{prefix}smoother")
+    table = Table(title=f"{name} less filter on tasks 1 to 3, points", title_justify="left", title_style="bold")
+    for column in ("noise", "filtered, %", "smoothed, %", "difference", "least of seeds", "each seed"):
+        table.add_column(column, justify="right")
+    for noise in noises:
+        difference = 100 * (smoothed[noise] - filtered[noise])
+        table.add_row(
+            f"{noise:g}",
+            f"{100 * filtered[noise].mean():.1f}",
+            f"{100 * smoothed[noise].mean():.1f}",
+            f"{difference.mean():+.1f}",
+            f"{difference.min():+.1f}",
+            "  ".join(f"{value:+.1f}" for value in difference),
+        )
+    return table
 
 
 def halved(images: Float32[np.ndarray, "N h w"]) -> Float32[np.ndarray, "N h/2 w/2"]:

@@ -99,9 +99,10 @@ def _parts(shift: Shift, side: int) -> list[tasks.Part]:
         parts = tasks.split(mnist(), [(digit, digit + 1) for digit in range(0, 10, 2)], labels="position")
     else:
         parts = tasks.split(mnist(), [range(5), range(5, 10)], labels="class")
-    return [_smaller(part, side) for part in parts]
+    return [smaller(part, side) for part in parts]
 
 
-def _smaller(part: tasks.Part, side: int) -> tasks.Part:
+def smaller(part: tasks.Part, side: int) -> tasks.Part:
+    """The same part at side × side pixels."""
     size = tasks.resized(part.name, part.images, side)
     return part._replace(seen=lambda x: size.seen(part.seen(x)))

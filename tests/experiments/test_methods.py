@@ -1,15 +1,18 @@
 """Methods through the one interface: compiled once, chosen on validation images, taken up where they stopped."""
 
+import json
+import re
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+import lowrank_filter as lf
 from experiments import methods
 from experiments.data import digits
 from experiments.methods import Learner, Method, Training, filtering, follow
-from experiments.networks import mlp
+from experiments.networks import flat, mlp, resnet, vit
 from experiments.structures import FORMS, Structure
 from experiments.tasks import Tasks, rotated
 from experiments.tuning import tune
@@ -91,3 +94,73 @@ def test_a_learner_of_ones_own(tasks: Tasks, tmp_path: Path) -> None:
     found = run(Method({"never": "last"}, {"unused": (1.0,)}, follow(never)), tasks, tmp_path)["never"]
     np.testing.assert_array_equal(found.accuracy, found.start)
     assert jax.tree.structure(found.chosen) == jax.tree.structure({"unused": 1.0})
+
+
+def test_lofi_is_one_pass_of_the_linearised_filter_over_one_task_after_the_other(tasks: Tasks, tmp_path: Path) -> None:
+    learner = methods.streaming(rank=4, chunk_size=10)
+    found = run(Method({"a": "last"}, {"prior": (10.0,)}, follow(learner)), tasks, tmp_path)["a"]
+    learned = np.diagonal(found.matrix, axis1=1, axis2=2).mean(axis=0) - found.start.mean(axis=0)
+    assert (learned > 0.15).all()
+    network, _ = flat(NETWORK)
+    belief = lf.init(network.init(jax.random.key(0)), 10.0, rank=4)
+    stream = lf.extended_filter(network.apply, lf.Categorical(), rank=4, process_noise=0.0)
+    whole = [np.concatenate(part) for part in (tasks.train_x[0], tasks.train_y[0])]
+    last, _ = lf.filter_stream(stream, belief, *whole, chunk_size=10)
+    task = methods.Task(tasks.train_x[0, 0], tasks.train_y[0, 0], jax.random.key(1), np.asarray(True))
+    state = learner.init(belief.mean, {"prior": 10.0})
+    for number in range(2):
+        task = task._replace(x=tasks.train_x[0, number], y=tasks.train_y[0, number])
+        state, kept = learner.step(network, TRAINING, state, task, {"prior": 10.0})
+    np.testing.assert_allclose(kept.params, last.mean, atol=1e-5)
+
+
+def test_around_a_task_that_is_missing_its_neighbours_are_averaged() -> None:
+    counting = Learner(lambda start, _: 0.0, lambda network, training, t, task, hyper: (t + 1, methods.Kept(t * 1.0)))
+    empty = methods.Sequence(0.0, np.zeros((5, 1, 1)), np.zeros((5, 1), int), jax.random.key(0))
+    network = NETWORK._replace(init=lambda key: jax.numpy.zeros(1))
+    models = follow(counting._replace(per_layer=True), missing=2)(network, TRAINING, empty, {})
+    np.testing.assert_array_equal(models["neighbours"].used, [2.0] * 5)
+
+
+def test_whitened_steps_end_where_the_others_do(tasks: Tasks) -> None:
+    belief = lf.kronecker_init(NETWORK.init(jax.random.key(0)), 1.0)
+    task = methods.Task(tasks.train_x[0, 0], tasks.train_y[0, 0], jax.random.key(1), np.asarray(True))
+    belief, _ = lf.laplace_update(belief, belief.mean, NETWORK.apply, lf.Categorical(), task.x, task.y)
+    hyper = {"learning_rate": 3e-2}
+
+    def reached(whitened: bool) -> float:
+        training = Training(400, None, None, decay=True, whitened=whitened)
+        params = methods.fitted(NETWORK, training, belief, task, hyper)
+        loss = jax.vmap(lf.Categorical().nll)(NETWORK.apply(params, task.x), task.y).sum()
+        return float(loss + lf.penalty(belief, params))
+
+    assert reached(True) == pytest.approx(reached(False), rel=0.02)
+    few = Training(20, 50, None, decay=True, whitened=True)
+    whitened, turned = (fit(NETWORK, few, belief, task, hyper) for fit in (methods.fitted, methods.turned))
+    # Not bit for bit: where a gradient is zero, Adam makes steps of what is only rounding.
+    np.testing.assert_allclose(NETWORK.apply(turned, task.x), NETWORK.apply(whitened, task.x), atol=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", [resnet(8, 3, channels=4, blocks=1), vit(8, 3, patch=4, width=4, blocks=1)])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_filter_of_any_structure_takes_networks_that_are_no_perceptrons(form, network) -> None:
+    params = network.init(jax.random.key(0))
+    x, y = jax.random.uniform(jax.random.key(1), (12, 64)), np.arange(12) % 3
+    task, learner = methods.Task(x, y, jax.random.key(2), np.asarray(True)), filtering(Structure(form, 2))
+    hyper = {"learning_rate": 1e-2, "prior": 1.0, "curvature": 1.0, "noise": 0.1}
+    step = jax.jit(lambda state: learner.step(network, Training(3, None, None), state, task, hyper)[0])
+    belief = step(step(learner.init(params, hyper)))
+    without = lf.predict(lf.predict(learner.init(params, hyper), 0.1), 0.1)
+    assert np.isfinite(lf.logdet(belief.precision)) and lf.logdet(belief.precision) > lf.logdet(without.precision)
+
+
+@pytest.mark.slow
+def test_the_method_of_ones_own_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "def step(network" in block)
+    assert len(code.splitlines()) < 30
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    written = json.loads((tmp_path / "results" / "decaying" / "results.json").read_text(encoding="utf-8"))
+    assert written["methods"]["decaying"]["accuracy"]["mean"] > 0.6

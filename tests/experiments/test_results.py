@@ -98,6 +98,13 @@ class TestPaired:
         with pytest.raises(ValueError, match="one names 'smother'"):
             paired(two(), [Pair("smother", "filter")])
 
+    def test_of_different_tasks_those_that_both_have_are_compared(self) -> None:
+        methods = two() | {"interpolated": result([[1.0], [0.5]], matrix=None, scored=(2,))}
+        (difference,) = paired(methods, [Pair("interpolated", "filter")])
+        assert difference.per_seed == [0.5, 0.25]
+        with pytest.raises(ValueError, match="same seeds and tasks"):
+            paired(methods, [Pair("interpolated", "filter", (0,))])
+
     def test_other_seeds_are_refused(self) -> None:
         methods = two() | {"ewc": result([[0.5, 0.5, 0.5]])}
         with pytest.raises(ValueError, match="same seeds and tasks"):

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,6 +12,8 @@ from experiments.data.camelyon17 import camelyon17
 from experiments.data.files import FOLDER_VARIABLE, DataFileError
 from experiments.data.images import Images
 from experiments.data.letters_and_post import notmnist, usps
+from experiments.networks import cnn
+from experiments.sequences.camelyon import by_brightness, by_hospital
 from experiments.tasks import Part, brightness, resized, sequence, split
 
 RNG = np.random.default_rng(0)
@@ -104,6 +107,19 @@ class TestCamelyon17:
         pixels = second.pixels(side=12)
         assert pixels.shape == (3, 12, 12, 3)
         np.testing.assert_allclose(pixels[2], 200 / 255, atol=1e-6)
+
+    def test_sequences_by_hospital_and_from_dark_to_bright(self, folder: Path) -> None:
+        patches, sizes = camelyon17(folder), {"train": 1, "val": 1, "test": 1}
+        tasks = sequence(by_hospital(patches, each=3, side=8), **sizes, seeds=[0, 1], held_out=0.5)
+        assert tasks.names == ("hospital 0", "hospital 1") and tasks.train_x.shape == (2, 2, 1, 8 * 8 * 3)
+        assert tasks.train_x[:, 0].max() < tasks.train_x[:, 1].min()
+        darker, brighter = by_brightness(patches, 2, each=3, side=8)
+        assert darker.images.train_x.max() <= 80 / 255 < 120 / 255 <= brighter.images.train_x.min() + 1e-6
+        logits = cnn(8, 2, colours=3)
+        params = logits.init(jax.random.key(0))
+        assert logits.apply(params, tasks.train_x[0, 0]).shape == (1, 2)
+        kernels = [leaf.shape for leaf in jax.tree.leaves(params) if leaf.ndim == 2]
+        assert kernels == [(4, 8), (8, 2), (27, 32), (288, 16), (144, 4)]
 
     def test_what_is_missing_is_named(self, folder: Path) -> None:
         next((folder / "patches").rglob("*_x_0_y_7.png")).unlink()

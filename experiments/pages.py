@@ -1,0 +1,99 @@
+"""A page for each experiment, made of its results.json alone: tables, choices, paired differences, pictures."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.results import written_whole
+from experiments.tables import label, short
+
+_PICTURE = ("accuracy.png", "noise.png", "long.png", "rank.png", "means.png", "matrices.png")
+
+
+def write_page(folder: Path, title: str) -> None:
+    """Write ``folder/README.md`` from ``folder/results.json``."""
+    content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    parts = [f"# {title}", "Every number, setting and version is in results.json.", _accuracy(content)]
+    if any("curve" in method for method in content["methods"].values()):
+        parts.append(_curve(content))
+    parts += [_measures(content), _pairs(content), _chosen(content)]
+    parts += [f"![{name}]({name})" for name in _PICTURE if (folder / name).exists()]
+    seconds = ", ".join(f"{_names(name)} {value:.0f}" for name, value in content["seconds"].items())
+    parts.append(f"Seconds: {seconds}.")
+    with written_whole(folder / "README.md") as file:
+        file.write(("\n\n".join(part for part in parts if part) + "\n").encode())
+
+
+def _accuracy(content: Mapping[str, Any]) -> str:
+    tasks = content["tasks"] if len(content["tasks"]) <= 10 else []
+    rows = [
+        [label(name), _percent(method["accuracy"])]
+        + ["" if value is None else f"{100 * value:.1f}" for value in method["accuracy"]["per_task"][: len(tasks)]]
+        for name, method in content["methods"].items()
+    ]
+    seeds = len(next(iter(content["methods"].values()))["accuracy"]["per_seed"])
+    return f"Test accuracy, %, mean ± standard error over {seeds} seeds.\n\n" + _table(["method", "mean", *tasks], rows)
+
+
+def _curve(content: Mapping[str, Any]) -> str:
+    methods = {name: method for name, method in content["methods"].items() if len(method["curve"]["tasks"]) > 1}
+    tasks = next(iter(methods.values()))["curve"]["tasks"]
+    rows = []
+    for name, method in methods.items():
+        seconds = sorted(method["seconds_per_task"][0])
+        accuracy = [f"{100 * mean:.2f}" for mean in method["curve"]["mean"]]
+        cost = f"{method['state_bytes'] / 1e6:.1f}", f"{method.get('update_seconds', 0):.2f}"
+        rows.append([label(name), *accuracy, *cost, f"{seconds[len(seconds) // 2]:.1f}"])
+    head = ["method", *(f"{task} tasks" for task in tasks), "MB", "update, s", "task, s"]
+    return "Accuracy averaged over the tasks so far, %; memory of the state, median seconds.\n\n" + _table(head, rows)
+
+
+def _measures(content: Mapping[str, Any]) -> str:
+    columns = {
+        "NLL": ("nll", 1, ".3f"),
+        "ECE, %": ("ece", 100, ".1f"),
+        "current, %": ("current", 100, ".1f"),
+        "backward": ("backward_transfer", 100, "+.1f"),
+        "forward": ("forward_transfer", 100, "+.1f"),
+        "forgetting": ("forgetting", 100, ".1f"),
+    }
+    rows = [
+        [label(name)]
+        + [f"{scale * method[key]['mean']:{form}}" if key in method else "" for key, scale, form in columns.values()]
+        for name, method in content["methods"].items()
+    ]
+    return _table(["method", *columns], rows)
+
+
+def _pairs(content: Mapping[str, Any]) -> str:
+    rows = []
+    for pair in content["paired"]:
+        seeds, error = pair["per_seed"], pair["standard_error"]
+        tasks = "all" if pair["tasks"] is None else ", ".join(content["tasks"][task] for task in pair["tasks"])
+        points = f"{100 * pair['difference']:+.1f}" + ("" if error is None else f" ± {100 * error:.1f}")
+        won = f"{sum(value > 0 for value in seeds)} of {len(seeds)}"
+        names = f"{label(pair['better'])} – {label(pair['worse'])}"
+        rows.append([names, tasks, points, won, "  ".join(f"{100 * value:+.1f}" for value in seeds)])
+    if not rows:
+        return ""
+    return "Paired differences, points.\n\n" + _table(["methods", "tasks", "mean", "won", "each seed"], rows)
+
+
+def _chosen(content: Mapping[str, Any]) -> str:
+    lines = [f"- {label(name)}: {short(method['chosen'])}" for name, method in content["methods"].items()]
+    return "\n".join(["Chosen on validation images:", "", *lines])
+
+
+def _names(joined: str) -> str:
+    return ", ".join(label(name) for name in joined.split(", "))
+
+
+def _percent(accuracy: Mapping[str, Any]) -> str:
+    error = accuracy["standard_error"]
+    return f"{100 * accuracy['mean']:.1f}" + ("" if error is None else f" ± {100 * error:.1f}")
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

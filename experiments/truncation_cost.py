@@ -1,0 +1,137 @@
+"""What truncation costs: the rank-k posterior of a network small enough for the dense one."""
+
+import dataclasses
+import functools
+import itertools
+import statistics
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+from rich.console import Console
+from rich.table import Table
+
+import lowrank_filter as lf
+from experiments import results
+from experiments.presets import Experiment
+from experiments.structure_comparison import (
+    LIKELIHOOD,
+    SMALL_FLAT,
+    Split,
+    dense_curvature,
+    digits_split,
+    gaussian_kl,
+    logdet,
+    output_variance,
+)
+
+Residual = Literal["diagonal", "drop"]
+Metric = Literal["relative", "euclidean"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TruncationCost(Experiment):
+    """Digits, 64-20-10: residual × metric × rank against the dense generalised Gauss-Newton posterior."""
+
+    published: ClassVar[Mapping[str, Any]] = {"seeds": 5, "ranks": (1, 2, 5, 10, 20, 50, 100, 200)}
+
+    seeds: int = 2
+    """Number of seeds: each has another split and other starting weights."""
+    ranks: tuple[int, ...] = (1, 5, 10, 20, 50, 100)
+    """Directions kept."""
+    examples: int = 1000
+    """Images in the curvature."""
+    residuals: tuple[Residual, ...] = ("diagonal", "drop")
+    """What becomes of the rest."""
+    metrics: tuple[Metric, ...] = ("relative", "euclidean")
+    """What counts as large."""
+
+    def run(self, console: Console) -> None:
+        """Run, write and print."""
+        choices = list(itertools.product(self.residuals, self.metrics, self.ranks))
+        found: dict[tuple, list[dict[str, float]]] = {choice: [] for choice in choices}
+        for seed in range(self.seeds):
+            for choice, values in self._measured(seed, choices).items():
+                found[choice].append(values)
+        rows = [
+            {"residual": residual, "metric": metric, "rank": rank}
+            | {name: statistics.mean(one[name] for one in measured) for name in measured[0]}
+            | {"per_seed": measured}
+            for (residual, metric, rank), measured in found.items()
+        ]
+        settings = {"seeds": self.seeds, "examples": self.examples, "dimension": 64 * 20 + 20 + 20 * 10 + 10}
+        content = {"experiment": "truncation", "settings": settings, "versions": results.versions(), "rows": rows}
+        path = results.write(content, self.output)
+        console.print(_table(rows))
+        console.print(f"Results are in [bold]{path.parent}[/bold].")
+
+    def _measured(self, seed: int, choices: list[tuple]) -> dict[tuple, dict[str, float]]:
+        data = digits_split(seed, self.examples)
+        start = SMALL_FLAT.init(jax.random.key(seed))
+        params, _ = lf.fit(
+            lf.init(start, 1.0, rank=0),
+            *(SMALL_FLAT.apply, LIKELIHOOD, data.train_x, data.train_y),
+            optimizer=optax.adam(3e-3),
+            steps=2000,
+        )
+        with jax.enable_x64(True):
+            start, params = (jnp.asarray(vector, float) for vector in (start, params))
+            data = data._replace(train_x=data.train_x.astype(float), test_x=data.test_x[:100].astype(float))
+            added = dense_curvature(params, data.train_x, data.train_y)
+            exact = jnp.eye(len(params)) + added
+            spread = output_variance(params, exact, data.test_x)
+            found = {}
+            for choice in choices:
+                belief = _absorbed(*choice)(start, params, data)
+                precision = jnp.diag(belief.precision.diag) + belief.precision.factor.T @ belief.precision.factor
+                # Directions in whose curvature the approximation is above or below the exact one.
+                ratios = _ratios(precision, exact)
+                found[choice] = {
+                    "kl_exact_approximate": float(gaussian_kl(exact, precision)),
+                    "kl_approximate_exact": float(gaussian_kl(precision, exact)),
+                    "logdet_error": float(logdet(precision) - logdet(exact)),
+                    "variance_ratio": float(jnp.median(output_variance(params, precision, data.test_x) / spread)),
+                    "largest_ratio": float(ratios[-1]),
+                    "smallest_ratio": float(ratios[0]),
+                    "share_over": float(jnp.mean(ratios > 1 + 1e-6)),
+                }
+            return found
+
+
+@functools.cache
+def _absorbed(residual: Residual, metric: Metric, rank: int) -> Callable[[Array, Array, Split], Any]:
+    def absorb(start: Float[Array, " D"], params: Float[Array, " D"], data: Split) -> lf.Belief:
+        prior = lf.init(start, 1.0, rank=rank)
+        arguments = (prior, params, SMALL_FLAT.apply, LIKELIHOOD, data.train_x, data.train_y)
+        return lf.laplace_update(*arguments, residual=residual, metric=metric, iterations=4)[0]
+
+    return jax.jit(absorb)
+
+
+@jax.jit
+def _ratios(approximate: Float[Array, "D D"], exact: Float[Array, "D D"]) -> Float[Array, " D"]:
+    """Generalised eigenvalues: vᵀPv / vᵀP_exact v in the directions where it is extreme, ascending."""
+    root = jnp.linalg.cholesky(exact)
+    half = jax.scipy.linalg.solve_triangular(root, approximate, lower=True)
+    return jnp.linalg.eigvalsh(jax.scipy.linalg.solve_triangular(root, half.T, lower=True))
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="What truncation costs, 64-20-10", title_justify="left", title_style="bold")
+    for column in ("residual", "metric", "rank"):
+        table.add_column(column, justify="right" if column == "rank" else "left")
+    for column in ("KL(exact‖it)", "KL(it‖exact)", "log det − exact", "variance / exact", "ratio of curvature", "over"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(
+            *(row["residual"], row["metric"], str(row["rank"])),
+            *(f"{row[name]:.0f}" for name in ("kl_exact_approximate", "kl_approximate_exact")),
+            f"{row['logdet_error']:+.0f}",
+            f"{row['variance_ratio']:.2f}",
+            f"{row['smallest_ratio']:.2g} … {row['largest_ratio']:.3g}",
+            f"{100 * row['share_over']:.0f} %",
+        )
+    return table
