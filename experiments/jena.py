@@ -15,7 +15,7 @@ Preset = Literal["quick", "default", "published"]
 PRESETS: dict[Preset, Budget] = {
     "quick": Budget(seeds=2, updates=100, learning_rates=(1e-2,), predictives=(0.9,), evaluate_every=100),
     "default": Budget(),
-    "published": Budget(seeds=25, tuning_seeds=3, learning_rates=(2e-3, 5e-3, 1e-2, 2e-2), updates=6000),
+    "published": Budget(seeds=25, tuning_seeds=3, updates=6000),
 }
 
 INTRODUCTION = """Temperature of the next hour at Jena, made by `python -m experiments jena`. Trained on 2009–2013,

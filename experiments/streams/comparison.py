@@ -34,6 +34,7 @@ def run(
 ) -> tuple[dict[str, Any], Results]:
     """Run what is not there yet, variant by variant for each model, and write ``output/NAME/results.json`` after each.
 
+    Of a grid that was widened since, only what is new is tried, and models train again whose choice changes.
     ``budgets`` holds the models that are given another budget than the rest.
 
     Raises:
@@ -41,28 +42,49 @@ def run(
     """
     folder = output / name
     budgets = budgets or {}
-    fixed = {"budget": budget._asdict(), "latent": vars(LT)}
+    grid = ("learning_rates", "predictives")
+    fixed = {"budget": {key: value for key, value in budget._asdict().items() if key not in grid}, "latent": vars(LT)}
     records.claim(folder / "runs", fixed)
-    content: dict[str, Any] = {}
+    settings = fixed | {"grid": {key: getattr(budget, key) for key in grid}}
     for model, entry in entries.items():
         for variant, stream in variants.items():
             place = folder / "runs" / variant
-            if records.exists(place, model):
-                continue
             with console.status(f"{variant}: {label(model)}"):
-                found = study.run(entry, stream, budgets.get(model, budget))
-            records.save(place, model, found)
-            summary = scores.summary(found.steps)
+                found = _one(place, model, entry, stream, budgets.get(model, budget))
+            if found is None:
+                continue
             console.print(
-                f"{variant:>6}  {label(model):<30} NLL {_text(summary['nll']['mean'])}   {found.info['seconds']:.0f} s",
+                f"{variant:>6}  {label(model):<30} NLL {_text(scores.summary(found.steps)['nll']['mean'])}   "
+                f"{found.info['seconds']:.0f} s",
                 highlight=False,
             )
-            content = collect(name, variants, entries, folder, fixed)
-            write(content, output)
-    if not content:
-        content = collect(name, variants, entries, folder, fixed)
-        write(content, output)
+            write(collect(name, variants, entries, folder, settings), output)
+    for variant, stream in variants.items():
+        place = folder / "runs" / variant
+        if set(entries) - set(records.noted(place, _TIMES, {})):
+            there = {model: entry for model, entry in {**MODELS, **entries}.items() if records.exists(place, model)}
+            records.note(place, _TIMES, study.microseconds(there, stream, budget.samples))
+    content = collect(name, variants, entries, folder, settings)
+    write(content, output)
     return content, _load(variants, entries, folder)
+
+
+_TIMES = "microseconds"
+
+
+def _one(place: Path, model: str, entry: Entry, stream: Stream, budget: Budget) -> Found | None:
+    """Choose and run one model; None if that is there already. Each trial is saved when it is done."""
+    grid, tried = study.choices(entry, budget), records.noted(place, f"{model}.tried", [])
+    for choice in grid if len(grid) > 1 else []:
+        if not any(choice.items() <= one.items() for one in tried):
+            tried.append(choice | {"nll": study.attempt(entry, stream, budget, choice)})
+            records.note(place, f"{model}.tried", tried)
+    chosen = study.best(tried, grid)
+    if records.exists(place, model) and records.noted(place, model, {})["chosen"] == chosen:
+        return None
+    found = study.run(entry, stream, budget, chosen)
+    records.save(place, model, found)
+    return found
 
 
 def collect(
@@ -76,8 +98,17 @@ def collect(
         names = dict.fromkeys([*MODELS, *entries])
         loaded = {model: records.load(place, model) for model in names if records.exists(place, model)}
         share = scores.rank_one({model: one.steps.nll for model, (_, one) in loaded.items()}) if loaded else {}
+        times = records.noted(place, _TIMES, {})
         found[variant] = {
-            "models": {model: summary | {"rank1": share[model]} for model, (summary, _) in loaded.items()},
+            "models": {
+                model: summary
+                | {
+                    "rank1": share[model],
+                    "microseconds_per_step": times.get(model),
+                    "validation": records.noted(place, f"{model}.tried", []),
+                }
+                for model, (summary, _) in loaded.items()
+            },
             "paired": [
                 {"better": ours, "worse": theirs}
                 | scores.paired(_per_seed(loaded[ours][1]), _per_seed(loaded[theirs][1]))
@@ -170,7 +201,7 @@ def _rows(found: Mapping[str, Any]) -> list[list[str]]:
                 _text(one["spikes"]["mean"], 1),
                 f"{100 * one['failure_rate']:.0f} %",
                 f"{100 * one['rank1']:.1f} %",
-                _text(one["microseconds_per_step"], 1),
+                "–" if one["microseconds_per_step"] is None else _text(one["microseconds_per_step"], 1),
                 f"{one['parameters']:,}",
                 " ".join(f"{key}={value:g}" for key, value in one["chosen"].items()) or "–",
             ]
@@ -208,7 +239,7 @@ def _load(variants: Mapping[str, Stream], entries: Mapping[str, Entry], folder: 
 
 
 def pick(models: Sequence[str] | None) -> dict[str, Entry]:
-    """Models by name, in the order of the comparison.
+    """Models by name; all of them if none is named.
 
     Raises:
         ValueError: an unknown name.
@@ -217,4 +248,4 @@ def pick(models: Sequence[str] | None) -> dict[str, Entry]:
     unknown = [name for name in names if name not in MODELS]
     if unknown:
         raise ValueError(f"models: expected names of {', '.join(MODELS)}, got {', '.join(unknown)}")
-    return {name: entry for name, entry in MODELS.items() if name in names}
+    return {name: MODELS[name] for name in names}

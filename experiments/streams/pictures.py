@@ -9,12 +9,14 @@ from matplotlib.figure import Figure
 from experiments.results import written_whole
 from experiments.streams.models import LABELS
 from experiments.streams.protocol import Stream
-from experiments.streams.scores import SPIKE, calibration
+from experiments.streams.scores import calibration
 from experiments.streams.study import Found
 
 _DPI = 150
 _COLOURS = ("#d55e00", "#e69f00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#8c8c8c", "#7a5c3e", "#222222")
 _QUANTILE90 = 1.6448536
+_SPIKE = 10.0
+"""The default of ``latenttrack.metrics.spikes``; in nats."""
 
 
 def draw(folder: Path, variant: str, stream: Stream, models: Mapping[str, Found]) -> list[str]:
@@ -96,8 +98,8 @@ def nll(stream: Stream, models: Mapping[str, Found], window: int = 168) -> Figur
     for row, (colour, (name, found)) in enumerate(zip(_COLOURS, models.items(), strict=False)):
         values = np.nan_to_num(np.asarray(found.steps.nll[0], np.float64))
         smooth = np.convolve(values, np.full(window, 1 / window), "valid")
-        spikes = np.flatnonzero(values > SPIKE)
-        axes.plot(time, smooth, color=colour, linewidth=1, label=f"{_label(name)}: {len(spikes)} spikes > {SPIKE:g}")
+        spikes = np.flatnonzero(values > _SPIKE)
+        axes.plot(time, smooth, color=colour, linewidth=1, label=f"{_label(name)}: {len(spikes)} spikes > {_SPIKE:g}")
         # Spikes stand in rows above the curves, in fractions of the height.
         height = np.full(len(spikes), 1.03 + 0.04 * row)
         axes.plot(

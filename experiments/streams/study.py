@@ -3,6 +3,7 @@
 import functools
 import itertools
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,9 @@ from experiments.streams import scores
 from experiments.streams.models import Entry
 from experiments.streams.protocol import Data, Stream
 from experiments.streams.scores import Steps
+
+Choice = dict[str, float]
+"""Hyperparameters by name."""
 
 
 class Budget(NamedTuple):
@@ -34,7 +38,7 @@ class Budget(NamedTuple):
 
     seeds: int = 10
     tuning_seeds: int = 1
-    learning_rates: tuple[float, ...] = (1e-2, 2e-2)
+    learning_rates: tuple[float, ...] = (5e-3, 1e-2, 2e-2, 4e-2)
     predictives: tuple[float, ...] = (0.9, 1.0)
     updates: int = 600
     batch: int = 8
@@ -51,45 +55,83 @@ class Found(NamedTuple):
         steps: scores [S, T] of the test span.
         mean: the first seed's prediction of y [T].
         latent: mean of the first seed's belief about z at each of the first test steps, if it has one.
-        chosen: hyperparameters; validation: the score of each choice on the validation span, in the series' units.
-        info: parameters, microseconds per streamed step, seconds.
+        chosen: hyperparameters.
+        info: parameters, seconds.
     """
 
     steps: Steps
     mean: np.ndarray
     latent: np.ndarray | None
-    chosen: dict[str, Any]
-    validation: list[dict[str, Any]]
+    chosen: Choice
     info: dict[str, Any]
 
 
 LATENT_STEPS = 24 * 28
-_WARM = 1024  # steps before the validation span's score counts, and before a timing
+_WARM = 1024  # steps before the validation span's score counts
 
 
-def run(entry: Entry, stream: Stream, budget: Budget) -> Found:
-    """Choose on the validation span, train the seeds, and score one streaming pass over the test span."""
+def choices(entry: Entry, budget: Budget) -> list[Choice]:
+    """The grid: of a model's own numbers if it is not trained, else of learning rates and what its loss takes."""
+    grid: dict[str, Any] = dict(entry.grid)
+    if entry.trained:
+        grid = {"learning_rate": budget.learning_rates} | (
+            {"predictive": budget.predictives} if entry.samples_prior else {}
+        )
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def attempt(entry: Entry, stream: Stream, budget: Budget, choice: Choice) -> list[float | None]:
+    """The score on the validation span with one choice, in the series' units, of each tuning run."""
+    model = _model(entry, stream)
+    keys = jax.vmap(jax.random.key)(1000 + jnp.arange(budget.tuning_seeds))
+    if entry.trained:
+        reached = fit(model, stream, budget, keys, **choice, side_by_side=entry.side_by_side).best
+    else:
+        params, whole = _initial(model, keys, choice), _device(concatenate([stream.train, stream.validation]))
+        found, _ = _evaluate(model, budget.samples, len(stream.train.xs), params, keys, whole, 1.0)
+        seen = slice(None) if stream.validation.mask is None else stream.validation.mask
+        reached = jnp.mean(found.nll[:, seen], axis=1)
+    shift = float(np.log(stream.scale))
+    return [float(value) + shift if np.isfinite(value) else None for value in np.asarray(reached)]
+
+
+def best(tried: list[dict[str, Any]], grid: list[Choice]) -> Choice:
+    """The choice of the grid with the lowest mean score; one that diverged comes last."""
+
+    def score(choice: Choice) -> float:
+        reached = next((one["nll"] for one in tried if choice.items() <= one.items()), [None])
+        return float(np.mean([np.inf if value is None else value for value in reached]))
+
+    return min(grid, key=score)
+
+
+def run(entry: Entry, stream: Stream, budget: Budget, choice: Choice) -> Found:
+    """Train the seeds with what was chosen, and score one streaming pass over the test span."""
     began = time.perf_counter()
-    model = entry.build(stream.train.xs.shape[1], 1, len(stream.train.xs))
+    model = _model(entry, stream)
     keys = jax.vmap(jax.random.key)(jnp.arange(budget.seeds))
     if entry.trained:
-        params, chosen, validation = _train(model, stream, budget, keys, entry)
-        lead_in = [stream.validation]
+        params = fit(model, stream, budget, keys, **choice, side_by_side=entry.side_by_side).params
     else:
-        params, chosen, validation = _choose(entry, model, stream, budget, keys)
-        lead_in = [stream.train, stream.validation] if entry.grid else [stream.validation]
+        params = _initial(model, keys, choice)
+    # A model that learns by filtering has all of the past to filter; the others only warm their state up.
+    lead_in = [stream.train, stream.validation] if entry.grid else [stream.validation]
     skip = sum(len(part.xs) for part in lead_in)
     whole = _device(concatenate([*lead_in, stream.test]))
     found, mean = _evaluate(model, budget.samples, skip, params, keys, whole, stream.scale)
     first = jax.tree.map(lambda leaf: leaf[0], params)
-    info = {
-        "parameters": parts.size(first),
-        "microseconds_per_step": microseconds(model, first, keys[0], stream.test, budget.samples),
-    }
     latent = _latent(model, first, keys[0], stream) if hasattr(model, "update") else None
     found, mean = jax.device_get((found, mean))
-    info["seconds"] = time.perf_counter() - began
-    return Found(found, mean, latent, chosen, validation, info)
+    info = {"parameters": parts.size(first), "seconds": time.perf_counter() - began}
+    return Found(found, mean, latent, choice, info)
+
+
+def _model(entry: Entry, stream: Stream) -> Any:
+    return entry.build(stream.train.xs.shape[1], 1, len(stream.train.xs))
+
+
+def _initial(model: Any, keys: Array, choice: Choice) -> Any:
+    return jax.vmap(model.init)(keys) | {name: jnp.full(len(keys), value) for name, value in choice.items()}
 
 
 def fit(
@@ -124,46 +166,6 @@ def fit(
     )
 
 
-def _train(
-    model: Any, stream: Stream, budget: Budget, keys: Array, entry: Entry
-) -> tuple[Any, dict[str, float], list[dict[str, Any]]]:
-    tuning = jax.vmap(jax.random.key)(1000 + jnp.arange(budget.tuning_seeds))
-    shift = float(np.log(stream.scale))
-    grid = {"learning_rate": budget.learning_rates} | (
-        {"predictive": budget.predictives} if entry.samples_prior else {}
-    )
-    choices = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    tried = []
-    best, chosen = np.inf, choices[0]
-    for choice in choices if len(choices) > 1 else ():
-        reached = np.asarray(fit(model, stream, budget, tuning, **choice, side_by_side=entry.side_by_side).best) + shift
-        tried.append(choice | {"nll": [float(value) if np.isfinite(value) else None for value in reached]})
-        if np.mean(reached) < best:
-            best, chosen = np.mean(reached), choice
-    return fit(model, stream, budget, keys, **chosen, side_by_side=entry.side_by_side).params, chosen, tried
-
-
-def _choose(
-    entry: Entry, model: Any, stream: Stream, budget: Budget, keys: Array
-) -> tuple[Any, dict[str, Any], list[dict[str, Any]]]:
-    """Of a model that learns by filtering: the grid's best on the validation span after the training span."""
-    params = jax.vmap(model.init)(keys)
-    choices = list(entry.choices()) if entry.grid else [{}]
-    tried = []
-    if len(choices) > 1:
-        whole = _device(concatenate([stream.train, stream.validation]))
-        first = jax.tree.map(lambda leaf: leaf[:1], params)
-        for choice in choices:
-            candidate = first | {name: jnp.full(1, value) for name, value in choice.items()}
-            args = (model, budget.samples, len(stream.train.xs), candidate, keys[:1], whole, stream.scale)
-            score = float(jnp.mean(_evaluate(*args)[0].nll))
-            tried.append(choice | {"nll": score if np.isfinite(score) else None})
-    ranked = [one for one in tried if one["nll"] is not None]
-    best = min(ranked, key=lambda one: one["nll"]) if ranked else choices[0]
-    chosen = {name: best[name] for name in entry.grid}
-    return params | {name: jnp.full(len(keys), value) for name, value in chosen.items()}, chosen, tried
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _evaluate(
     model: Any, samples: int, skip: int, params: Any, keys: Array, data: Data, scale: Array
@@ -193,13 +195,17 @@ def _device(data: Data) -> Any:
     return Data(*(None if leaf is None else jnp.asarray(leaf) for leaf in data[:3]), time=None)  # type: ignore[arg-type]
 
 
-def microseconds(model: Any, params: Any, key: Array, data: Data, samples: int, steps: int = 2000) -> float:
-    """Time of one streamed step: predictions and updates one after the other, the best of three passes."""
-    steps = min(steps, len(data.xs))
-    xs, ys = jnp.asarray(data.xs[:steps]), jnp.asarray(data.ys[:steps])
+def microseconds(entries: Mapping[str, Entry], stream: Stream, samples: int, steps: int = 2000) -> dict[str, float]:
+    """Time of one streamed step of each model, the best of five passes that take turns.
 
-    @jax.jit
-    def stream(params: Any, key: Array, xs: Array, ys: Array) -> Array:
+    Predictions and updates follow one another, also where a model could predict a whole window at once.
+    """
+    steps = min(steps, len(stream.test.xs))
+    xs, ys = jnp.asarray(stream.test.xs[:steps]), jnp.asarray(stream.test.ys[:steps])
+    key = jax.random.key(0)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def pass_over(model: Any, params: Any, xs: Array, ys: Array) -> Array:
         start, _ = model.rollout(params, key, xs[:1], ys[:1], samples=samples)
 
         def body(state: Any, inputs: tuple[Array, Array]) -> tuple[Any, Array]:
@@ -209,13 +215,16 @@ def microseconds(model: Any, params: Any, key: Array, data: Data, samples: int, 
 
         return jax.lax.scan(body, start, (xs, ys))[1]
 
-    jax.block_until_ready(stream(params, key, xs, ys))
-    taken = []
-    for _ in range(3):
-        began = time.perf_counter()
-        jax.block_until_ready(stream(params, key, xs, ys))
-        taken.append(time.perf_counter() - began)
-    return 1e6 * min(taken) / steps
+    models = {name: _model(entry, stream) for name, entry in entries.items()}
+    params = {name: model.init(key) for name, model in models.items()}
+    taken = dict.fromkeys(models, float("inf"))
+    for turn in range(6):
+        for name, model in models.items():
+            began = time.perf_counter()
+            jax.block_until_ready(pass_over(model, params[name], xs, ys))
+            if turn > 0:  # the first one compiles
+                taken[name] = min(taken[name], 1e6 * (time.perf_counter() - began) / steps)
+    return taken
 
 
 def _latent(model: Any, params: Any, key: Array, stream: Stream) -> np.ndarray:
