@@ -7,7 +7,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from experiments.data import series
-from experiments.streams import comparison, pictures, protocol
+from experiments.streams import comparison, protocol
 from experiments.streams.protocol import Variant
 from experiments.streams.study import Budget
 
@@ -30,7 +30,7 @@ class Jena:
     """LatentTrack against VRNN, DSSM, a GRU, static models, a Kalman filter and the weight filter, on Jena Climate."""
 
     preset: Preset = "default"
-    """quick: minutes, for a look; default: tens of minutes on two cores; published: the size of the publication."""
+    """quick: minutes, for a look; default: an hour and a half on two cores; published: the size of the publication."""
     seeds: int | None = None
     """Number of scored runs of each model, instead of the preset's."""
     updates: int | None = None
@@ -49,15 +49,7 @@ class Jena:
         budget = budget._replace(evaluate_every=_divisor(budget.updates, budget.evaluate_every))
         station = series.jena_hourly()
         streams = {variant: protocol.jena(station, variant) for variant in self.variants}
-        entries = comparison.pick(self.models)
-        content, found = comparison.run("jena", streams, entries, budget, self.output, console)
-        folder = self.output / "jena"
-        drawn: list[str] = []
-        for variant, models in found.items():
-            drawn += pictures.draw(folder, variant, streams[variant], models)
-        comparison.write_report(folder / "README.md", content, INTRODUCTION, drawn)
-        comparison.print_tables(console, content)
-        console.print(f"Results and pictures are in [bold]{folder}[/bold].")
+        comparison.report("jena", INTRODUCTION, streams, comparison.pick(self.models), budget, self.output, console)
 
 
 def _divisor(updates: int, wanted: int) -> int:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from rich.console import Console
 
 from experiments.data import series
-from experiments.streams import comparison, pictures, protocol
+from experiments.streams import comparison, protocol
 from experiments.streams.study import Budget
 
 
@@ -66,11 +66,4 @@ class Streams:
             spans = protocol.shares(loaded)
             streams[name] = protocol.prepare(loaded, setting.target, lag=setting.lag, day=setting.day, spans=spans)
         entries = comparison.pick(self.models)
-        content, found = comparison.run("streams", streams, entries, budget, self.output, console)
-        folder = self.output / "streams"
-        drawn: list[str] = []
-        for name, models in found.items():
-            drawn += pictures.draw(folder, name, streams[name], models)
-        comparison.write_report(folder / "README.md", content, INTRODUCTION, drawn)
-        comparison.print_tables(console, content)
-        console.print(f"Results and pictures are in [bold]{folder}[/bold].")
+        comparison.report("streams", INTRODUCTION, streams, entries, budget, self.output, console)

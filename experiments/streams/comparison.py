@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from experiments.results import versions, write, written_whole
-from experiments.streams import records, scores, study
+from experiments.streams import pictures, records, scores, study
 from experiments.streams.models import LABELS, LT, MODELS, Entry
 from experiments.streams.protocol import Stream
 from experiments.streams.study import Budget, Found
@@ -18,8 +17,29 @@ from experiments.streams.study import Budget, Found
 PAIRS = tuple(
     (ours, theirs) for ours in ("lt_structured", "lt_unstructured") for theirs in ("vrnn", "gru", "gru_mixture")
 )
-"""Models compared seed by seed."""
+"""Models compared seed by seed, where no others are named."""
 Results = dict[str, dict[str, Found]]
+
+
+def report(
+    name: str,
+    introduction: str,
+    variants: Mapping[str, Stream],
+    entries: Mapping[str, Entry],
+    budget: Budget,
+    output: Path,
+    console: Console,
+    **options: Any,
+) -> dict[str, Any]:
+    """:func:`run`, then draw, and write and print the tables; returns what ``results.json`` holds."""
+    content, found = run(name, variants, entries, budget, output, console, **options)
+    folder, drawn = output / name, []
+    for variant, models in found.items():
+        drawn += pictures.draw(folder, variant, variants[variant], models)
+    write_report(folder / "README.md", content, introduction, drawn)
+    print_tables(console, content)
+    console.print(f"Results and pictures are in [bold]{folder}[/bold].")
+    return content
 
 
 def run(
@@ -31,11 +51,14 @@ def run(
     console: Console,
     *,
     budgets: Mapping[str, Budget] | None = None,
+    pairs: Sequence[tuple[str, str]] = PAIRS,
+    timed: bool = True,
 ) -> tuple[dict[str, Any], Results]:
     """Run what is not there yet, variant by variant for each model, and write ``output/NAME/results.json`` after each.
 
     Of a grid that was widened since, only what is new is tried, and models train again whose choice changes.
-    ``budgets`` holds the models that are given another budget than the rest.
+    ``budgets`` holds the models that are given another budget than the rest, ``pairs`` those compared seed by seed;
+    ``timed`` is whether all models are timed, side by side, at the end.
 
     Raises:
         SettingsChangedError: the folder holds results of other settings.
@@ -53,18 +76,16 @@ def run(
                 found = _one(place, model, entry, stream, budgets.get(model, budget))
             if found is None:
                 continue
-            console.print(
-                f"{variant:>6}  {label(model):<30} NLL {_text(scores.summary(found.steps)['nll']['mean'])}   "
-                f"{found.info['seconds']:.0f} s",
-                highlight=False,
-            )
-            write(collect(name, variants, entries, folder, settings), output)
+            mean = _text(scores.summary(found.steps, stream.test.mask)["nll"]["mean"])
+            console.print(f"{variant:>9}  {label(model):<30} {mean}   {found.info['seconds']:.0f} s", highlight=False)
+            write(collect(name, variants, entries, folder, settings, pairs), output)
     for variant, stream in variants.items():
         place = folder / "runs" / variant
-        if set(entries) - set(records.noted(place, _TIMES, {})):
+        if timed and set(entries) - set(records.noted(place, _TIMES, {})):
             there = {model: entry for model, entry in {**MODELS, **entries}.items() if records.exists(place, model)}
-            records.note(place, _TIMES, study.microseconds(there, stream, budget.samples))
-    content = collect(name, variants, entries, folder, settings)
+            samples = {model: budgets.get(model, budget).samples for model in there}
+            records.note(place, _TIMES, study.microseconds(there, stream, samples))
+    content = collect(name, variants, entries, folder, settings, pairs)
     write(content, output)
     return content, _load(variants, entries, folder)
 
@@ -88,7 +109,12 @@ def _one(place: Path, model: str, entry: Entry, stream: Stream, budget: Budget) 
 
 
 def collect(
-    name: str, variants: Mapping[str, Stream], entries: Mapping[str, Entry], folder: Path, settings: Mapping[str, Any]
+    name: str,
+    variants: Mapping[str, Stream],
+    entries: Mapping[str, Entry],
+    folder: Path,
+    settings: Mapping[str, Any],
+    pairs: Sequence[tuple[str, str]] = PAIRS,
 ) -> dict[str, Any]:
     """What ``results.json`` holds: every model that is there, and the differences between them."""
     found: dict[str, Any] = {}
@@ -96,7 +122,9 @@ def collect(
         place = folder / "runs" / variant
         # What an earlier call with other models left stays in the table.
         names = dict.fromkeys([*MODELS, *entries])
-        loaded = {model: records.load(place, model) for model in names if records.exists(place, model)}
+        loaded = {
+            model: records.load(place, model, stream.test.mask) for model in names if records.exists(place, model)
+        }
         share = scores.rank_one({model: one.steps.nll for model, (_, one) in loaded.items()}) if loaded else {}
         times = records.noted(place, _TIMES, {})
         found[variant] = {
@@ -111,8 +139,8 @@ def collect(
             },
             "paired": [
                 {"better": ours, "worse": theirs}
-                | scores.paired(_per_seed(loaded[ours][1]), _per_seed(loaded[theirs][1]))
-                for ours, theirs in PAIRS
+                | scores.paired(*(loaded[model][0]["nll"]["per_seed"] for model in (ours, theirs)))
+                for ours, theirs in pairs
                 if ours in loaded and theirs in loaded
             ],
             "residual_scale": stream.scale,
@@ -212,7 +240,7 @@ def _rows(found: Mapping[str, Any]) -> list[list[str]]:
 def _pair(pair: Mapping[str, Any]) -> str:
     error = pair["standard_error"]
     spread = "" if error is None else f" ± {error:.4f}"
-    won = sum(value < 0 for value in pair["per_seed"])
+    won = sum(value is not None and value < 0 for value in pair["per_seed"])
     return (
         f"{label(pair['better'])} less {label(pair['worse'])}: {_text(pair['difference'], 4, '+')}{spread}, "
         f"{won} of {len(pair['per_seed'])} seeds"
@@ -223,18 +251,14 @@ def _text(value: float | None, digits: int = 4, sign: str = "") -> str:
     return "not finite" if value is None else f"{value:{sign}.{digits}f}"
 
 
-def _per_seed(found: Found) -> np.ndarray:
-    return np.nanmean(np.asarray(found.steps.nll, np.float64), axis=1)
-
-
 def _load(variants: Mapping[str, Stream], entries: Mapping[str, Entry], folder: Path) -> Results:
     return {
         variant: {
-            model: records.load(folder / "runs" / variant, model)[1]
+            model: records.load(folder / "runs" / variant, model, stream.test.mask)[1]
             for model in entries
             if records.exists(folder / "runs" / variant, model)
         }
-        for variant in variants
+        for variant, stream in variants.items()
     }
 
 

@@ -52,14 +52,14 @@ def save(folder: Path, name: str, found: Found) -> None:
     note(folder, name, found.info | {"chosen": found.chosen})
 
 
-def load(folder: Path, name: str) -> tuple[dict[str, Any], Found]:
-    """The summary and the scores of a model."""
+def load(folder: Path, name: str, mask: np.ndarray | None) -> tuple[dict[str, Any], Found]:
+    """The summary and the scores of a model, on the steps of a mask."""
     content = noted(folder, name, None)
     with np.load(folder / f"{name}.npz") as file:
         steps = Steps(*(file[f"steps_{field}"] for field in Steps._fields))
         latent = file["latent"] if "latent" in file.files else None
         found = Found(steps, file["mean"], latent, content["chosen"], {})
-    return content | summary(steps), found
+    return content | summary(steps, mask), found
 
 
 def note(folder: Path, name: str, content: Any) -> None:

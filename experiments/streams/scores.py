@@ -1,12 +1,12 @@
 """Scores of a stream of predictions, step by step and summarised; nothing is clipped and nothing dropped."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from experiments.results import standard_error
 from latenttrack import Outputs, metrics
@@ -53,10 +53,10 @@ def calibration(pit: Float[np.ndarray, "*seeds T"], levels: int = 19) -> tuple[n
     return nominal, np.array([jnp.mean(metrics.coverage(jnp.asarray(finite), level)) for level in nominal])
 
 
-def summary(found: Steps) -> dict[str, Any]:
+def summary(found: Steps, mask: Bool[np.ndarray, " T"] | None) -> dict[str, Any]:
     """What ``results.json`` says of one model's scores [S, T]; a number that is not finite is None, and counted."""
     nll, error = np.asarray(found.nll, np.float64), np.asarray(found.error, np.float64)
-    scored = np.isfinite(np.asarray(found.aleatoric[0])) | ~np.isnan(nll[0])
+    scored = slice(None) if mask is None else mask
     nll, error = nll[:, scored], error[:, scored]
     pit, losses = jnp.asarray(found.pit[:, scored]), jnp.asarray(nll)
     largest = np.max(np.where(np.isnan(nll), np.inf, nll), axis=1)
@@ -78,21 +78,20 @@ def summary(found: Steps) -> dict[str, Any]:
 
 
 def rank_one(nll: Mapping[str, Float[np.ndarray, "S T"]]) -> dict[str, float]:
-    """The share of steps on which each model has the lowest negative log density, over the seeds that all have."""
+    """The share of steps on which each model has the lowest negative log density, over the seeds that all have.
+
+    A step that no model scored, a masked one, does not count.
+    """
     seeds = min(len(values) for values in nll.values())
     stacked = np.stack([values[:seeds].ravel() for values in nll.values()])
     scored = stacked[:, ~np.isnan(stacked).all(0)]
     return dict(zip(nll, metrics.first_shares(jnp.asarray(scored)).tolist(), strict=True))
 
 
-def paired(better: Float[np.ndarray, " S"], worse: Float[np.ndarray, " S"]) -> dict[str, Any]:
-    """Mean difference, its standard error over seeds, and every seed's; a single seed of one side meets all."""
-    difference = np.asarray(better, np.float64) - np.asarray(worse, np.float64)
-    return {
-        "difference": _number(difference.mean()),
-        "standard_error": standard_error(difference),
-        "per_seed": difference.tolist(),
-    }
+def paired(better: Sequence[float | None], worse: Sequence[float | None]) -> dict[str, Any]:
+    """Mean difference over seeds, its standard error, and every seed's; a single seed of one side meets all."""
+    difference = _spread(np.array(better, float) - np.array(worse, float))
+    return {"difference": difference["mean"]} | {name: difference[name] for name in ("standard_error", "per_seed")}
 
 
 def _spread(per_seed: Float[np.ndarray, " S"]) -> dict[str, Any]:

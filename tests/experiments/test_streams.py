@@ -34,7 +34,7 @@ class TestScores:
         nll = np.zeros((4, 100))
         nll[0, 3], nll[1, 5], nll[2, 7] = 2e6, 11.0, np.inf  # as an overflow gives it
         found = scores.Steps(nll, *(np.full((4, 100), 0.5) for _ in range(5)))
-        summary = scores.summary(found)
+        summary = scores.summary(found, None)
         assert summary["failure_rate"] == 0.5 and summary["not_finite"] == 1
         assert summary["nll"]["mean"] is None and summary["max_nll"] is None
         assert summary["spikes"]["per_seed"] == [1, 1, 1, 0]
