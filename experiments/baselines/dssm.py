@@ -67,7 +67,7 @@ def build(
 
         def body(carry: tuple, inputs: tuple) -> tuple[tuple, Outputs]:
             (step, g, z), (x, y, projected, seen) = carry, inputs
-            noise = jax.random.normal(jax.random.fold_in(key, step), (2, samples, latent))
+            noise = gaussian.noise(key, step, (2, samples, latent))
             mean, scale = prior(params, z, x)
             ahead = mean + scale * noise[0]
             output, variance = emit(params, ahead, x)

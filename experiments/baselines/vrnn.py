@@ -71,7 +71,7 @@ def build(
 
         def body(carry: tuple[Array, Array], inputs: tuple) -> tuple[tuple[Array, Array], Outputs]:
             (step, h), (x, y, code, seen) = carry, inputs
-            noise = jax.random.normal(jax.random.fold_in(key, step), (2, samples, latent))
+            noise = gaussian.noise(key, step, (2, samples, latent))
             mean, scale = prior(params, h, x)
             mean, variance = emit(params, mean + scale * noise[0], h, x)
             score = seen * gaussian.mixture(gaussian.log_density(y, mean, variance))

@@ -117,7 +117,7 @@ def build(config: Config, x_dim: int, y_dim: int) -> Model:
     def draw(params: Params, key: Key[Array, ""], state: State, samples: int) -> Float[Array, "K d"]:
         """z_t from the prior: z_{t−1} from the belief, then the transition; no factorisation is needed."""
         step = call("transition", params, state.summary)
-        noise = jax.random.normal(jax.random.fold_in(key, state.step), (samples, 2, config.latent_dim))
+        noise = gaussian.noise(key, state.step, (samples, 2, config.latent_dim))
         z = step.offset + jnp.sqrt(_widened(step, state)) * noise[:, 0]
         if step.matrix is None:
             return z
