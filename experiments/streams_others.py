@@ -27,7 +27,8 @@ SETTINGS = {
 }
 
 INTRODUCTION = """One step ahead, made by `python -m experiments streams`: train on the first 60 % of the rows, choose
-on the next 20 %, one streaming pass over the rest without gradients. NLL in nats of the standardised target."""
+on the next 20 %, one streaming pass over the rest without gradients. NLL in nats of the standardised target; models,
+objective and search for the learning rate as in `jena`, with 300 updates of 4 windows of 128 steps."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Streams:
     """Number of scored runs of each model."""
     updates: int = 300
     """Gradient steps."""
+    batch: int = 4
+    """Windows in each."""
     window: int = 128
     """Steps of backpropagation; short enough for the shortest stream."""
     models: tuple[str, ...] | None = ("lt_structured", "lt_unstructured", "vrnn", "gru", "mlp", "kalman", "persistence")
@@ -54,9 +57,8 @@ class Streams:
             raise ValueError(f"streams: expected names of {', '.join(SETTINGS)}, got {', '.join(unknown)}")
         budget = Budget(
             seeds=self.seeds,
-            learning_rates=(1e-2, 2e-2),
-            predictives=(0.9,),
             updates=self.updates,
+            batch=self.batch,
             window=self.window,
             evaluate_every=self.updates,
         )

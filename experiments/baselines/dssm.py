@@ -27,7 +27,7 @@ def build(
     hidden: int = 48,
     encoder: int = 16,
     width: int = 48,
-    train_samples: int = 8,
+    train_samples: int = 32,
     floor: float = parts.FLOOR,
 ) -> StreamFunctions:
     """The model of these sizes; its state is the number of steps, g [H], and z: [d] in training, [K, d] online."""

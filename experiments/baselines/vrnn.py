@@ -28,7 +28,7 @@ def build(
     hidden: int = 52,
     encoder: int = 16,
     width: int = 32,
-    train_samples: int = 8,
+    train_samples: int = 32,
     floor: float = parts.FLOOR,
 ) -> StreamFunctions:
     """The network of these sizes; its state is the number of steps and h, [H] in training and [K, H] online."""

@@ -95,12 +95,15 @@ _TIMES = "microseconds"
 
 def _one(place: Path, model: str, entry: Entry, stream: Stream, budget: Budget) -> Found | None:
     """Choose and run one model; None if that is there already. Each trial is saved when it is done."""
-    grid, tried = study.choices(entry, budget), records.noted(place, f"{model}.tried", [])
-    for choice in grid if len(grid) > 1 else []:
-        if not any(choice.items() <= one.items() for one in tried):
-            tried.append(choice | {"nll": study.attempt(entry, stream, budget, choice)})
-            records.note(place, f"{model}.tried", tried)
-    chosen = study.best(tried, grid)
+    tried, search, chosen = records.noted(place, f"{model}.tried", []), budget, study.choices(entry, budget)[0]
+    while search is not None:
+        grid = study.choices(entry, search)
+        for choice in grid if len(grid) > 1 else []:
+            if not any(choice.items() <= one.items() for one in tried):
+                tried.append(choice | {"nll": study.attempt(entry, stream, budget, choice)})
+                records.note(place, f"{model}.tried", tried)
+        chosen = study.best(tried, grid)
+        search = study.wider(search, chosen)
     if records.exists(place, model) and records.noted(place, model, {})["chosen"] == chosen:
         return None
     found = study.run(entry, stream, budget, chosen)

@@ -28,8 +28,10 @@ class Budget(NamedTuple):
     Attributes:
         seeds: runs that are scored; run s trains with key s and predicts with it.
         tuning_seeds: runs per learning rate, with other keys.
-        learning_rates: the grid; and predictives, for models that sample from a prior: the share of the objective that
-            is the log mean density of prior samples. The rest is the evidence bound.
+        learning_rates: the first to try, in order; if the best is the first or last of them, the search goes on by the
+            same factor until it is not. A single one is taken as it is.
+        predictives: for models that sample from a prior: the shares to try of the objective that is the log mean
+            density of prior samples. The rest is the evidence bound.
         updates, batch, window: gradient steps, windows in each, and their length.
         samples: K online.
         beta: weight of the divergence.
@@ -38,8 +40,8 @@ class Budget(NamedTuple):
 
     seeds: int = 10
     tuning_seeds: int = 1
-    learning_rates: tuple[float, ...] = (5e-3, 1e-2, 2e-2, 4e-2)
-    predictives: tuple[float, ...] = (0.9, 1.0)
+    learning_rates: tuple[float, ...] = (1e-2, 2e-2)
+    predictives: tuple[float, ...] = (1.0,)
     updates: int = 600
     batch: int = 8
     window: int = 256
@@ -103,6 +105,16 @@ def best(tried: list[dict[str, Any]], grid: list[Choice]) -> Choice:
         return float(np.mean([np.inf if value is None else value for value in reached]))
 
     return min(grid, key=score)
+
+
+def wider(budget: Budget, chosen: Choice) -> Budget | None:
+    """The budget with one more learning rate, beyond the edge at which the chosen one lies; None if it lies inside."""
+    rates, rate = budget.learning_rates, chosen.get("learning_rate")
+    if len(rates) < 2 or rate not in (rates[0], rates[-1]):
+        return None
+    factor = rates[1] / rates[0]
+    beyond = (rate / factor, *rates) if rate == rates[0] else (*rates, rate * factor)
+    return budget._replace(learning_rates=beyond)
 
 
 def run(entry: Entry, stream: Stream, budget: Budget, choice: Choice) -> Found:

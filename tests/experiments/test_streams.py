@@ -88,19 +88,20 @@ def test_a_study_is_saved_one_by_one_and_goes_on(stream: protocol.Stream, tmp_pa
         for field in ("nll", "mse", "crps", "coverage90"):
             assert np.isfinite(one[field]["mean"])
         assert one["max_nll"] >= one["nll"]["mean"] and one["microseconds_per_step"] > 0
-    assert models["gru"]["chosen"]["learning_rate"] in BUDGET.learning_rates
     assert models["gru"]["validation"] == records.noted(place, "gru.tried", None) and models["gru"]["quantile999"] > 0
     per_seed = np.subtract(models["lt_structured"]["nll"]["per_seed"], models["gru"]["nll"]["per_seed"])
     assert written["variants"]["easy"]["paired"][0]["difference"] == pytest.approx(per_seed.mean(), abs=1e-5)
-    # A wider grid: what was tried stays, and the model trains again once another choice is the best.
-    wider, kept = BUDGET._replace(learning_rates=(*BUDGET.learning_rates, 1e-9)), records.noted(place, "gru.tried", [])
-    comparison.run("small", {"easy": stream}, only, wider, tmp_path, console)
+    # The search ends inside of what was tried; what was tried stays; another best rate is trained with again.
     tried = records.noted(place, "gru.tried", [])
-    assert len(kept) == 2 and tried[:2] == kept and tried[2]["learning_rate"] == 1e-9
-    tried[2]["nll"] = [-100.0, -100.0]
+    rates = [one["learning_rate"] for one in tried]
+    assert rates[:2] == [1e-2, 3e-2] and min(rates) < models["gru"]["chosen"]["learning_rate"] < max(rates)
+    least = rates.index(min(rates))
+    tried[least]["nll"] = [-100.0, -100.0]
     records.note(place, "gru.tried", tried)
-    comparison.run("small", {"easy": stream}, only, wider, tmp_path, console)
-    assert records.noted(place, "gru", {})["chosen"] == {"learning_rate": 1e-9}
+    comparison.run("small", {"easy": stream}, only, BUDGET, tmp_path, console)
+    again = records.noted(place, "gru.tried", [])
+    assert again[:-1] == tried and again[-1]["learning_rate"] == pytest.approx(min(rates) / 3)
+    assert records.noted(place, "gru", {})["chosen"] == {"learning_rate": min(rates)}
     with pytest.raises(records.SettingsChangedError, match=r"'updates': 4.*'updates': 6"):
         comparison.run("small", {"easy": stream}, entries, BUDGET._replace(updates=6), tmp_path, console)
     names = pictures.draw(tmp_path, "easy", stream, found["easy"])
