@@ -45,7 +45,16 @@ class Streams:
     """Windows in each."""
     window: int = 128
     """Steps of backpropagation; short enough for the shortest stream."""
-    models: tuple[str, ...] | None = ("lt_structured", "lt_unstructured", "vrnn", "gru", "mlp", "kalman", "persistence")
+    models: tuple[str, ...] | None = (
+        "lt_structured",
+        "lt_unstructured",
+        "vrnn",
+        "gru",
+        "gru_mixture",
+        "mlp",
+        "kalman",
+        "persistence",
+    )
     """Only these models."""
     output: Path = Path("results")
     """Folder for the results; what is there already is not computed again."""
