@@ -23,8 +23,8 @@ chosen on 2014, one streaming pass over 2015–2016 without gradients; each pred
 NLL in nats of the standardised temperature, mean over seeds ± standard error. Every model has the same number of
 updates and windows, the same search for its learning rate (0.01, 0.02, then on by factors of 2 until the best is not
 the first or last) and the same objective: what is scored, the log density of the prediction. Where that is a mixture
-over a prior, it is of 32 samples, as online; LatentTrack takes them at fixed points. The variance floor
-of every head is (0.02 residual standard deviations)².
+over a prior, it is of 32 samples, as online (LatentTrack takes them at fixed points), and 2014 also chooses whether a
+tenth of the objective is the evidence bound. The variance floor of every head is (0.02 residual standard deviations)².
 "easy": the last hour is an input. "hard": inputs are a day old, and only the state knows what happened since."""
 
 

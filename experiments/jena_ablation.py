@@ -116,6 +116,7 @@ class JenaAblation:
             console,
             budgets={row: budget._replace(**BUDGETS[row]) for row in rows if row in BUDGETS},
             pairs=[(row, REFERENCE) for row in rows if row != REFERENCE],
+            timed=False,
         )
         if self.betas:
             self._stress(console, budget, protocol.jena(station, "easy"))

@@ -12,7 +12,7 @@ from experiments.results import versions, write, written_whole
 from experiments.streams import pictures, records, scores, study
 from experiments.streams.models import LABELS, LT, MODELS, Entry
 from experiments.streams.protocol import Stream
-from experiments.streams.study import Budget, Found
+from experiments.streams.study import Budget, Choice, Found
 
 PAIRS = tuple(
     (ours, theirs) for ours in ("lt_structured", "lt_unstructured") for theirs in ("vrnn", "gru", "gru_mixture")
@@ -95,15 +95,22 @@ _TIMES = "microseconds"
 
 def _one(place: Path, model: str, entry: Entry, stream: Stream, budget: Budget) -> Found | None:
     """Choose and run one model; None if that is there already. Each trial is saved when it is done."""
-    tried, search, chosen = records.noted(place, f"{model}.tried", []), budget, study.choices(entry, budget)[0]
-    while search is not None:
-        grid = study.choices(entry, search)
+    tried = records.noted(place, f"{model}.tried", [])
+
+    def best(part: Budget) -> Choice:
+        grid = study.choices(entry, part)
         for choice in grid if len(grid) > 1 else []:
             if not any(choice.items() <= one.items() for one in tried):
                 tried.append(choice | {"nll": study.attempt(entry, stream, budget, choice)})
                 records.note(place, f"{model}.tried", tried)
-        chosen = study.best(tried, grid)
+        return study.best(tried, grid)
+
+    search: Budget | None = budget._replace(predictives=budget.predictives[:1])
+    while search is not None:
+        chosen = best(search)
         search = study.wider(search, chosen)
+    if entry.trained:
+        chosen = best(budget._replace(learning_rates=(chosen["learning_rate"],)))
     if records.exists(place, model) and records.noted(place, model, {})["chosen"] == chosen:
         return None
     found = study.run(entry, stream, budget, chosen)

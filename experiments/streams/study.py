@@ -31,7 +31,8 @@ class Budget(NamedTuple):
         learning_rates: the first to try, in order; if the best is the first or last of them, the search goes on by the
             same factor until it is not. A single one is taken as it is.
         predictives: for models that sample from a prior: the shares to try of the objective that is the log mean
-            density of prior samples. The rest is the evidence bound.
+            density of prior samples; the rest is the evidence bound. The rate is searched with the first of them, the
+            others are tried at that rate.
         updates, batch, window: gradient steps, windows in each, and their length.
         samples: K online.
         beta: weight of the divergence.
@@ -41,7 +42,7 @@ class Budget(NamedTuple):
     seeds: int = 10
     tuning_seeds: int = 1
     learning_rates: tuple[float, ...] = (1e-2, 2e-2)
-    predictives: tuple[float, ...] = (1.0,)
+    predictives: tuple[float, ...] = (1.0, 0.9)
     updates: int = 600
     batch: int = 8
     window: int = 256
