@@ -72,7 +72,8 @@ def memory(model: Any) -> dict[str, int]:
     for steps in (1_000, 10_000, 100_000):
         xs, ys = (jax.ShapeDtypeStruct((steps, width), jnp.float32) for width in (X, Y))
         rollout = jax.jit(lambda params, xs, ys: model.rollout(params, jax.random.key(1), xs, ys, samples=SAMPLES))
-        found[f"{steps:,}"] = rollout.lower(params, xs, ys).compile().memory_analysis().temp_size_in_bytes
+        analysis = rollout.lower(params, xs, ys).compile().memory_analysis()
+        found[f"{steps:,}"] = analysis.temp_size_in_bytes  # type: ignore[union-attr]
     return found
 
 

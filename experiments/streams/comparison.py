@@ -106,9 +106,9 @@ def _one(place: Path, model: str, entry: Entry, stream: Stream, budget: Budget) 
         return study.best(tried, grid)
 
     search: Budget | None = budget._replace(predictives=budget.predictives[:1])
-    while search is not None:
+    chosen = best(search)
+    while (search := study.wider(search, chosen)) is not None:
         chosen = best(search)
-        search = study.wider(search, chosen)
     if entry.trained:
         chosen = best(budget._replace(learning_rates=(chosen["learning_rate"],)))
     if records.exists(place, model) and records.noted(place, model, {})["chosen"] == chosen:
