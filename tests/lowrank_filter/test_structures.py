@@ -23,6 +23,8 @@ SHAPES = {"a": {"bias": (HIDDEN,), "kernel": (IN, HIDDEN)}, "b": {"b": (OUT,), "
 FULL = 40  # no block is larger: nothing is truncated
 BLOCKS = ("network", "layer", "unit")
 STRUCTURES = (*BLOCKS, "kronecker")
+# A layer's block differs from a unit's in its sizes alone.
+OTHERS = (pytest.param("layer", marks=pytest.mark.slow), "unit", "kronecker")
 LIKELIHOOD = lf.Categorical()
 
 
@@ -255,7 +257,7 @@ def test_gain_and_smoothing(structure):
         assert dense.relative_error(np.linalg.inv(densified(step.precision)), np.linalg.inv(expected)) < 1e-9
 
 
-@pytest.mark.parametrize("structure", STRUCTURES[1:])
+@pytest.mark.parametrize("structure", OTHERS)
 def test_draws_and_predictive(structure):
     belief = sequence(structure)[1][-1]
     covariance = np.linalg.inv(densified(belief.precision))
@@ -361,7 +363,7 @@ def test_nothing_seen_changes_nothing(structure):
     assert info.truncated == 0
 
 
-@pytest.mark.parametrize("structure", STRUCTURES[1:])
+@pytest.mark.parametrize("structure", OTHERS)
 def test_single_precision(structure):
     """The covariance's action in float32 after three tasks, against the same computation in float64."""
     belief = predict(sequence(structure)[1][-1], noises(structure))
@@ -376,7 +378,7 @@ def test_single_precision(structure):
     assert dense.relative_error(came, exact) < 100 * np.finfo(np.float32).eps
 
 
-@pytest.mark.parametrize("structure", ["layer", "unit", "kronecker"])
+@pytest.mark.parametrize("structure", OTHERS)
 def test_a_stream_through_a_built_filter(structure):
     x, y = data(1)
     built = lf.extended_filter(net, LIKELIHOOD, rank=4, structure=structure, process_noise=0.01)
