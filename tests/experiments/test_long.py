@@ -50,7 +50,7 @@ def test_permutations_are_those_of_the_short_sequences() -> None:
 
 
 def test_joint_training_sees_every_task(rows: Rows, tmp_path: Path) -> None:
-    training = TRAINING._replace(steps=100)
+    training = TRAINING._replace(steps=300)
     (block,) = Follower(NETWORK, "joint", None, training, Unfinished(tmp_path, {})).blocks(0, HYPER, rows, (3,))
     assert block.scores.accuracy.shape == (3,)
     learned = rows._replace(score_x=rows.train_x, score_y=rows.train_y)
