@@ -179,6 +179,7 @@ def test_log_evidence_in_float32_of_precise_observations(size, examples, varianc
     assert abs(info.log_evidence - exact) < 1e-5 * abs(exact)
 
 
+@pytest.mark.slow
 def test_bfloat16_parameters():
     """Stored in half the bytes; the small matrices are float32, and the result has rounding of bfloat16."""
     rng = np.random.default_rng(0)
