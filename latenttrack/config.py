@@ -6,6 +6,7 @@ from typing import Literal
 from latenttrack import checks
 
 Transition = Literal["structured", "unstructured"]
+Points = Literal["random", "fixed"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,9 @@ class Config:
         variance_floor: the smallest variance that a predictor can give, in units of y².
         posterior_samples, prior_samples: samples of z per step in the training loss, for its reconstruction and for
             its predictive part.
+        points: how K samples of the prior are drawn. "random": anew at each step. "fixed": the same K standardised
+            points at each step, from a scrambled Sobol sequence; predictions do not depend on the key, and a
+            predictive loss is what a rollout with ``samples=prior_samples`` scores.
     """
 
     latent_dim: int = 8
@@ -35,7 +39,8 @@ class Config:
     summary: bool = True
     variance_floor: float = 1e-4
     posterior_samples: int = 2
-    prior_samples: int = 8
+    prior_samples: int = 32
+    points: Points = "fixed"
 
     def __post_init__(self) -> None:
         """Raise ValueError on a size below one, an unknown choice, or a negative floor."""
@@ -50,4 +55,5 @@ class Config:
             for width in widths:
                 checks.count(name, width, minimum=1)
         checks.choice("transition", self.transition, ("structured", "unstructured"))
+        checks.choice("points", self.points, ("random", "fixed"))
         checks.not_negative("variance_floor", self.variance_floor)

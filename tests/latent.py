@@ -17,6 +17,7 @@ SIZES = {
     "predictor_hidden": (5,),
     "posterior_samples": 2,
     "prior_samples": 3,
+    "points": "random",
 }
 TRANSITIONS = ("structured", "unstructured")
 

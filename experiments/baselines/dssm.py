@@ -27,7 +27,7 @@ def build(
     hidden: int = 48,
     encoder: int = 16,
     width: int = 48,
-    train_samples: int = 8,
+    train_samples: int = 32,
     floor: float = parts.FLOOR,
 ) -> StreamFunctions:
     """The model of these sizes; its state is the number of steps, g [H], and z: [d] in training, [K, d] online."""
@@ -67,7 +67,7 @@ def build(
 
         def body(carry: tuple, inputs: tuple) -> tuple[tuple, Outputs]:
             (step, g, z), (x, y, projected, seen) = carry, inputs
-            noise = jax.random.normal(jax.random.fold_in(key, step), (2, samples, latent))
+            noise = gaussian.noise(key, step, (2, samples, latent))
             mean, scale = prior(params, z, x)
             ahead = mean + scale * noise[0]
             output, variance = emit(params, ahead, x)

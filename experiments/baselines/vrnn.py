@@ -28,7 +28,7 @@ def build(
     hidden: int = 52,
     encoder: int = 16,
     width: int = 32,
-    train_samples: int = 8,
+    train_samples: int = 32,
     floor: float = parts.FLOOR,
 ) -> StreamFunctions:
     """The network of these sizes; its state is the number of steps and h, [H] in training and [K, H] online."""
@@ -71,7 +71,7 @@ def build(
 
         def body(carry: tuple[Array, Array], inputs: tuple) -> tuple[tuple[Array, Array], Outputs]:
             (step, h), (x, y, code, seen) = carry, inputs
-            noise = jax.random.normal(jax.random.fold_in(key, step), (2, samples, latent))
+            noise = gaussian.noise(key, step, (2, samples, latent))
             mean, scale = prior(params, h, x)
             mean, variance = emit(params, mean + scale * noise[0], h, x)
             score = seen * gaussian.mixture(gaussian.log_density(y, mean, variance))

@@ -5,21 +5,41 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from experiments.results import versions, write, written_whole
-from experiments.streams import records, scores, study
+from experiments.streams import pictures, records, scores, study
 from experiments.streams.models import LABELS, LT, MODELS, Entry
 from experiments.streams.protocol import Stream
-from experiments.streams.study import Budget, Found
+from experiments.streams.study import Budget, Choice, Found
 
 PAIRS = tuple(
     (ours, theirs) for ours in ("lt_structured", "lt_unstructured") for theirs in ("vrnn", "gru", "gru_mixture")
 )
-"""Models compared seed by seed."""
+"""Models compared seed by seed, where no others are named."""
 Results = dict[str, dict[str, Found]]
+
+
+def report(
+    name: str,
+    introduction: str,
+    variants: Mapping[str, Stream],
+    entries: Mapping[str, Entry],
+    budget: Budget,
+    output: Path,
+    console: Console,
+    **options: Any,
+) -> dict[str, Any]:
+    """:func:`run`, then draw, and write and print the tables; returns what ``results.json`` holds."""
+    content, found = run(name, variants, entries, budget, output, console, **options)
+    folder, drawn = output / name, []
+    for variant, models in found.items():
+        drawn += pictures.draw(folder, variant, variants[variant], models)
+    write_report(folder / "README.md", content, introduction, drawn)
+    print_tables(console, content)
+    console.print(f"Results and pictures are in [bold]{folder}[/bold].")
+    return content
 
 
 def run(
@@ -31,42 +51,80 @@ def run(
     console: Console,
     *,
     budgets: Mapping[str, Budget] | None = None,
+    pairs: Sequence[tuple[str, str]] = PAIRS,
+    timed: bool = True,
 ) -> tuple[dict[str, Any], Results]:
     """Run what is not there yet, variant by variant for each model, and write ``output/NAME/results.json`` after each.
 
-    ``budgets`` holds the models that are given another budget than the rest.
+    Of a grid that was widened since, only what is new is tried, and models train again whose choice changes.
+    ``budgets`` holds the models that are given another budget than the rest, ``pairs`` those compared seed by seed;
+    ``timed`` is whether all models are timed, side by side, at the end.
 
     Raises:
         SettingsChangedError: the folder holds results of other settings.
     """
     folder = output / name
     budgets = budgets or {}
-    fixed = {"budget": budget._asdict(), "latent": vars(LT)}
+    grid = ("learning_rates", "predictives")
+    fixed = {"budget": {key: value for key, value in budget._asdict().items() if key not in grid}, "latent": vars(LT)}
     records.claim(folder / "runs", fixed)
-    content: dict[str, Any] = {}
+    settings = fixed | {"grid": {key: getattr(budget, key) for key in grid}}
     for model, entry in entries.items():
         for variant, stream in variants.items():
             place = folder / "runs" / variant
-            if records.exists(place, model):
-                continue
             with console.status(f"{variant}: {label(model)}"):
-                found = study.run(entry, stream, budgets.get(model, budget))
-            records.save(place, model, found)
-            summary = scores.summary(found.steps)
-            console.print(
-                f"{variant:>6}  {label(model):<30} NLL {_text(summary['nll']['mean'])}   {found.info['seconds']:.0f} s",
-                highlight=False,
-            )
-            content = collect(name, variants, entries, folder, fixed)
-            write(content, output)
-    if not content:
-        content = collect(name, variants, entries, folder, fixed)
-        write(content, output)
+                found = _one(place, model, entry, stream, budgets.get(model, budget))
+            if found is None:
+                continue
+            mean = _text(scores.summary(found.steps, stream.test.mask)["nll"]["mean"])
+            console.print(f"{variant:>9}  {label(model):<30} {mean}   {found.info['seconds']:.0f} s", highlight=False)
+            write(collect(name, variants, entries, folder, settings, pairs), output)
+    for variant, stream in variants.items():
+        place = folder / "runs" / variant
+        if timed and set(entries) - set(records.noted(place, _TIMES, {})):
+            there = {model: entry for model, entry in {**MODELS, **entries}.items() if records.exists(place, model)}
+            samples = {model: budgets.get(model, budget).samples for model in there}
+            records.note(place, _TIMES, study.microseconds(there, stream, samples))
+    content = collect(name, variants, entries, folder, settings, pairs)
+    write(content, output)
     return content, _load(variants, entries, folder)
 
 
+_TIMES = "microseconds"
+
+
+def _one(place: Path, model: str, entry: Entry, stream: Stream, budget: Budget) -> Found | None:
+    """Choose and run one model; None if that is there already. Each trial is saved when it is done."""
+    tried = records.noted(place, f"{model}.tried", [])
+
+    def best(part: Budget) -> Choice:
+        grid = study.choices(entry, part)
+        for choice in grid if len(grid) > 1 else []:
+            if not any(choice.items() <= one.items() for one in tried):
+                tried.append(choice | {"nll": study.attempt(entry, stream, budget, choice)})
+                records.note(place, f"{model}.tried", tried)
+        return study.best(tried, grid)
+
+    search: Budget | None = budget._replace(predictives=budget.predictives[:1])
+    chosen = best(search)
+    while (search := study.wider(search, chosen)) is not None:
+        chosen = best(search)
+    if entry.trained:
+        chosen = best(budget._replace(learning_rates=(chosen["learning_rate"],)))
+    if records.exists(place, model) and records.noted(place, model, {})["chosen"] == chosen:
+        return None
+    found = study.run(entry, stream, budget, chosen)
+    records.save(place, model, found)
+    return found
+
+
 def collect(
-    name: str, variants: Mapping[str, Stream], entries: Mapping[str, Entry], folder: Path, settings: Mapping[str, Any]
+    name: str,
+    variants: Mapping[str, Stream],
+    entries: Mapping[str, Entry],
+    folder: Path,
+    settings: Mapping[str, Any],
+    pairs: Sequence[tuple[str, str]] = PAIRS,
 ) -> dict[str, Any]:
     """What ``results.json`` holds: every model that is there, and the differences between them."""
     found: dict[str, Any] = {}
@@ -74,14 +132,25 @@ def collect(
         place = folder / "runs" / variant
         # What an earlier call with other models left stays in the table.
         names = dict.fromkeys([*MODELS, *entries])
-        loaded = {model: records.load(place, model) for model in names if records.exists(place, model)}
+        loaded = {
+            model: records.load(place, model, stream.test.mask) for model in names if records.exists(place, model)
+        }
         share = scores.rank_one({model: one.steps.nll for model, (_, one) in loaded.items()}) if loaded else {}
+        times = records.noted(place, _TIMES, {})
         found[variant] = {
-            "models": {model: summary | {"rank1": share[model]} for model, (summary, _) in loaded.items()},
+            "models": {
+                model: summary
+                | {
+                    "rank1": share[model],
+                    "microseconds_per_step": times.get(model),
+                    "validation": records.noted(place, f"{model}.tried", []),
+                }
+                for model, (summary, _) in loaded.items()
+            },
             "paired": [
                 {"better": ours, "worse": theirs}
-                | scores.paired(_per_seed(loaded[ours][1]), _per_seed(loaded[theirs][1]))
-                for ours, theirs in PAIRS
+                | scores.paired(*(loaded[model][0]["nll"]["per_seed"] for model in (ours, theirs)))
+                for ours, theirs in pairs
                 if ours in loaded and theirs in loaded
             ],
             "residual_scale": stream.scale,
@@ -170,7 +239,7 @@ def _rows(found: Mapping[str, Any]) -> list[list[str]]:
                 _text(one["spikes"]["mean"], 1),
                 f"{100 * one['failure_rate']:.0f} %",
                 f"{100 * one['rank1']:.1f} %",
-                _text(one["microseconds_per_step"], 1),
+                "–" if one["microseconds_per_step"] is None else _text(one["microseconds_per_step"], 1),
                 f"{one['parameters']:,}",
                 " ".join(f"{key}={value:g}" for key, value in one["chosen"].items()) or "–",
             ]
@@ -181,7 +250,7 @@ def _rows(found: Mapping[str, Any]) -> list[list[str]]:
 def _pair(pair: Mapping[str, Any]) -> str:
     error = pair["standard_error"]
     spread = "" if error is None else f" ± {error:.4f}"
-    won = sum(value < 0 for value in pair["per_seed"])
+    won = sum(value is not None and value < 0 for value in pair["per_seed"])
     return (
         f"{label(pair['better'])} less {label(pair['worse'])}: {_text(pair['difference'], 4, '+')}{spread}, "
         f"{won} of {len(pair['per_seed'])} seeds"
@@ -192,23 +261,19 @@ def _text(value: float | None, digits: int = 4, sign: str = "") -> str:
     return "not finite" if value is None else f"{value:{sign}.{digits}f}"
 
 
-def _per_seed(found: Found) -> np.ndarray:
-    return np.nanmean(np.asarray(found.steps.nll, np.float64), axis=1)
-
-
 def _load(variants: Mapping[str, Stream], entries: Mapping[str, Entry], folder: Path) -> Results:
     return {
         variant: {
-            model: records.load(folder / "runs" / variant, model)[1]
+            model: records.load(folder / "runs" / variant, model, stream.test.mask)[1]
             for model in entries
             if records.exists(folder / "runs" / variant, model)
         }
-        for variant in variants
+        for variant, stream in variants.items()
     }
 
 
 def pick(models: Sequence[str] | None) -> dict[str, Entry]:
-    """Models by name, in the order of the comparison.
+    """Models by name; all of them if none is named.
 
     Raises:
         ValueError: an unknown name.
@@ -217,4 +282,4 @@ def pick(models: Sequence[str] | None) -> dict[str, Entry]:
     unknown = [name for name in names if name not in MODELS]
     if unknown:
         raise ValueError(f"models: expected names of {', '.join(MODELS)}, got {', '.join(unknown)}")
-    return {name: entry for name, entry in MODELS.items() if name in names}
+    return {name: MODELS[name] for name in names}

@@ -1,7 +1,6 @@
 """The models of the comparison by name, each of about 20,000 parameters where its kind allows."""
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import latenttrack as lt
@@ -27,11 +26,6 @@ class Entry(NamedTuple):
     trained: bool = True
     side_by_side: bool = False
     grid: Mapping[str, Sequence[float]] = {}
-
-    def choices(self) -> Iterator[dict[str, float]]:
-        """Each combination of the grid's values."""
-        for values in itertools.product(*self.grid.values()):
-            yield dict(zip(self.grid, values, strict=True))
 
 
 def latent(**changes: Any) -> Entry:

@@ -1,7 +1,9 @@
 """Pictures of predictions of a stream: PNG files, written whole or not at all."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -9,12 +11,14 @@ from matplotlib.figure import Figure
 from experiments.results import written_whole
 from experiments.streams.models import LABELS
 from experiments.streams.protocol import Stream
-from experiments.streams.scores import SPIKE, calibration
+from experiments.streams.scores import calibration
 from experiments.streams.study import Found
 
 _DPI = 150
 _COLOURS = ("#d55e00", "#e69f00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#8c8c8c", "#7a5c3e", "#222222")
 _QUANTILE90 = 1.6448536
+_SPIKE = 10.0
+"""The default of ``latenttrack.metrics.spikes``; in nats."""
 
 
 def draw(folder: Path, variant: str, stream: Stream, models: Mapping[str, Found]) -> list[str]:
@@ -88,7 +92,7 @@ def calibration_curve(models: Mapping[str, Found]) -> Figure:
 
 
 def nll(stream: Stream, models: Mapping[str, Found], window: int = 168) -> Figure:
-    """Weekly mean of the NLL over the test span (first seed), and the steps above the spike level."""
+    """Moving mean of the NLL over the test span (first seed), and the steps above the spike level."""
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     axes = figure.add_subplot()
     window = min(window, len(stream.test.time))
@@ -96,8 +100,8 @@ def nll(stream: Stream, models: Mapping[str, Found], window: int = 168) -> Figur
     for row, (colour, (name, found)) in enumerate(zip(_COLOURS, models.items(), strict=False)):
         values = np.nan_to_num(np.asarray(found.steps.nll[0], np.float64))
         smooth = np.convolve(values, np.full(window, 1 / window), "valid")
-        spikes = np.flatnonzero(values > SPIKE)
-        axes.plot(time, smooth, color=colour, linewidth=1, label=f"{_label(name)}: {len(spikes)} spikes > {SPIKE:g}")
+        spikes = np.flatnonzero(values > _SPIKE)
+        axes.plot(time, smooth, color=colour, linewidth=1, label=f"{_label(name)}: {len(spikes)} spikes > {_SPIKE:g}")
         # Spikes stand in rows above the curves, in fractions of the height.
         height = np.full(len(spikes), 1.03 + 0.04 * row)
         axes.plot(
@@ -109,7 +113,7 @@ def nll(stream: Stream, models: Mapping[str, Found], window: int = 168) -> Figur
             transform=axes.get_xaxis_transform(),
             clip_on=False,
         )
-    axes.set(ylabel="NLL, mean over a week [nats]")
+    axes.set(ylabel=f"NLL, mean over {window} steps [nats]")
     axes.legend(frameon=False, ncols=2)
     return figure
 
@@ -147,14 +151,16 @@ def trajectory(stream: Stream, latent: np.ndarray) -> Figure:
     return figure
 
 
-def curves(path: Path, title: str, axis: str, lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> None:
-    """Draw lines over a logarithmic axis."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    for colour, (name, (x, y)) in zip(_COLOURS, lines.items(), strict=False):
-        axes.plot(x, y, "o-", color=colour, label=_label(name))
-    axes.set(xscale="log", xlabel=axis, title=title, yscale="symlog")
-    axes.legend(frameon=False)
+def curves(path: Path, x: str, y: str, panels: Mapping[str, Mapping[str, tuple[Sequence[float], Any]]]) -> None:
+    """Draw lines on logarithmic axes, one panel beside the other; what is not finite is left out of a line."""
+    figure = Figure(figsize=(5.5 * len(panels), 4.2), layout="constrained")
+    for axes, (title, lines) in zip(
+        figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels.items(), strict=True
+    ):
+        for colour, (name, (places, values)) in zip(itertools.cycle(_COLOURS), lines.items(), strict=False):
+            axes.plot(places, values, "o-", color=colour, label=_label(name))
+        axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y, title=title)
+    figure.axes[0].legend(frameon=False)
     with written_whole(path) as file:
         figure.savefig(file, format="png", dpi=_DPI)
 

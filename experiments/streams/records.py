@@ -24,8 +24,7 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> None:
     """
     path = folder / "settings.json"
     plain = json.loads(json.dumps(settings))
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
+    if before := noted(folder, "settings", None):
         keys = sorted(key for key in {*before, *plain} if before.get(key) != plain.get(key))
         if keys:
             raise SettingsChangedError(
@@ -34,12 +33,11 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> None:
                 + f". Delete {folder} to start anew, or choose another --output"
             )
         return
-    with written_whole(path) as file:
-        file.write(json.dumps(plain, indent=2).encode())
+    note(folder, "settings", plain)
 
 
 def exists(folder: Path, name: str) -> bool:
-    """Whether a model's result is complete: the summary is written last."""
+    """Whether a model's result is complete: its choice is written last."""
     return (folder / f"{name}.json").exists()
 
 
@@ -51,16 +49,26 @@ def save(folder: Path, name: str, found: Found) -> None:
         arrays["latent"] = found.latent
     with written_whole(folder / f"{name}.npz") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    content = summary(found.steps) | found.info | {"chosen": found.chosen, "validation": found.validation}
+    note(folder, name, found.info | {"chosen": found.chosen})
+
+
+def load(folder: Path, name: str, mask: np.ndarray | None) -> tuple[dict[str, Any], Found]:
+    """The summary and the scores of a model, on the steps of a mask."""
+    content = noted(folder, name, None)
+    with np.load(folder / f"{name}.npz") as file:
+        steps = Steps(*(file[f"steps_{field}"] for field in Steps._fields))
+        latent = file["latent"] if "latent" in file.files else None
+        found = Found(steps, file["mean"], latent, content["chosen"], {})
+    return content | summary(steps, mask), found
+
+
+def note(folder: Path, name: str, content: Any) -> None:
+    """Write a small file beside the results."""
     with written_whole(folder / f"{name}.json") as file:
         file.write(json.dumps(content, indent=2, allow_nan=False).encode())
 
 
-def load(folder: Path, name: str) -> tuple[dict[str, Any], Found]:
-    """The summary and the scores of a model."""
-    content = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-    with np.load(folder / f"{name}.npz") as file:
-        steps = Steps(*(file[f"steps_{field}"] for field in Steps._fields))
-        latent = file["latent"] if "latent" in file.files else None
-        found = Found(steps, file["mean"], latent, content["chosen"], content["validation"], {})
-    return content, found
+def noted(folder: Path, name: str, otherwise: Any) -> Any:
+    """What :func:`note` wrote last, if it did."""
+    path = folder / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else otherwise

@@ -1,19 +1,15 @@
 """Scores of a stream of predictions, step by step and summarised; nothing is clipped and nothing dropped."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.stats import norm
-from jaxtyping import Array, Float
+from jaxtyping import Bool, Float
 
 from experiments.results import standard_error
-from latenttrack import Outputs
-
-FAILURE, SPIKE = 1e6, 10.0
-"""The negative log density above which a run has failed, and above which a step is a spike; in nats."""
+from latenttrack import Outputs, metrics
 
 
 class Steps(NamedTuple):
@@ -38,57 +34,43 @@ class Steps(NamedTuple):
 
 def steps(outputs: Outputs, ys: Any, mask: Any, scale: Any) -> Steps:
     """Score the predictions of one target; ``scale`` is the unit of y in standard deviations of the series."""
-    mean, variance, y = outputs.mean[..., 0], outputs.variance[..., 0], ys[:, 0]
+    mean, variance = outputs.mean, outputs.variance
+    aleatoric, epistemic = metrics.uncertainty(mean, variance)
     found = Steps(
         -outputs.log_prob + jnp.log(scale),
-        scale * (jnp.mean(mean, 1) - y),
-        scale * jax.lax.map(lambda row: crps(*row), (y, mean, variance), batch_size=256),
-        jnp.mean(norm.cdf((y[:, None] - mean) / jnp.sqrt(variance)), 1),
-        scale**2 * jnp.mean(variance, 1),
-        scale**2 * jnp.var(mean, 1),
+        scale * (jnp.mean(mean, 1) - ys)[:, 0],
+        scale * metrics.crps(ys, mean, variance)[:, 0],
+        metrics.pit(ys, mean, variance)[:, 0],
+        scale**2 * aleatoric[:, 0],
+        scale**2 * epistemic[:, 0],
     )
     return found if mask is None else jax.tree.map(lambda leaf: jnp.where(mask, leaf, jnp.nan), found)
 
 
-def crps(y: Float[Array, ""], mean: Float[Array, " K"], variance: Float[Array, " K"]) -> Float[Array, ""]:
-    """E|Y − y| − ½ E|Y − Y'| of an equal mixture of Gaussians (Grimit et al. 2006), in units of y."""
-    spread = _absolute(mean[:, None] - mean, variance[:, None] + variance)
-    return jnp.mean(_absolute(y - mean, variance)) - 0.5 * jnp.mean(spread)
-
-
-def _absolute(mean: Array, variance: Array) -> Array:
-    """E|X| of X ~ N(mean, variance)."""
-    deviation = jnp.sqrt(variance)
-    ratio = mean / deviation
-    return 2 * deviation * norm.pdf(ratio) + mean * (2 * norm.cdf(ratio) - 1)
-
-
 def calibration(pit: Float[np.ndarray, "*seeds T"], levels: int = 19) -> tuple[np.ndarray, np.ndarray]:
     """Nominal levels of central intervals, and the share of targets inside."""
-    nominal = np.arange(1, levels + 1) / (levels + 1)
-    inside = np.abs(2 * pit[np.isfinite(pit)] - 1)
-    return nominal, np.array([np.mean(inside <= level) for level in nominal])
+    nominal, finite = np.arange(1, levels + 1) / (levels + 1), pit[np.isfinite(pit)]
+    return nominal, np.array([jnp.mean(metrics.coverage(jnp.asarray(finite), level)) for level in nominal])
 
 
-def summary(found: Steps) -> dict[str, Any]:
+def summary(found: Steps, mask: Bool[np.ndarray, " T"] | None) -> dict[str, Any]:
     """What ``results.json`` says of one model's scores [S, T]; a number that is not finite is None, and counted."""
     nll, error = np.asarray(found.nll, np.float64), np.asarray(found.error, np.float64)
-    scored = np.isfinite(np.asarray(found.aleatoric[0])) | ~np.isnan(nll[0])
+    scored = slice(None) if mask is None else mask
     nll, error = nll[:, scored], error[:, scored]
-    pit = np.asarray(found.pit, np.float64)[:, scored]
-    nominal, inside = calibration(pit)
+    pit, losses = jnp.asarray(found.pit[:, scored]), jnp.asarray(nll)
     largest = np.max(np.where(np.isnan(nll), np.inf, nll), axis=1)
     return {
         "nll": _spread(nll.mean(1)) | {"median_step": _number(np.median(nll))},
         "mse": _spread((error**2).mean(1)),
         "crps": _spread(np.asarray(found.crps, np.float64)[:, scored].mean(1)),
-        "coverage90": _spread((np.abs(2 * pit - 1) <= 0.9).mean(1)),
-        "calibration_error": _number(np.mean(np.abs(inside - nominal))),
+        "coverage90": _spread(np.asarray(metrics.coverage(pit, 0.9)).mean(1)),
+        "calibration_error": _number(metrics.calibration_error(pit.reshape(-1, 1))),
         "max_nll": _number(np.max(largest)),
         "max_nll_per_seed": [_number(value) for value in largest],
         "quantile999": _number(np.quantile(nll, 0.999, method="higher")),
-        "spikes": _spread((nll > SPIKE).sum(1).astype(float)),
-        "failure_rate": float(np.mean(largest > FAILURE)),
+        "spikes": _spread(np.asarray(metrics.spikes(losses), float)),
+        "failure_rate": float(metrics.failure_rate(losses)),
         "not_finite": int((~np.isfinite(nll)).sum()),
         "aleatoric": _number(np.mean(np.asarray(found.aleatoric)[:, scored])),
         "epistemic": _number(np.mean(np.asarray(found.epistemic)[:, scored])),
@@ -96,22 +78,20 @@ def summary(found: Steps) -> dict[str, Any]:
 
 
 def rank_one(nll: Mapping[str, Float[np.ndarray, "S T"]]) -> dict[str, float]:
-    """The share of steps on which each model has the lowest negative log density, over the seeds that all have."""
-    names = list(nll)
+    """The share of steps on which each model has the lowest negative log density, over the seeds that all have.
+
+    A step that no model scored, a masked one, does not count.
+    """
     seeds = min(len(values) for values in nll.values())
-    stacked = np.stack([np.where(np.isnan(nll[name][:seeds]), np.inf, nll[name][:seeds]) for name in names])
-    first = np.argmin(stacked, axis=0)
-    return {name: float(np.mean(first == position)) for position, name in enumerate(names)}
+    stacked = np.stack([values[:seeds].ravel() for values in nll.values()])
+    scored = stacked[:, ~np.isnan(stacked).all(0)]
+    return dict(zip(nll, metrics.first_shares(jnp.asarray(scored)).tolist(), strict=True))
 
 
-def paired(better: Float[np.ndarray, " S"], worse: Float[np.ndarray, " S"]) -> dict[str, Any]:
-    """Mean difference, its standard error over seeds, and every seed's; a single seed of one side meets all."""
-    difference = np.asarray(better, np.float64) - np.asarray(worse, np.float64)
-    return {
-        "difference": _number(difference.mean()),
-        "standard_error": standard_error(difference),
-        "per_seed": difference.tolist(),
-    }
+def paired(better: Sequence[float | None], worse: Sequence[float | None]) -> dict[str, Any]:
+    """Mean difference over seeds, its standard error, and every seed's; a single seed of one side meets all."""
+    difference = _spread(np.array(better, float) - np.array(worse, float))
+    return {"difference": difference["mean"]} | {name: difference[name] for name in ("standard_error", "per_seed")}
 
 
 def _spread(per_seed: Float[np.ndarray, " S"]) -> dict[str, Any]:

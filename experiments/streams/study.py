@@ -3,6 +3,7 @@
 import functools
 import itertools
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,9 @@ from experiments.streams.models import Entry
 from experiments.streams.protocol import Data, Stream
 from experiments.streams.scores import Steps
 
+Choice = dict[str, float]
+"""Hyperparameters by name."""
+
 
 class Budget(NamedTuple):
     """What each model is given; the same for all.
@@ -24,8 +28,11 @@ class Budget(NamedTuple):
     Attributes:
         seeds: runs that are scored; run s trains with key s and predicts with it.
         tuning_seeds: runs per learning rate, with other keys.
-        learning_rates: the grid; and predictives, for models that sample from a prior: the share of the objective that
-            is the log mean density of prior samples. The rest is the evidence bound.
+        learning_rates: the first to try, in order; if the best is the first or last of them, the search goes on by the
+            same factor until it is not. A single one is taken as it is.
+        predictives: for models that sample from a prior: the shares to try of the objective that is the log mean
+            density of prior samples; the rest is the evidence bound. The rate is searched with the first of them, the
+            others are tried at that rate.
         updates, batch, window: gradient steps, windows in each, and their length.
         samples: K online.
         beta: weight of the divergence.
@@ -35,7 +42,7 @@ class Budget(NamedTuple):
     seeds: int = 10
     tuning_seeds: int = 1
     learning_rates: tuple[float, ...] = (1e-2, 2e-2)
-    predictives: tuple[float, ...] = (0.9, 1.0)
+    predictives: tuple[float, ...] = (1.0, 0.9)
     updates: int = 600
     batch: int = 8
     window: int = 256
@@ -51,45 +58,93 @@ class Found(NamedTuple):
         steps: scores [S, T] of the test span.
         mean: the first seed's prediction of y [T].
         latent: mean of the first seed's belief about z at each of the first test steps, if it has one.
-        chosen: hyperparameters; validation: the score of each choice on the validation span, in the series' units.
-        info: parameters, microseconds per streamed step, seconds.
+        chosen: hyperparameters.
+        info: parameters, seconds.
     """
 
     steps: Steps
     mean: np.ndarray
     latent: np.ndarray | None
-    chosen: dict[str, Any]
-    validation: list[dict[str, Any]]
+    chosen: Choice
     info: dict[str, Any]
 
 
 LATENT_STEPS = 24 * 28
-_WARM = 1024  # steps before the validation span's score counts, and before a timing
+_WARM = 1024  # steps before the validation span's score counts
 
 
-def run(entry: Entry, stream: Stream, budget: Budget) -> Found:
-    """Choose on the validation span, train the seeds, and score one streaming pass over the test span."""
+def choices(entry: Entry, budget: Budget) -> list[Choice]:
+    """The grid: of a model's own numbers if it is not trained, else of learning rates and what its loss takes."""
+    grid: dict[str, Any] = dict(entry.grid)
+    if entry.trained:
+        grid = {"learning_rate": budget.learning_rates} | (
+            {"predictive": budget.predictives} if entry.samples_prior else {}
+        )
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def attempt(entry: Entry, stream: Stream, budget: Budget, choice: Choice) -> list[float | None]:
+    """The score on the validation span with one choice, in the series' units, of each tuning run."""
+    model = _model(entry, stream)
+    keys = jax.vmap(jax.random.key)(1000 + jnp.arange(budget.tuning_seeds))
+    if entry.trained:
+        reached = fit(model, stream, budget, keys, **choice, side_by_side=entry.side_by_side).best
+    else:
+        params, whole = _initial(model, keys, choice), _device(concatenate([stream.train, stream.validation]))
+        found, _ = _evaluate(model, budget.samples, len(stream.train.xs), params, keys, whole, 1.0)
+        seen = slice(None) if stream.validation.mask is None else stream.validation.mask
+        reached = jnp.mean(found.nll[:, seen], axis=1)
+    shift = float(np.log(stream.scale))
+    return [float(value) + shift if np.isfinite(value) else None for value in np.asarray(reached)]
+
+
+def best(tried: list[dict[str, Any]], grid: list[Choice]) -> Choice:
+    """The choice of the grid with the lowest mean score; one that diverged comes last."""
+
+    def score(choice: Choice) -> float:
+        reached = next((one["nll"] for one in tried if choice.items() <= one.items()), [None])
+        return float(np.mean([np.inf if value is None else value for value in reached]))
+
+    return min(grid, key=score)
+
+
+def wider(budget: Budget, chosen: Choice) -> Budget | None:
+    """The budget with one more learning rate, beyond the edge at which the chosen one lies; None if it lies inside."""
+    rates, rate = budget.learning_rates, chosen.get("learning_rate")
+    if len(rates) < 2 or rate not in (rates[0], rates[-1]):
+        return None
+    factor = rates[1] / rates[0]
+    beyond = (rate / factor, *rates) if rate == rates[0] else (*rates, rate * factor)
+    return budget._replace(learning_rates=beyond)
+
+
+def run(entry: Entry, stream: Stream, budget: Budget, choice: Choice) -> Found:
+    """Train the seeds with what was chosen, and score one streaming pass over the test span."""
     began = time.perf_counter()
-    model = entry.build(stream.train.xs.shape[1], 1, len(stream.train.xs))
+    model = _model(entry, stream)
     keys = jax.vmap(jax.random.key)(jnp.arange(budget.seeds))
     if entry.trained:
-        params, chosen, validation = _train(model, stream, budget, keys, entry)
-        lead_in = [stream.validation]
+        params = fit(model, stream, budget, keys, **choice, side_by_side=entry.side_by_side).params
     else:
-        params, chosen, validation = _choose(entry, model, stream, budget, keys)
-        lead_in = [stream.train, stream.validation] if entry.grid else [stream.validation]
+        params = _initial(model, keys, choice)
+    # A model that learns by filtering has all of the past to filter; the others only warm their state up.
+    lead_in = [stream.train, stream.validation] if entry.grid else [stream.validation]
     skip = sum(len(part.xs) for part in lead_in)
     whole = _device(concatenate([*lead_in, stream.test]))
     found, mean = _evaluate(model, budget.samples, skip, params, keys, whole, stream.scale)
     first = jax.tree.map(lambda leaf: leaf[0], params)
-    info = {
-        "parameters": parts.size(first),
-        "microseconds_per_step": microseconds(model, first, keys[0], stream.test, budget.samples),
-    }
     latent = _latent(model, first, keys[0], stream) if hasattr(model, "update") else None
     found, mean = jax.device_get((found, mean))
-    info["seconds"] = time.perf_counter() - began
-    return Found(found, mean, latent, chosen, validation, info)
+    info = {"parameters": parts.size(first), "seconds": time.perf_counter() - began}
+    return Found(found, mean, latent, choice, info)
+
+
+def _model(entry: Entry, stream: Stream) -> Any:
+    return entry.build(stream.train.xs.shape[1], 1, len(stream.train.xs))
+
+
+def _initial(model: Any, keys: Array, choice: Choice) -> Any:
+    return jax.vmap(model.init)(keys) | {name: jnp.full(len(keys), value) for name, value in choice.items()}
 
 
 def fit(
@@ -124,46 +179,6 @@ def fit(
     )
 
 
-def _train(
-    model: Any, stream: Stream, budget: Budget, keys: Array, entry: Entry
-) -> tuple[Any, dict[str, float], list[dict[str, Any]]]:
-    tuning = jax.vmap(jax.random.key)(1000 + jnp.arange(budget.tuning_seeds))
-    shift = float(np.log(stream.scale))
-    grid = {"learning_rate": budget.learning_rates} | (
-        {"predictive": budget.predictives} if entry.samples_prior else {}
-    )
-    choices = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    tried = []
-    best, chosen = np.inf, choices[0]
-    for choice in choices if len(choices) > 1 else ():
-        reached = np.asarray(fit(model, stream, budget, tuning, **choice, side_by_side=entry.side_by_side).best) + shift
-        tried.append(choice | {"nll": [float(value) if np.isfinite(value) else None for value in reached]})
-        if np.mean(reached) < best:
-            best, chosen = np.mean(reached), choice
-    return fit(model, stream, budget, keys, **chosen, side_by_side=entry.side_by_side).params, chosen, tried
-
-
-def _choose(
-    entry: Entry, model: Any, stream: Stream, budget: Budget, keys: Array
-) -> tuple[Any, dict[str, Any], list[dict[str, Any]]]:
-    """Of a model that learns by filtering: the grid's best on the validation span after the training span."""
-    params = jax.vmap(model.init)(keys)
-    choices = list(entry.choices()) if entry.grid else [{}]
-    tried = []
-    if len(choices) > 1:
-        whole = _device(concatenate([stream.train, stream.validation]))
-        first = jax.tree.map(lambda leaf: leaf[:1], params)
-        for choice in choices:
-            candidate = first | {name: jnp.full(1, value) for name, value in choice.items()}
-            args = (model, budget.samples, len(stream.train.xs), candidate, keys[:1], whole, stream.scale)
-            score = float(jnp.mean(_evaluate(*args)[0].nll))
-            tried.append(choice | {"nll": score if np.isfinite(score) else None})
-    ranked = [one for one in tried if one["nll"] is not None]
-    best = min(ranked, key=lambda one: one["nll"]) if ranked else choices[0]
-    chosen = {name: best[name] for name in entry.grid}
-    return params | {name: jnp.full(len(keys), value) for name, value in chosen.items()}, chosen, tried
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _evaluate(
     model: Any, samples: int, skip: int, params: Any, keys: Array, data: Data, scale: Array
@@ -193,29 +208,38 @@ def _device(data: Data) -> Any:
     return Data(*(None if leaf is None else jnp.asarray(leaf) for leaf in data[:3]), time=None)  # type: ignore[arg-type]
 
 
-def microseconds(model: Any, params: Any, key: Array, data: Data, samples: int, steps: int = 2000) -> float:
-    """Time of one streamed step: predictions and updates one after the other, the best of three passes."""
-    steps = min(steps, len(data.xs))
-    xs, ys = jnp.asarray(data.xs[:steps]), jnp.asarray(data.ys[:steps])
+def microseconds(
+    entries: Mapping[str, Entry], stream: Stream, samples: Mapping[str, int], steps: int = 2000
+) -> dict[str, float]:
+    """Time of one streamed step of each model, the best of five passes that take turns.
 
-    @jax.jit
-    def stream(params: Any, key: Array, xs: Array, ys: Array) -> Array:
-        start, _ = model.rollout(params, key, xs[:1], ys[:1], samples=samples)
+    Predictions and updates follow one another, also where a model could predict a whole window at once.
+    """
+    steps = min(steps, len(stream.test.xs))
+    xs, ys = jnp.asarray(stream.test.xs[:steps]), jnp.asarray(stream.test.ys[:steps])
+    key = jax.random.key(0)
+    models = {name: _model(entry, stream) for name, entry in entries.items()}
+    params = {name: model.init(key) for name, model in models.items()}
+    taken = dict.fromkeys(models, float("inf"))
+    for turn in range(6):
+        for name, model in models.items():
+            began = time.perf_counter()
+            jax.block_until_ready(_pass_over(model, samples[name], params[name], key, xs, ys))
+            if turn > 0:  # the first one compiles
+                taken[name] = min(taken[name], 1e6 * (time.perf_counter() - began) / steps)
+    return taken
 
-        def body(state: Any, inputs: tuple[Array, Array]) -> tuple[Any, Array]:
-            x, y = inputs
-            state, outputs = model.rollout(params, key, x[None], y[None], state, samples)
-            return state, outputs.log_prob[0]
 
-        return jax.lax.scan(body, start, (xs, ys))[1]
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _pass_over(model: Any, samples: int, params: Any, key: Array, xs: Array, ys: Array) -> Array:
+    start, _ = model.rollout(params, key, xs[:1], ys[:1], samples=samples)
 
-    jax.block_until_ready(stream(params, key, xs, ys))
-    taken = []
-    for _ in range(3):
-        began = time.perf_counter()
-        jax.block_until_ready(stream(params, key, xs, ys))
-        taken.append(time.perf_counter() - began)
-    return 1e6 * min(taken) / steps
+    def body(state: Any, inputs: tuple[Array, Array]) -> tuple[Any, Array]:
+        x, y = inputs
+        state, outputs = model.rollout(params, key, x[None], y[None], state, samples)
+        return state, outputs.log_prob[0]
+
+    return jax.lax.scan(body, start, (xs, ys))[1]
 
 
 def _latent(model: Any, params: Any, key: Array, stream: Stream) -> np.ndarray:

@@ -33,41 +33,43 @@ def recur(
 ) -> Float[Array, "T H"]:
     """The hidden states h_1 … h_T; a step with ``observed`` 0 keeps the one before it.
 
-    The usual gradient of a scan adds an outer product H × 3H to its carry at each step; here the steps give their
-    gradient of the gates, and one product over all of them gives that of the weight. Reverse mode only.
+    The usual gradient of a scan keeps every gate of every step and adds an outer product H × 3H to its carry at each.
+    Here only the hidden states are kept: the gates of all steps are one product again, and so is the gradient of the
+    weight; what is left in the backward scan is linear. Reverse mode only.
     """
     return _forward(weight, hidden, projected, observed)[0]
 
 
 def _forward(weight: Array, hidden: Array, projected: Array, observed: Array) -> tuple[Array, tuple]:
-    def body(h: Array, inputs: tuple) -> tuple[Array, tuple]:
+    def body(h: Array, inputs: tuple) -> tuple[Array, Array]:
         p, seen = inputs
-        reset, update, candidate, inner = gates(weight, h, p)
-        after = jnp.where(seen > 0, update * h + (1 - update) * candidate, h)
-        return after, (after, h, reset, update, candidate, inner)
+        h = jnp.where(seen > 0, step(weight, h, p), h)
+        return h, h
 
-    _, (states, *saved) = jax.lax.scan(body, hidden, (projected, observed))
-    return states, (weight, observed, *saved)
+    states = jax.lax.scan(body, hidden, (projected, observed))[1]
+    return states, (weight, hidden, projected, observed, states)
 
 
 def _backward(residuals: tuple, cotangent: Array) -> tuple[Array, Array, Array, Array]:
-    weight, observed, before, *saved = residuals
+    weight, hidden, projected, observed, states = residuals
+    before = jnp.concatenate([hidden[None], states[:-1]])
+    reset, update, candidate, inner = gates(weight, before, projected)
+    seen = observed[:, None] > 0
+    kept = jnp.where(seen, update, 1)
+    to_candidate = jnp.where(seen, (1 - update) * (1 - jnp.square(candidate)), 0)
+    to_update = jnp.where(seen, (before - candidate) * update * (1 - update), 0)
+    to_reset = to_candidate * inner * reset * (1 - reset)
+    recurrent = jnp.concatenate([to_reset, to_update, to_candidate * reset], axis=1)
 
-    def body(dh: Array, inputs: tuple) -> tuple[Array, tuple]:
-        given, seen, h, reset, update, candidate, inner = inputs
+    def body(dh: Array, inputs: tuple) -> tuple[Array, Array]:
+        given, slope, share = inputs
         dh = dh + given
-        da = jnp.where(seen > 0, dh, 0)
-        d_candidate = da * (1 - update) * (1 - jnp.square(candidate))
-        d_update = da * (h - candidate) * update * (1 - update)
-        d_reset = d_candidate * inner * reset * (1 - reset)
-        d_projected = jnp.concatenate([d_reset, d_update, d_candidate])
-        d_recurrent = jnp.concatenate([d_reset, d_update, d_candidate * reset])
-        back = jnp.where(seen > 0, dh * update + weight @ d_recurrent, dh)
-        return back, (d_projected, d_recurrent)
+        return dh * share + weight @ (jnp.tile(dh, 3) * slope), dh
 
-    inputs = (cotangent, observed, before, *saved)
-    d_hidden, (d_projected, d_recurrent) = jax.lax.scan(body, jnp.zeros_like(before[0]), inputs, reverse=True)
-    return before.T @ d_recurrent, d_hidden, d_projected, jnp.zeros_like(observed)
+    d_hidden, d_states = jax.lax.scan(body, jnp.zeros_like(hidden), (cotangent, recurrent, kept), reverse=True)
+    tiled = jnp.tile(d_states, 3)
+    d_projected = tiled * jnp.concatenate([to_reset, to_update, to_candidate], axis=1)
+    return before.T @ (tiled * recurrent), d_hidden, d_projected, jnp.zeros_like(observed)
 
 
 recur.defvjp(_forward, _backward)

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from latenttrack import checks
-from latenttrack.algebra import gaussian
+from latenttrack.algebra import gaussian, quadrature
 from latenttrack.config import Config
 from latenttrack.kernels.interface import Aux, Outputs, Params
 from latenttrack.kernels.network import Network, Theta, Transition, emit
@@ -19,7 +20,7 @@ class State(NamedTuple):
     """What the filter carries from one step to the next: the summary and the belief about z_t.
 
     Attributes:
-        step: steps so far; numbers the noise, so that chunks draw what one piece draws.
+        step: steps so far; numbers the random points, so that chunks draw what one piece draws.
         missed: steps since the last observation.
         summary: h_t [H].
         mean: of z_t [d].
@@ -114,14 +115,20 @@ def build(config: Config, x_dim: int, y_dim: int) -> Model:
         unseen = State(state.step + 1, state.missed + 1, state.summary, prior.mean, root)
         return jax.tree.map(lambda a, b: jnp.where(mask, a, b), seen, unseen)
 
+    def points(samples: int) -> Float[np.ndarray, "2 K d"]:
+        return quadrature.points(samples, 1 if config.transition == "unstructured" else 2, config.latent_dim)
+
     def draw(params: Params, key: Key[Array, ""], state: State, samples: int) -> Float[Array, "K d"]:
         """z_t from the prior: z_{t−1} from the belief, then the transition; no factorisation is needed."""
         step = call("transition", params, state.summary)
-        noise = jax.random.normal(jax.random.fold_in(key, state.step), (samples, 2, config.latent_dim))
-        z = step.offset + jnp.sqrt(_widened(step, state)) * noise[:, 0]
+        if config.points == "fixed":
+            first, second = points(samples).astype(step.offset.dtype)
+        else:
+            first, second = gaussian.noise(key, state.step, (2, samples, config.latent_dim))
+        z = step.offset + jnp.sqrt(_widened(step, state)) * first
         if step.matrix is None:
             return z
-        return z + (state.mean + noise[:, 1] @ state.root.T) @ step.matrix.T
+        return z + (state.mean + second @ state.root.T) @ step.matrix.T
 
     def rollout(
         params: Params,
@@ -182,11 +189,14 @@ def build(config: Config, x_dim: int, y_dim: int) -> Model:
         kl = jnp.sum(share * gaussian.divergence(mean, jnp.square(scale), prior_mean, prior_variance, spread))
 
         count, ahead = config.posterior_samples, config.prior_samples
-        noise = jax.random.normal(key, (len(xs), count + 2 * ahead, config.latent_dim), xs.dtype)
-        ours, first, second = jnp.split(noise, (count, count + ahead), axis=1)
+        drawn = 0 if config.points == "fixed" else 2 * ahead
+        noise = jax.random.normal(key, (len(xs), count + drawn, config.latent_dim), xs.dtype)
+        ours, first, second = jnp.split(noise, (count, count + drawn // 2), axis=1)
+        if config.points == "fixed":
+            first, second = points(ahead)[:, None].astype(xs.dtype)
         prior_z = prior_mean[:, None] + jnp.sqrt(prior_variance)[:, None] * first
         if step.matrix is not None:
-            prior_z = prior_z + jnp.einsum("tsj,tij->tsi", second, step.matrix @ beliefs.root)
+            prior_z = prior_z + second @ jnp.swapaxes(step.matrix @ beliefs.root, -1, -2)
         z = jnp.concatenate([mean[:, None] + scale[:, None] * ours, prior_z], axis=1)
         density = gaussian.log_density(ys[:, None], *call("emissions", params, z, before, xs))
         posterior, prior = jnp.split(density, [count], axis=1)

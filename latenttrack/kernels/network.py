@@ -118,22 +118,26 @@ class Network(linen.Module):
     ) -> tuple[Float[Array, "*batch S y"], Float[Array, "*batch S y"]]:
         """``emit(weights(z, hidden), x)`` for S samples that share x and h.
 
-        At the first layer x is contracted with the directions, and only then with the codes of the samples.
+        Base and biases are one more direction and one more input, so that a layer is one product. At the first layer
+        x is contracted with the directions, and only then with the codes of the samples.
         """
         code = self.code(z)
-        active = jnp.empty(0)
-        for i, ((base, bias), (direction, direction_bias)) in enumerate(zip(self.bases, self.directions, strict=True)):
-            if i == 0:
-                shift = x @ base + bias
-                if self.config.summary:
-                    shift = shift + hidden @ self.summary
-                sliced = jnp.einsum("...n,rnm->...rm", x, direction) + direction_bias
-                active = code @ sliced + shift[..., None, :]
-            else:
-                active = bilinear.generated(code, active, direction) + code @ direction_bias + active @ base + bias
-            if i + 1 < len(self.bases):
-                active = jnp.tanh(active)
+        first, *rest = (
+            jnp.concatenate([jnp.append(direction, shift[:, None], 1), jnp.append(base, bias[None], 0)[None]])
+            for (base, bias), (direction, shift) in zip(self.bases, self.directions, strict=True)
+        )
+        sliced = jnp.einsum("...n,rnm->...rm", _with_one(x), first)
+        shift = sliced[..., -1, :]
+        if self.config.summary:
+            shift = shift + hidden @ self.summary
+        active = code @ sliced[..., :-1, :] + shift[..., None, :]
+        for layer in rest:
+            active = bilinear.generated(_with_one(code), _with_one(jnp.tanh(active)), layer)
         return head(active, self.config.variance_floor)
+
+
+def _with_one(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n+1"]:
+    return jnp.concatenate([x, jnp.ones_like(x, shape=(*x.shape[:-1], 1))], axis=-1)
 
 
 def emit(theta: Theta, x: Float[Array, " x"], variance_floor: float) -> tuple[Float[Array, " y"], Float[Array, " y"]]:

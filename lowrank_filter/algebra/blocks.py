@@ -1,7 +1,7 @@
 """Block-diagonal precisions, every block diagonal plus low rank: one for each layer or for each unit."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import jax
@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Key
 
 from lowrank_filter import checks
 from lowrank_filter.algebra import krylov, tree
+from lowrank_filter.algebra.columns import Columns, Stack
 from lowrank_filter.algebra.correction import correction
 from lowrank_filter.algebra.diag_low_rank import DiagLowRank, remainder
 from lowrank_filter.algebra.layout import Layout
@@ -94,31 +95,51 @@ class Blocks:
         gain = _each(DiagLowRank.smoothing_gain)
         return self.layout.join(gain(self.parts, self.layout.split(vector), noise, transition))
 
-    def correct(self, columns: Tree, target: Float[Array, " n"]) -> Correction:
-        """Data couple the blocks: the correction is that of all blocks together."""
-        return correction(self, columns, target)
+    def condition(
+        self,
+        columns: Columns,
+        target: Float[Array, " n"],
+        *,
+        rank: int,
+        residual: Residual,
+        metric: Metric,
+        noise: Any = None,
+        transition: Any = None,
+    ) -> tuple[Self, Self, Correction, Misfit]:
+        """Data couple the blocks: the correction is that of all together. Each block takes its rows of the columns."""
+        if noise is not None:
+            predicted = self.propagate(noise, transition)
+            return predicted.condition(columns, target, rank=rank, residual=residual, metric=metric)
+        stack = columns.stack()
 
-    def outer(self, columns: Tree) -> Self:
-        """The diagonal blocks of A Aᵀ: zero diagonals and each block's rows of the columns."""
-        zeros = tuple(jnp.zeros_like(part.diag) for part in self.parts)
-        return self._with(map(DiagLowRank, zeros, self.layout.split_stack(columns)))
+        def one(part: DiagLowRank, rows: Float[Array, "n m"]) -> tuple[DiagLowRank, DiagLowRank, Misfit]:
+            kept, site, _, misfit = part.condition(
+                Stack(rows), jnp.zeros(len(rows), rows.dtype), rank=rank, residual=residual, metric=metric
+            )
+            return kept, site, misfit
+
+        kept, sites, misfits = zip(*_each(one)(self.parts, self.layout.split_stack(stack)), strict=True)
+        return self._with(kept), self._with(sites), correction(self, stack, target), _together(misfits)
 
     def approximate(
-        self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int
+        self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int | None
     ) -> Self:
         """The leading eigenvectors of H's diagonal blocks, and with ``residual="diagonal"`` the rest of diag(H)."""
-        if curvature.columns <= krylov.block_width(rank) * (iterations + 1):
-            columns = self.outer(curvature.seed(curvature.columns))
-            return columns.truncate(rank, residual=residual, metric=metric, reference=self)
         diags = tuple(part.diag for part in self.parts)
+        room = krylov.room(rank, curvature.roots, iterations)
+        pull, _ = curvature.root_products()
+        if curvature.columns <= room.vectors:
+            stacks = self.layout.split_stack(pull(curvature.start(curvature.columns)))
+            columns = self._with(map(DiagLowRank, jax.tree.map(jnp.zeros_like, diags), stacks))
+            return columns.truncate(rank, residual=residual, metric=metric, reference=self)
         factors = tuple(jnp.zeros((len(diag), 0, diag.shape[1]), diag.dtype) for diag in diags)
         if rank > 0:
             factors = krylov.leading(
                 lambda stack: curvature.block_product(self.layout, stack),
-                lambda count: self.layout.split_stack(curvature.seed(count)),
+                lambda count: self.layout.split_stack(pull(curvature.start(count))),
                 jax.tree.map(jax.lax.rsqrt, diags) if metric == "relative" else None,
                 rank=rank,
-                iterations=iterations,
+                room=room,
                 dimension=max(diag.shape[1] for diag in diags),
                 each=_each,
             )
@@ -135,17 +156,15 @@ class Blocks:
         residual: Residual,
         metric: Metric,
         reference: Self | None = None,
-        passes: int = 3,
     ) -> tuple[Self, Misfit]:
         """The sum of each block, truncated; what did not fit is summed over the blocks."""
 
         def one(part: DiagLowRank, other: DiagLowRank, measure: DiagLowRank | None) -> tuple[DiagLowRank, Misfit]:
-            return part.add(other, rank=rank, residual=residual, metric=metric, reference=measure, passes=passes)
+            return part.add(other, rank=rank, residual=residual, metric=metric, reference=measure)
 
         measures = (None,) * len(self.parts) if reference is None else reference.parts
         sums, misfits = zip(*_each(one)(self.parts, other.parts, measures), strict=True)
-        total = jax.tree.map(lambda *values: sum(jnp.sum(value) for value in values), *misfits)
-        return self._with(sums), total
+        return self._with(sums), _together(misfits)
 
     def truncate(self, rank: int, *, residual: Residual, metric: Metric, reference: Self | None = None) -> Self:
         """Each block truncated."""
@@ -173,6 +192,10 @@ def diagonal(precision: Tree, rank: int, layout: Layout) -> Blocks:
 def _each(function: Callable) -> Callable:
     """A function of one block, over all blocks: vmapped within each group, applied to the groups in turn."""
     return lambda *parts: tuple(jax.vmap(function)(*group) for group in zip(*parts, strict=True))
+
+
+def _together(misfits: Sequence[Misfit]) -> Misfit:
+    return jax.tree.map(lambda *values: sum(jnp.sum(value) for value in values), *misfits)
 
 
 def _sum(function: Callable, *parts: Any) -> Float[Array, ""]:

@@ -1,6 +1,6 @@
-"""The correction of a Gaussian by n rank-one terms, for any precision that can be solved with and whitened."""
+"""Conditioning on n rank-one terms, for any precision that can be solved with and whitened."""
 
-from typing import Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +11,7 @@ from lowrank_filter.algebra.precision import Correction
 from lowrank_filter.algebra.tree import Tree
 
 
-class _Whitenable(Protocol):
-    def solve(self, vector: Tree) -> Tree: ...
-
-    def whiten(self, vector: Tree) -> Tree: ...
-
-
-def correction(precision: _Whitenable, columns: Tree, target: Float[Array, " n"]) -> Correction:
+def correction(precision: Any, columns: Tree, target: Float[Array, " n"]) -> Correction:
     """With K = I + AᵀP⁻¹A = L Lᵀ, step = P⁻¹A K⁻¹u: the push-through identity (P + A Aᵀ)⁻¹A = P⁻¹A K⁻¹.
 
     AᵀP⁻¹A is a Gram matrix of whitened columns, so nothing is subtracted.

@@ -1,5 +1,8 @@
 """Diagonal plus low rank: P = diag(d) + Σᵢ wᵢwᵢᵀ."""
 
+from __future__ import annotations
+
+import functools
 from typing import NamedTuple, Self
 
 import jax
@@ -8,9 +11,10 @@ from jaxtyping import Array, Float, Key
 
 from lowrank_filter import checks
 from lowrank_filter.algebra import cholesky, krylov, tree
+from lowrank_filter.algebra.columns import Columns, Combinable, Stack, Turned
 from lowrank_filter.algebra.precision import Correction, Curvature, Misfit
 from lowrank_filter.algebra.tree import Tree
-from lowrank_filter.algebra.truncation import Metric, Residual, compress
+from lowrank_filter.algebra.truncation import Metric, Residual, compress, inverse, principal
 
 
 class DiagLowRank(NamedTuple):
@@ -141,47 +145,90 @@ class DiagLowRank(NamedTuple):
         low_rank = tree.combine(cholesky.solve_positive(lower, tree.project(self.factor, scaled)), self.factor)
         return jax.tree.map(lambda x, q, r, w: x - q * r * w, scaled, noise, shrink, low_rank)
 
-    def correct(self, columns: Tree, target: Float[Array, " n"]) -> Correction:
-        """With U = [W, A] and K = I + UᵀD⁻¹U = L Lᵀ, step = D⁻¹U K⁻¹ [0; u].
+    def condition(
+        self,
+        columns: Columns,
+        target: Float[Array, " n"],
+        *,
+        rank: int,
+        residual: Residual,
+        metric: Metric,
+        noise: Tree | None = None,
+        transition: Tree | None = None,
+    ) -> tuple[Self, Self, Correction, Misfit]:
+        """One Gram matrix K = UᵀD⁻¹U of U = [W, A] serves the correction and, in the relative metric, the truncation.
 
-        The push-through identity (D + U Uᵀ)⁻¹U = D⁻¹U K⁻¹ replaces D⁻¹(g − U K⁻¹UᵀD⁻¹g), which cancels where the
-        data say much more than the prior. The log-determinant is that of L's lower right corner.
+        With I + K = L Lᵀ, step = D⁻¹U (I + K)⁻¹ [0; u]: the push-through identity (D + U Uᵀ)⁻¹U = D⁻¹U (I + K)⁻¹
+        replaces D⁻¹(g − U (I + K)⁻¹UᵀD⁻¹g), which cancels where the data say much more than the prior. The
+        log-determinant is that of L's lower right corner.
+
+        A prediction on the way is not built either: its Gram matrices come from one pass over the old factor, and its
+        k×k factor goes into the rotation of the truncation.
         """
-        rank = self.rank
-        scaled = [jax.tree.map(jnp.divide, stack, self.diag) for stack in (self.factor, columns)]
-        gram = jnp.block([[tree.gram(s, stack) for stack in (self.factor, columns)] for s in scaled])
+        old = self._prior(noise, transition, metric)
+        variance = inverse(old.diag)
+        gram = _bordered(old.grams[0], old.against(columns, variance), columns.gram(variance))
         lower = cholesky.cholesky_plus_identity(gram)
         target = target.astype(gram.dtype)
-        halfway = cholesky.solve_lower(lower, jnp.concatenate([jnp.zeros(rank, gram.dtype), target]))
+        halfway = cholesky.solve_lower(lower, jnp.concatenate([jnp.zeros(self.rank, gram.dtype), target]))
         coefficients = jax.scipy.linalg.solve_triangular(lower, halfway, lower=True, trans="T")
-        step = jax.tree.map(
-            jnp.add, tree.combine(coefficients[:rank], scaled[0]), tree.combine(coefficients[rank:], scaled[1])
-        )
-        explained = target @ (gram[rank:] @ coefficients)
-        return Correction(step, explained, jnp.sum(halfway**2), 2 * jnp.sum(jnp.log(jnp.diagonal(lower)[rank:])))
+        first, second = coefficients[None, : self.rank], coefficients[None, self.rank :]
+        ends = old.factor.combine(first), columns.combine(second)
+        step = jax.tree.map(lambda a, b, v: (a + b)[0] * v, *ends, variance)
+        explained = target @ (gram[self.rank :] @ coefficients)
+        logdet = 2 * jnp.sum(jnp.log(jnp.diagonal(lower)[self.rank :]))
+        correction = Correction(step, explained, jnp.sum(halfway**2), logdet)
 
-    def outer(self, columns: Tree) -> Self:
-        """A Aᵀ: a zero diagonal and the columns as they are."""
-        return type(self)(tree.zeros(self.diag), columns)
+        weight, measured = variance, gram
+        if metric == "euclidean":
+            weight, measured = None, _bordered(old.grams[1], old.against(columns, None), columns.gram(None))
+        options = {"rank": rank, "residual": residual}
+        precision, misfit = self._rotated(old.diag, (old.factor, columns), measured, weight, **options)
+        new = measured[self.rank :, self.rank :]
+        site, _ = self._rotated(tree.zeros(self.diag), (columns,), new, weight, **options)
+        return precision, site, correction, misfit
+
+    def _prior(self, noise: Tree | None, transition: Tree | None, metric: Metric) -> _Prior:
+        """This matrix, or in the notation of :meth:`propagate` the predicted one, with W⁻ = diag(a r) W L⁻ᵀ.
+
+        Its Gram matrix in its own metric is then L⁻¹ Wᵀ diag(a² r/d) W L⁻ᵀ.
+        """
+        if noise is None or transition is None:
+            weights = [inverse(self.diag)]
+            if metric == "euclidean":
+                weights.append(jax.tree.map(jnp.ones_like, self.diag))
+            return _Prior(self.diag, Stack(self.factor), self.factor, tree.weighted_grams(self.factor, *weights))
+        shrink = jax.tree.map(lambda a, q, d: 1 / (a * a + q * d), transition, noise, self.diag)
+        scale, diag = (jax.tree.map(jnp.multiply, shrink, v) for v in (transition, self.diag))
+        weights = [jax.tree.map(jnp.multiply, noise, shrink), jax.tree.map(lambda s, d: s * s / d, scale, diag)]
+        if metric == "euclidean":
+            weights.append(jax.tree.map(jnp.square, scale))
+        spread, *grams = tree.weighted_grams(self.factor, *weights)
+        turn = cholesky.inverse_lower(cholesky.cholesky_plus_identity(spread))
+        grams = jnp.stack([turn @ gram @ turn.T for gram in grams])
+        return _Prior(diag, Turned(self.factor, turn, scale), self.factor, grams, turn, scale)
 
     def approximate(
-        self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int
+        self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int | None
     ) -> Self:
         """The leading eigenvectors of H in the metric, and with ``residual="diagonal"`` the rest of diag(H).
 
         Where H has so few root columns that they fit in the room of the iteration, they are decomposed instead.
         """
-        if curvature.columns <= krylov.block_width(rank) * (iterations + 1):
-            columns = self.outer(curvature.seed(curvature.columns))
+        room = krylov.room(rank, curvature.roots, iterations)
+        pull, push = curvature.root_products()
+        if curvature.columns <= room.vectors:
+            columns = type(self)(tree.zeros(self.diag), pull(curvature.start(curvature.columns)))
             return columns.truncate(rank, residual=residual, metric=metric, reference=self)
         factor = tree.zeros(self.diag, 0)
         if rank > 0:
-            factor = krylov.leading(
-                curvature.product,
-                curvature.seed,
+            factor = krylov.leading_columns(
+                pull,
+                push,
+                curvature.start,
                 jax.tree.map(jax.lax.rsqrt, self.diag) if metric == "relative" else None,
                 rank=rank,
-                iterations=iterations,
+                room=room,
                 dimension=tree.dimension(self.diag),
             )
         if residual == "drop":
@@ -196,32 +243,86 @@ class DiagLowRank(NamedTuple):
         residual: Residual,
         metric: Metric,
         reference: Self | None = None,
-        passes: int = 3,
     ) -> tuple[Self, Misfit]:
         """diag(d + d') + the best rank-k part of W Wᵀ + W'W'ᵀ, in the metric of ``reference``'s diagonal (the sum's
         own if none is given)."""
         diag = jax.tree.map(jnp.add, self.diag, other.diag)
         measure = diag if reference is None else reference.diag
-        factor, discarded, *traces = compress((self.factor, other.factor), measure, rank, metric=metric, passes=passes)
-        if residual == "diagonal":
-            diag = jax.tree.map(jnp.add, diag, discarded)
-        return type(self)(diag, factor), Misfit(*traces)
+        weight = inverse(measure) if metric == "relative" else None
+        columns = Stack(self.factor), Stack(other.factor)
+        return self._rotated(diag, columns, _joint_gram(*columns, weight), weight, rank=rank, residual=residual)
 
     def truncate(self, rank: int, *, residual: Residual, metric: Metric, reference: Self | None = None) -> Self:
         """This matrix with its low-rank part cut to ``rank``, in the metric of ``reference``'s diagonal."""
         measure = self if reference is None else reference
-        factor, discarded, *_ = compress((self.factor,), measure.diag, rank, metric=metric)
+        factor, discarded = compress(self.factor, measure.diag, rank, metric=metric)
         diag = jax.tree.map(jnp.add, self.diag, discarded) if residual == "diagonal" else self.diag
         return type(self)(diag, factor)
 
+    def _rotated(
+        self,
+        diag: Tree,
+        columns: tuple[Combinable, ...],
+        gram: Float[Array, "n n"],
+        weight: Tree | None,
+        *,
+        rank: int,
+        residual: Residual,
+    ) -> tuple[Self, Misfit]:
+        """diag + the columns' leading part, by one rotation, given their Gram matrix in the metric."""
+        if len(gram) <= rank:
+            nothing = jnp.zeros((), gram.dtype)
+            joined = tree.join(tuple(column.stack() for column in columns))
+            return type(self)(diag, tree.pad(joined, rank)), Misfit(nothing, nothing)
+        kept, discarded, squared = principal(gram, columns, weight, rank, 1)
+        if residual == "diagonal":
+            diag = jax.tree.map(jnp.add, diag, discarded)
+        return type(self)(diag, kept), Misfit(jnp.sum(squared[rank:]), jnp.sum(squared))
+
     def _inner_cholesky(self) -> Float[Array, "k k"]:
-        scaled = jax.tree.map(jnp.divide, self.factor, self.diag)
-        return cholesky.cholesky_plus_identity(tree.gram(scaled, self.factor))
+        return cholesky.cholesky_plus_identity(tree.weighted_gram(self.factor, inverse(self.diag)))
 
     def _propagation(self, noise: Tree, transition: Tree) -> tuple[Tree, Float[Array, "k k"]]:
         shrink = jax.tree.map(lambda a, q, d: 1 / (a * a + q * d), transition, noise, self.diag)
-        weighted = jax.tree.map(lambda w, q, r: w * (q * r), self.factor, noise, shrink)
-        return shrink, cholesky.cholesky_plus_identity(tree.gram(weighted, self.factor))
+        weight = jax.tree.map(jnp.multiply, noise, shrink)
+        return shrink, cholesky.cholesky_plus_identity(tree.weighted_gram(self.factor, weight))
+
+
+class _Prior(NamedTuple):
+    """A diagonal plus low rank before the data, its factor perhaps not built.
+
+    Attributes:
+        diag: the diagonal.
+        factor: the low-rank part's vectors.
+        vectors: those that they are made of.
+        grams: Gram matrices of the factor: relative to the diagonal, and Euclidean if that was asked for.
+        turn, scale: how the factor is made of the vectors, see :class:`Turned`; None where it is they.
+    """
+
+    diag: Tree
+    factor: Stack | Turned
+    vectors: Tree
+    grams: Float[Array, "n k k"]
+    turn: Float[Array, "k k"] | None = None
+    scale: Tree | None = None
+
+    def against(self, columns: Columns, weight: Tree | None) -> Float[Array, "k n"]:
+        """⟨wᵢ, aⱼ⟩ in a metric."""
+        given = [v for v in (self.scale, weight) if v is not None]
+        weighted = jax.tree.map(lambda w, *factors: functools.reduce(jnp.multiply, factors, w), self.vectors, *given)
+        products = columns.against(weighted)
+        return products if self.turn is None else jnp.matmul(self.turn, products, precision=tree.HIGHEST)
+
+
+def _bordered(old: Float[Array, "k k"], mixed: Float[Array, "k n"], new: Float[Array, "n n"]) -> Float[Array, "m m"]:
+    return jnp.block([[old, mixed], [mixed.T, new]])
+
+
+def _joint_gram(old: Stack, columns: Stack, weight: Tree | None) -> Float[Array, "n n"]:
+    """The Gram matrix of two stacks together; the mixed part is computed once."""
+    vectors = old.vectors
+    weighted = vectors if weight is None else jax.tree.map(jnp.multiply, vectors, weight)
+    return _bordered(old.gram(weight), columns.against(weighted), columns.gram(weight))
 
 
 def remainder(diagonal: Tree, factor: Tree) -> Tree:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Key
 
 from lowrank_filter import checks
 from lowrank_filter.algebra import eigen, tree
+from lowrank_filter.algebra.columns import Columns
 from lowrank_filter.algebra.correction import correction
 from lowrank_filter.algebra.layout import Group, Layout
 from lowrank_filter.algebra.precision import Correction, Curvature, KroneckerFactors, Misfit
@@ -203,13 +204,22 @@ class Kronecker:
         gains = self._scaled(lambda s, q, a: a / (a * a + q * s), noise, transition)
         return gains.matvec(vector)
 
-    def correct(self, columns: Tree, target: Float[Array, " n"]) -> Correction:
-        """Data couple the layers: the correction is that of all of them together."""
-        return correction(self, columns, target)
+    def condition(
+        self,
+        columns: Columns,
+        target: Float[Array, " n"],
+        *,
+        rank: int,
+        residual: Residual,
+        metric: Metric,
+        noise: Any = None,
+        transition: Any = None,
+    ) -> tuple[Self, Self, Correction, Misfit]:
+        """Data couple the layers: the correction is that of all together.
 
-    def outer(self, columns: Tree) -> Self:
-        """The Kronecker product with the partial traces of A Aᵀ, for each layer; exact where its columns are products
-        of one input with several gradients, as those of one example are."""
+        The site is the Kronecker product with the partial traces of A Aᵀ, for each layer; exact where its columns are
+        products of one input with several gradients, as those of one example are.
+        """
 
         def part(group: Group, stack: Float[Array, "U n m"]) -> Eigenbasis | Diagonal:
             if not group.layer:
@@ -219,11 +229,17 @@ class Kronecker:
             trace = jnp.trace(inputs)
             return _eigenbasis(KroneckerFactors(units, inputs / jnp.where(trace > 0, trace, 1)))
 
-        stacks = self.layout.split_stack(columns)
-        return self._with(part(*pair) for pair in zip(self.layout.groups, stacks, strict=True))
+        if noise is not None:
+            predicted = self.propagate(noise, transition)
+            return predicted.condition(columns, target, rank=rank, residual=residual, metric=metric)
+        stack = columns.stack()
+        parts = map(part, self.layout.groups, self.layout.split_stack(stack))
+        site = self._with(parts)
+        precision, misfit = self.add(site, rank=rank, residual=residual, metric=metric)
+        return precision, site, correction(self, stack, target), misfit
 
     def approximate(
-        self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int
+        self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int | None
     ) -> Self:
         """K-FAC: each layer's curvature as G ⊗ A; the diagonal of what no layer claims."""
         factors = curvature.kronecker(self.layout, self.reduce)
@@ -242,7 +258,6 @@ class Kronecker:
         residual: Residual,
         metric: Metric,
         reference: Self | None = None,
-        passes: int = 3,
     ) -> tuple[Self, Misfit]:
         """The sum, in the basis of its partial traces."""
         sums, misfits = zip(*map(_plus, self.parts, other.parts), strict=True)

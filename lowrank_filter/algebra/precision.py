@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol, Self
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from lowrank_filter.algebra.columns import Columns
 from lowrank_filter.algebra.layout import Group, Layout
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
@@ -50,22 +51,25 @@ class Curvature(NamedTuple):
     """A positive semi-definite matrix H = Σᵢ JᵢᵀSᵢSᵢᵀJᵢ over the parameters that is never built.
 
     Attributes:
-        product: a stack V to the stack of H vᵢ.
-        block_product: the same in blocks, with H's diagonal blocks in its place.
+        root_products: to two linear maps: weights [n, B, r] to the stack of A q, where A has the columns JᵢᵀSᵢ, r for
+            each of B examples; and a stack V to Aᵀv [n, B, r].
+        block_product: a stack V, in blocks, to H v with H's diagonal blocks in its place.
         kronecker: each layer of a layout to its Kronecker factors; the flag is whether positions that share weights
             are reduced to one (their mean) or each count as an example.
-        seed: a number n to a stack of n fixed random combinations of H's root columns.
+        start: a number n to fixed random weights [n, B, r]; to the identity where n is the number of columns.
         diagonal: diag(H), a vector.
         columns: the number of root columns of H, at least its rank.
+        roots: how many of them belong to one example.
         like: a vector (arrays or shapes) that says what the parameters look like.
     """
 
-    product: Callable[[Tree], Tree]
+    root_products: Callable[[], tuple[Callable[[Float[Array, "n B r"]], Tree], Callable[[Tree], Float[Array, "n B r"]]]]
     block_product: Callable[[Layout, tuple[Float[Array, "_U n _m"], ...]], tuple[Float[Array, "_U n _m"], ...]]
     kronecker: Callable[[Layout, bool], dict[Group, KroneckerFactors]]
-    seed: Callable[[int], Tree]
+    start: Callable[[int], Float[Array, "n B r"]]
     diagonal: Callable[[], Tree]
     columns: int
+    roots: int
     like: Tree
 
 
@@ -133,16 +137,25 @@ class Precision(Protocol):
         """P⁻¹ A (A P⁻¹ A + Q)⁻¹ v."""
         ...
 
-    def correct(self, columns: Tree, target: Float[Array, " n"]) -> Correction:
-        """The step, quadratic form and log-determinant of adding ``columns`` (a stack of n) exactly."""
-        ...
+    def condition(
+        self,
+        columns: Columns,
+        target: Float[Array, " n"],
+        *,
+        rank: int,
+        residual: Residual,
+        metric: Metric,
+        noise: Any = None,
+        transition: Any = None,
+    ) -> tuple[Self, Self, Correction, Misfit]:
+        """P + A Aᵀ brought back into the family and A Aᵀ in it (the site); the exact :class:`Correction`.
 
-    def outer(self, columns: Tree) -> Self:
-        """Σᵢ aᵢaᵢᵀ over a stack's vectors, as a positive semi-definite member of the same family."""
+        With noise and transition, both :meth:`spread`, P is propagated first.
+        """
         ...
 
     def approximate(
-        self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int
+        self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int | None
     ) -> Self:
         """A curvature as a positive semi-definite member of the same family, measured against this precision."""
         ...
@@ -155,7 +168,6 @@ class Precision(Protocol):
         residual: Residual,
         metric: Metric,
         reference: Self | None = None,
-        passes: int = 3,
     ) -> tuple[Self, Misfit]:
         """P + other brought back into the family, and what of it did not fit."""
         ...

@@ -16,6 +16,9 @@ from jaxtyping import Array, Float
 
 Tree = Any
 
+# Elements of a stack that are worked on at once where a CPU's cache matters: 1 MiB of float32.
+_PIECE = 2**18
+
 # On accelerators a float32 product may otherwise run in tf32, which keeps ten bits.
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -29,6 +32,65 @@ def gram(left: Tree, right: Tree) -> Float[Array, "m n"]:
         return jnp.tensordot(a, b, axes=(trailing, trailing), precision=HIGHEST, preferred_element_type=wide)
 
     return _total(jax.tree.map(leaf, left, right))
+
+
+def weighted_gram(stack: Tree, weight: Tree) -> Float[Array, "k k"]:
+    """Σ w sᵢ sⱼ over the elements of a stack's vectors, for a vector w."""
+    return weighted_grams(stack, weight)[0]
+
+
+def weighted_grams(stack: Tree, *weights: Tree) -> Float[Array, "n k k"]:
+    """The same for several vectors of weights, in one pass over the stack."""
+    return _total(jax.tree.map(_weighted_grams, stack, *weights))
+
+
+@jax.custom_jvp
+def _weighted_grams(s: Array, *weights: Array) -> Float[Array, "n k k"]:
+    """In cache-sized pieces on a CPU, so that the weighted stacks are never written: half the time."""
+
+    def whole(s: Array, *weights: Array) -> Array:
+        return jnp.stack([gram(s, s * w) for w in weights])
+
+    pieces = _pieces(s)
+    if pieces is None:
+        return whole(s, *weights)
+
+    def piecewise(s: Array, *weights: Array) -> Array:
+        split = [s.reshape(len(s), *pieces), *(w.reshape(1, *pieces) for w in weights)]
+
+        def add(index: Any, total: Array) -> Array:
+            part, *parts = (jax.lax.dynamic_index_in_dim(v, index, axis=2, keepdims=False) for v in split)
+            return total + whole(part, *(w[0] for w in parts))
+
+        return jax.lax.fori_loop(0, pieces[1], add, jnp.zeros((len(weights), len(s), len(s)), _wide(s, *weights)))
+
+    return jax.lax.platform_dependent(s, *weights, cpu=piecewise, default=whole)
+
+
+@_weighted_grams.defjvp
+def _weighted_grams_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+    (s, *weights), (ds, *changes) = primals, tangents
+    halves = jnp.stack([gram(s * w, ds) for w in weights])
+    moved = jnp.stack([gram(s * change, s) for change in changes])
+    return _weighted_grams(s, *weights), halves + jnp.swapaxes(halves, 1, 2) + moved
+
+
+def _pieces(s: Array) -> tuple[int, ...] | None:
+    """The vectors' shape with an axis of pieces put second, or None for a stack that is small or does not divide.
+
+    Each piece takes some elements from everywhere along the first axis: where that axis is sharded over up to 64
+    devices, every device has its part of every piece, and nothing moves.
+    """
+    wanted = s.size // _PIECE
+    if wanted < 32 or s.ndim < 2:
+        return None
+    first, *rest = s.shape[1:]
+    outer = math.gcd(first, 64)
+    inner = first // outer
+    steps = min((n for n in range(1, inner + 1) if inner % n == 0), key=lambda n: abs(math.log(n / wanted)))
+    if steps == 1:
+        return None
+    return (outer, steps, inner // steps, *rest) if not rest else (first // steps, steps, *rest)
 
 
 def project(stack: Tree, vector: Tree) -> Float[Array, " k"]:
@@ -88,8 +150,17 @@ def join(stacks: tuple[Tree, ...], count: int | None = None) -> Tree:
 
 
 def squares(stack: Tree) -> Tree:
-    """The sum of the squares of a stack's vectors, elementwise: the diagonal of Σᵢ sᵢsᵢᵀ."""
-    return jax.tree.map(lambda s: jnp.sum(s * s, axis=0), stack)
+    """The sum of the squares of a stack's vectors, elementwise: the diagonal of Σᵢ sᵢsᵢᵀ.
+
+    Vector by vector: as a reduction over the leading axis it takes ten times as long on a CPU.
+    """
+
+    def leaf(s: Array) -> Array:
+        if len(s) > 64:
+            return jax.lax.scan(lambda total, v: (total + v * v, None), jnp.zeros(s.shape[1:], s.dtype), s)[0]
+        return functools.reduce(jnp.add, [v * v for v in s]) if len(s) else jnp.zeros(s.shape[1:], s.dtype)
+
+    return jax.tree.map(leaf, stack)
 
 
 def select(condition: Array, on_true: Tree, on_false: Tree) -> Tree:

@@ -9,8 +9,8 @@ Two ways to get there, both a few Gram matrices and products:
   factor (Fukaya et al. 2020, "Shifted Cholesky QR"). Singular values keep the relative accuracy of Householder QR,
   where the eigenvalues of one Gram matrix lose everything below √eps of the largest.
 - ``passes=1``: one Gram matrix of columns scaled to unit norm, and an orthogonal rotation. YᵀY + residual = XᵀX
-  holds to rounding whatever the spectrum; only which direction is called small is less accurate. In a stream the old
-  factor is already orthogonal, the scaled Gram matrix is well conditioned, and nothing is lost.
+  holds to rounding whatever the spectrum; only which direction is called small is less accurate. Sums are cut in this
+  way: each part is already orthogonal, so the scaled Gram matrix is well conditioned and little is lost.
 """
 
 import functools
@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float
 
 from lowrank_filter.algebra import tree
 from lowrank_filter.algebra.cholesky import inverse_lower
+from lowrank_filter.algebra.columns import Combinable, Stack
 from lowrank_filter.algebra.tree import Tree
 
 Residual = Literal["diagonal", "drop"]
@@ -42,37 +43,41 @@ class Principal(NamedTuple):
     squared: Float[Array, " n"]
 
 
-def compress(
-    stacks: tuple[Tree, ...], reference: Tree, rank: int, *, metric: Metric, passes: int = 3
-) -> tuple[Tree, Tree, Float[Array, ""], Float[Array, ""]]:
-    """Rank-``rank`` approximation of Σᵢ xᵢxᵢᵀ over the vectors of all stacks.
+def compress(stack: Tree, reference: Tree, rank: int, *, metric: Metric) -> tuple[Tree, Tree]:
+    """Rank-``rank`` approximation of Σᵢ xᵢxᵢᵀ over a stack's vectors, small ones with full relative accuracy.
 
     Args:
-        stacks: stacks of vectors, together n of them.
+        stack: n vectors.
         reference: the positive diagonal that ``metric="relative"`` measures against.
         rank: the number of vectors to keep; if n is smaller, zeros are appended and nothing is approximated.
 
     Returns:
-        The kept stack, the diagonal of the discarded part, and the traces (in the metric) of that part and of all.
+        The kept stack, and the diagonal of the discarded part.
     """
-    count = sum(tree.length(stack) for stack in stacks)
-    dtype = jnp.result_type(*jax.tree.leaves(stacks))
-    if count <= rank:
-        nothing = jnp.zeros((), dtype)
-        return tree.pad(tree.join(stacks), rank), tree.zeros(reference), nothing, nothing
-    weight = jax.tree.map(lambda d: 1 / d, reference) if metric == "relative" else None
-    kept, residual, squared = principal(stacks, weight, rank, passes)
-    return kept, residual, jnp.sum(squared[rank:]), jnp.sum(squared)
+    if tree.length(stack) <= rank:
+        return tree.pad(stack, rank), tree.zeros(reference)
+    weight = inverse(reference) if metric == "relative" else None
+    columns = Stack(stack)
+    kept, residual, _ = principal(columns.gram(weight), (columns,), weight, rank, 3)
+    return kept, residual
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def principal(stacks: tuple[Tree, ...], weight: Tree | None, keep: int, passes: int) -> Principal:
-    """The ``keep`` leading vectors of the stacks together, in the metric Σ w x².
+def inverse(diagonal: Tree) -> Tree:
+    """1/d, elementwise."""
+    return jax.tree.map(lambda d: 1 / d, diagonal)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def principal(
+    gram: Float[Array, "n n"], columns: tuple[Combinable, ...], weight: Tree | None, keep: int, passes: int
+) -> Principal:
+    """The ``keep`` leading vectors of the columns together, in the metric Σ w x² (w = 1 if none), given their Gram
+    matrix in it.
 
     If every vector past the first ``keep`` is zero, the first ``keep`` come back bit for bit: there is nothing to
     discard, so an update without data changes nothing.
     """
-    return _decompose(stacks, weight, keep, passes)[0]
+    return _decompose(gram, columns, weight, keep, passes)[0]
 
 
 @principal.defjvp
@@ -82,36 +87,30 @@ def _principal_jvp(keep, passes, primals, tangents):
     With dV = VΩ, Ω_ij = (Vᵀ dG V)_ij / (λ_j − λ_i). Inside a group of equal eigenvalues (zero columns!) Ω is set to
     zero: it turns the group's vectors among themselves, which changes neither Σ yyᵀ nor the residual.
     """
-    (stacks, weight), (d_stacks, d_weight) = primals, tangents
-    out, vectors, settled = _decompose(stacks, weight, keep, passes)
-    half = _gram(_weighted(stacks, weight), d_stacks)
-    d_gram = half + half.T
-    if weight is not None:
-        d_gram = d_gram + _gram(_weighted(stacks, d_weight), stacks)
+    gram, columns, weight = primals
+    d_gram, d_columns, _ = tangents
+    out, vectors, settled = _decompose(gram, columns, weight, keep, passes)
     rotated = vectors.T @ d_gram @ vectors
     gap = out.squared[None, :] - out.squared[:, None]
     size = len(gap) * jnp.finfo(gap.dtype).eps * jnp.max(out.squared)
     separate = (jnp.abs(gap) > size) & ~settled
     turn = jnp.where(separate, rotated / jnp.where(separate, gap, 1), 0)
-    principal_all = _combine(vectors.T, stacks)
-    d_all = jax.tree.map(jnp.add, _combine(vectors.T, d_stacks), tree.combine(turn.T, principal_all))
+    principal_all, moved = jax.jvp(lambda stacks: _combine(vectors.T, stacks), (columns,), (d_columns,))
+    d_all = jax.tree.map(jnp.add, moved, tree.combine(turn.T, principal_all))
     d_residual = jax.tree.map(lambda y, dy: 2 * jnp.sum(y[keep:] * dy[keep:], axis=0), principal_all, d_all)
     d_out = Principal(jax.tree.map(lambda y: y[:keep], d_all), d_residual, jnp.diagonal(rotated))
     return out, d_out
 
 
-def _decompose(stacks, weight, keep, passes) -> tuple[Principal, Float[Array, "n n"], Bool[Array, ""]]:
+def _decompose(gram, columns, weight, keep, passes) -> tuple[Principal, Float[Array, "n n"], Bool[Array, ""]]:
     """The principal stack, the rotation V (columns) that leads to it, and whether there was nothing to discard."""
-    if passes > 1:
-        stacks = (tree.join(stacks),)
-    gram = _gram(_weighted(stacks, weight), stacks)
     n, dtype = len(gram), gram.dtype
-    # stacks = lower @ basis, with basis ever closer to orthonormal rows
-    lower, unit = _orthogonalise(gram, floor=n * jnp.finfo(dtype).eps)
-    basis, pending = stacks, unit
+    # columns = lower @ basis, with basis ever closer to orthonormal rows
+    lower, unit = orthogonalise(gram, floor=n * jnp.finfo(dtype).eps)
+    basis, pending = columns, unit
     for _ in range(passes - 1):
-        basis = (_combine(pending, basis),)
-        step, pending = _orthogonalise(_gram(_weighted(basis, weight), basis), floor=n * jnp.finfo(dtype).eps)
+        basis = (Stack(_combine(pending, basis)),)
+        step, pending = orthogonalise(basis[0].gram(weight), floor=n * jnp.finfo(dtype).eps)
         lower = jnp.matmul(lower, step, precision=tree.HIGHEST)
     left, sigma, right = jnp.linalg.svd(lower)
     # One pass: rotate the vectors themselves, exact whatever the conditioning. Three: build them from the
@@ -122,13 +121,13 @@ def _decompose(stacks, weight, keep, passes) -> tuple[Principal, Float[Array, "n
         turn = jnp.where(settled, jnp.eye(n, dtype=dtype), turn)
     kept, rest = _combine(turn[:keep], basis), _combine(turn[keep:], basis)
     if passes > 1:
-        kept = tree.select(settled, tree.join(stacks, keep), kept)
+        kept = tree.select(settled, tree.join(tuple(column.stack() for column in columns), keep), kept)
     residual = jax.tree.map(lambda r: jnp.where(settled, 0, r), tree.squares(rest))
     squared = jnp.where(settled, jnp.diagonal(gram), sigma**2)
     return Principal(kept, residual, squared), jnp.where(settled, jnp.eye(n, dtype=dtype), left), settled
 
 
-def _orthogonalise(gram: Float[Array, "n n"], floor: Any) -> tuple[Float[Array, "n n"], Float[Array, "n n"]]:
+def orthogonalise(gram: Float[Array, "n n"], floor: Any) -> tuple[Float[Array, "n n"], Float[Array, "n n"]]:
     """L and L⁻¹ with L Lᵀ ≈ G, columns scaled to unit norm before the Cholesky and zero columns left alone."""
     norm = jnp.sqrt(jnp.diagonal(gram))
     inverse_norm = jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1), 0)
@@ -137,20 +136,10 @@ def _orthogonalise(gram: Float[Array, "n n"], floor: Any) -> tuple[Float[Array, 
     return cholesky * norm[:, None], inverse_lower(cholesky) * inverse_norm[None, :]
 
 
-def _weighted(stacks: tuple[Tree, ...], weight: Tree | None) -> tuple[Tree, ...]:
-    if weight is None:
-        return stacks
-    return tuple(jax.tree.map(jnp.multiply, stack, weight) for stack in stacks)
-
-
-def _gram(left: tuple[Tree, ...], right: tuple[Tree, ...]) -> Float[Array, "n n"]:
-    """Gram matrix across tuples of stacks, without joining them."""
-    return jnp.block([[tree.gram(a, b) for b in right] for a in left])
-
-
-def _combine(coefficients: Float[Array, "n k"], stacks: tuple[Tree, ...]) -> Tree:
+def _combine(coefficients: Float[Array, "m n"], columns: tuple[Combinable, ...]) -> Tree:
+    """Linear combinations of all columns together."""
     ends, start = [], 0
-    for stack in stacks:
-        ends.append(tree.combine(coefficients[:, start : start + tree.length(stack)], stack))
-        start += tree.length(stack)
+    for column in columns:
+        ends.append(column.combine(coefficients[:, start : start + column.size]))
+        start += column.size
     return jax.tree.map(lambda *parts: functools.reduce(jnp.add, parts), *ends)

@@ -1,5 +1,6 @@
 """Filters built once, in the manner of optax: a NamedTuple of pure functions that close over their choices."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -24,12 +25,15 @@ Structure = Literal["network", "layer", "unit", "kronecker"]
 class Filter(NamedTuple):
     """``init(params)`` → belief, ``predict(belief)`` → belief, ``update(belief, x, y, mask=None)`` → (belief, info).
 
+    ``step`` is predict, then update, where the two together are cheaper; :func:`filter_stream` uses it if it is there.
+
     Hyperparameters may be traced: build the filter inside the function that is mapped or differentiated.
     """
 
     init: Callable[[Tree], Belief]
     predict: Callable[[Belief], Belief]
     update: Callable[..., tuple[Belief, Info]]
+    step: Callable[..., tuple[Belief, Info]] | None = None
 
 
 def extended_filter(
@@ -56,7 +60,7 @@ def extended_filter(
     start = _start(structure, precision, rank)
     truncation_options(residual, metric)
 
-    def update_(belief: Belief, x: Any, y: Any, mask: Any = None) -> tuple[Belief, Info]:
+    def update_(belief: Belief, x: Any, y: Any, mask: Any = None, **dynamics: Any) -> tuple[Belief, Info]:
         return update(
             belief,
             apply_fn,
@@ -68,12 +72,14 @@ def extended_filter(
             metric=metric,
             temperature=temperature,
             mask=mask,
+            **dynamics,
         )
 
     return Filter(
         start,
         lambda belief: predict(belief, process_noise, transition),
         update_,
+        functools.partial(update_, process_noise=process_noise, transition=transition),
     )
 
 
@@ -93,7 +99,7 @@ def laplace_filter(
     metric: Metric = "relative",
     temperature: ArrayLike = 1.0,
     curvature_scale: ArrayLike = 1.0,
-    batch_size: int = 500,
+    batch_size: int = 1000,
 ) -> Filter:
     """LR-LGF: train to the MAP with the belief as regulariser, then take the curvature there; for task sequences.
 

@@ -72,8 +72,10 @@ def filter_stream(
         padded = jnp.pad(leaf, [(0, steps * chunk_size - size)] + [(0, 0)] * (leaf.ndim - 1))
         return padded.reshape(steps, chunk_size, *leaf.shape[1:])
 
+    advance = filter.step or (lambda belief, *chunk: filter.update(filter.predict(belief), *chunk))
+
     def step(belief: Belief, chunk: tuple) -> tuple[Belief, Stream]:
-        belief, info = filter.update(filter.predict(belief), *chunk)
+        belief, info = advance(belief, *chunk)
         kept = Stream(
             info if history == "all" else info._replace(site=None),
             belief.mean if history == "means" else None,

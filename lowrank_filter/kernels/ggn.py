@@ -60,16 +60,34 @@ def curvature(
         backward = jax.linear_transpose(forward, params)
         return root_of(part)(value), forward, lambda cotangent: backward(cotangent)[0]
 
-    def product(stack: Tree) -> Tree:
-        def step(part: Batch) -> Tree:
-            root, forward, backward = linearised(part)
+    def root_products() -> tuple[Callable[[Array], Tree], Callable[[Tree], Array]]:
+        def pulled(root: Array, backward: Callable, weights: Array) -> Tree:
+            return jax.vmap(lambda w: backward(_einsum("bcr,br->bc", root, w)))(weights)
 
-            def one(vector: Tree) -> Tree:
-                return backward(_einsum("bcr,bdr,bd->bc", root, root, forward(vector)))
+        def pushed(root: Array, forward: Callable, stack: Tree) -> Array:
+            return jax.vmap(lambda vector: _einsum("bcr,bc->br", root, forward(vector)))(stack)
 
-            return jax.vmap(one)(stack)
+        if size <= batch_size:
+            root, forward, backward = linearised(batch)
+            return functools.partial(pulled, root, backward), functools.partial(pushed, root, forward)
 
-        return over(step, jax.tree.map(jnp.zeros_like, stack), 1)
+        def pull(weights: Float[Array, "n B r"]) -> Tree:
+            def step(part: Batch, weights: Array) -> Tree:
+                root, _, backward = linearised(part)
+                return pulled(root, backward, jnp.moveaxis(weights, 1, 0))
+
+            return over(step, tree.zeros(params, len(weights)), 1, jnp.moveaxis(weights, 1, 0))
+
+        def push(stack: Tree) -> Float[Array, "n B r"]:
+            def step(part: Batch) -> Array:
+                root, forward, _ = linearised(part)
+                return pushed(root, forward, stack)
+
+            (parts,) = _split((batch,), size, batch_size)
+            found = jnp.moveaxis(jax.lax.map(step, parts), 0, 1)
+            return found.reshape(len(found), -1, width)[:, :size]
+
+        return pull, push
 
     def block_product(
         layout: Layout, stacks: tuple[Float[Array, "_U n _m"], ...]
@@ -129,19 +147,11 @@ def curvature(
             for group, (units, inputs) in sums.items()
         }
 
-    def seed(count: int) -> Tree:
-        columns = size * width
-        dtype = jnp.result_type(*jax.tree.leaves(params))
+    def start(count: int) -> Float[Array, "n B r"]:
+        columns, dtype = size * width, jnp.result_type(*jax.tree.leaves(params))
         if count == columns:
-            weights = jnp.eye(columns, dtype=dtype)
-        else:
-            weights = jax.random.normal(jax.random.key(0), (columns, count), dtype)
-
-        def step(part: Batch, weights: Array) -> Tree:
-            root, _, backward = linearised(part)
-            return jax.vmap(backward)(_einsum("bcr,brn->nbc", root, weights))
-
-        return over(step, tree.zeros(params, count), 1, weights.reshape(size, width, count))
+            return jnp.eye(columns, dtype=dtype).reshape(columns, size, width)
+        return jax.random.normal(jax.random.key(0), (count, size, width), dtype)
 
     def diagonal() -> Tree:
         def structured(part: Batch) -> Tree:
@@ -155,7 +165,7 @@ def curvature(
             return over(structured, tree.zeros(params), 1)
         return over(gradients, tree.zeros(params), per_example_gradients)
 
-    return Curvature(product, block_product, kronecker, seed, diagonal, size * width, params)
+    return Curvature(root_products, block_product, kronecker, start, diagonal, size * width, width, params)
 
 
 def _covers(reading: layers.Reading, layout: Layout, group: Group) -> list[layers.Cover]:

@@ -175,7 +175,7 @@ def diagonal(reading: Reading, apply_fn: Callable, params: Tree, x: Any, root: R
     _, meetings = meet(reading, apply_fn, params, x, root)
     for use, (inputs, gradients) in zip(reading.uses, meetings, strict=True):
         if use.kind == "dense" and inputs is not None:
-            outer = jnp.sum(gradients[:, 0] ** 2, axis=-1)
+            outer = tree.squares(jnp.moveaxis(gradients[:, 0], -1, 0))
             squares.append(jnp.matmul((inputs[:, 0] ** 2).T, outer, precision=tree.HIGHEST))
         else:
             each = gradients if inputs is None else inputs[..., None] * gradients

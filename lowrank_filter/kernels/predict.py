@@ -1,5 +1,7 @@
 """Prediction: one step of the random walk with decay."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -24,6 +26,12 @@ def predict(belief: Belief, process_noise: Tree, transition: Tree = 1.0) -> Beli
         ValueError: an argument is not a prefix of the parameters, or a visible noise is negative, or a Kronecker belief
             gets more than one noise or transition in a layer.
     """
+    mean, noise, decay = moved(belief, process_noise, transition)
+    return Belief(mean, belief.precision.propagate(noise, decay))
+
+
+def moved(belief: Belief, process_noise: Tree, transition: Tree) -> tuple[Tree, Any, Any]:
+    """The predicted mean, and noise and transition in the form that the precision's operations take; all checked."""
     checks.prefix("process_noise", process_noise, belief.mean)
     checks.not_negative("process_noise", process_noise)
     checks.prefix("transition", transition, belief.mean)
@@ -31,4 +39,4 @@ def predict(belief: Belief, process_noise: Tree, transition: Tree = 1.0) -> Beli
     noise = belief.precision.spread("process_noise", process_noise, belief.mean)
     decay = belief.precision.spread("transition", transition, belief.mean)
     mean = jax.tree.map(jnp.multiply, tree.broadcast(transition, belief.mean), belief.mean)
-    return Belief(mean, belief.precision.propagate(noise, decay))
+    return mean, noise, decay

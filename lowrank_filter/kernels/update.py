@@ -11,9 +11,11 @@ from lowrank_filter.algebra.operations import truncation_options
 from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
-from lowrank_filter.kernels.batch import Apply, localise, prepare
+from lowrank_filter.kernels.batch import Apply, prepare
 from lowrank_filter.kernels.belief import Belief
+from lowrank_filter.kernels.gradients import gradients
 from lowrank_filter.kernels.likelihoods import Likelihood
+from lowrank_filter.kernels.predict import moved
 
 
 class Info(NamedTuple):
@@ -47,6 +49,8 @@ def update(
     metric: Metric = "relative",
     temperature: ArrayLike = 1.0,
     mask: Any = None,
+    process_noise: Tree | None = None,
+    transition: Tree = 1.0,
 ) -> tuple[Belief, Info]:
     """Condition a belief on a batch of examples, with the network linearised at its mean.
 
@@ -71,6 +75,8 @@ def update(
         temperature: λ > 0: p ∝ exp(−loss/λ).
         mask: [B] booleans; an example that is masked out changes nothing, whatever it contains. With none left the
             belief comes back bit for bit (at equal rank).
+        process_noise, transition: if given, ``belief`` is first predicted with them, as :func:`predict` does, in the
+            same pass over the factor: a third less time in a stream.
 
     Returns:
         The posterior belief, and :class:`Info`.
@@ -83,15 +89,22 @@ def update(
     checks.rank(rank)
     truncation_options(residual, metric)
     checks.positive("temperature", temperature)
-    batch = prepare(belief.mean, apply_fn, likelihood, x, y, mask)
-    outputs, pull_back = jax.vjp(lambda params: apply_fn(params, batch.x), belief.mean)
-    local = localise(likelihood, outputs, batch, temperature)
-    columns = _columns(pull_back, local.root)
-    correction = belief.precision.correct(columns, local.score.ravel())
-    mean = jax.tree.map(jnp.subtract, belief.mean, correction.step)
-    data = belief.precision.outer(columns)
-    precision, misfit = belief.precision.add(data, rank=rank, residual=residual, metric=metric, passes=1)
-    site = data.truncate(rank, residual=residual, metric=metric, reference=belief.precision)
+    noise = decay = None
+    mean = belief.mean
+    if process_noise is not None:
+        mean, noise, decay = moved(belief, process_noise, transition)
+    batch = prepare(mean, apply_fn, likelihood, x, y, mask)
+    local, columns = gradients(mean, apply_fn, likelihood, batch, temperature)
+    precision, site, correction, misfit = belief.precision.condition(
+        columns,
+        local.score.ravel(),
+        rank=rank,
+        residual=residual,
+        metric=metric,
+        noise=noise,
+        transition=decay,
+    )
+    mean = jax.tree.map(jnp.subtract, mean, correction.step)
     loss = jnp.sum(local.loss)
     if local.excess is None:
         fit = -loss + 0.5 * correction.explained
@@ -100,11 +113,3 @@ def update(
     log_evidence = fit - 0.5 * correction.logdet
     info = Info(site, log_evidence, loss, misfit.share, jnp.sum(local.invalid))
     return Belief(mean, precision), info
-
-
-def _columns(pull_back: Any, root: Float[Array, "B C r"]) -> Tree:
-    """A as a stack of B·r vectors JᵢᵀSᵢ, example by example."""
-    size, outputs, width = root.shape
-    # One cotangent per column: zero but for one example.
-    single = jnp.eye(size, dtype=root.dtype)[:, None, :, None] * jnp.moveaxis(root, 2, 1)[:, :, None, :]
-    return jax.vmap(lambda cotangent: pull_back(cotangent)[0])(single.reshape(size * width, size, outputs))

@@ -1,5 +1,6 @@
 """Every model of the comparison: causal, resumable in chunks, blind to masked targets, and with finite gradients."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,13 +9,19 @@ import numpy as np
 import pytest
 from dynamax.linear_gaussian_ssm.inference import lgssm_filter, make_lgssm_params
 
+import latenttrack as lt
 from experiments.baselines import dssm, gru, kalman, parts, static, vrnn, weights
 from experiments.streams.models import MODELS
 
 X, T, K = 3, 12, 4
+LATENT = lt.Config(
+    latent_dim=2, hidden_dim=5, encoder_dim=4, generator_hidden=(3,), predictor_hidden=(4,), prior_samples=3
+)
 BUILDERS = {
     "gru": lambda: gru.build(X, 1, hidden=5, encoder=4, width=4),
     "gru_mixture": lambda: gru.build(X, 1, hidden=5, encoder=4, width=4, components=3),
+    "lt_structured": lambda: lt.build(LATENT, X, 1),
+    "lt_unstructured": lambda: lt.build(dataclasses.replace(LATENT, transition="unstructured", points="random"), X, 1),
     "vrnn": lambda: vrnn.build(X, 1, latent=2, hidden=5, encoder=4, width=4),
     "dssm": lambda: dssm.build(X, 1, latent=2, hidden=5, encoder=4, width=4),
     "mlp": lambda: static.mlp(X, 1, hidden=(5,)),

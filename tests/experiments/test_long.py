@@ -16,13 +16,15 @@ from experiments.unfinished import Unfinished
 
 RNG = np.random.default_rng(0)
 TRAINING = Training(4, 10, None, decay=True, whitened=True)
-NETWORK = mlp(784, (5,), 2)
+NETWORK = mlp(784, (20,), 2)
 HYPER = {"learning_rate": 1e-2}
 
 
 @pytest.fixture(scope="module")
 def rows() -> Rows:
-    x = RNG.uniform(size=(30, 784)).astype(np.float32)
+    """Two patterns of pixels in noise: each task's permutation hides them in another place."""
+    patterns = RNG.normal(size=(2, 784))
+    x = (patterns[np.arange(30) % 2] + 0.3 * RNG.normal(size=(30, 784))).astype(np.float32)
     return Rows(*map(jnp.asarray, (x[:20], np.arange(20) % 2, x[20:], np.arange(10) % 2)))
 
 

@@ -10,7 +10,7 @@ import mpmath
 import numpy as np
 import pytest
 
-from latenttrack.algebra import bilinear, gaussian, recurrence
+from latenttrack.algebra import bilinear, gaussian, quadrature, recurrence
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -102,10 +102,10 @@ def test_emissions_are_those_of_the_generated_weights(summary):
     _, outputs = model.rollout(params, key, xs[1:2], ys[1:2], state, 4)
     # The rollout's own draws, from its prior: with z known the components are emit(generate(z)).
     prior = model.predict(params, state)
-    noise = jax.random.normal(jax.random.fold_in(key, state.step), (4, 2, 3))
-    z = prior.mean + noise[:, 1] @ (params["matrix"] @ state.root).T
+    first, second = jax.random.normal(jax.random.fold_in(key, state.step), (24,)).reshape(2, 4, 3)
+    z = prior.mean + second @ (params["matrix"] @ state.root).T
     spread = jnp.diag(prior.covariance - params["matrix"] @ state.root @ state.root.T @ params["matrix"].T)
-    z = z + jnp.sqrt(spread) * noise[:, 0]
+    z = z + jnp.sqrt(spread) * first
     for k in range(4):
         mean, variance = model.emit(model.generate(params, z[k], state), xs[1])
         assert dense.relative_error(outputs.mean[0, k], mean) < 1e-9
@@ -193,3 +193,28 @@ def test_weights_of_the_loss():
     assert dense.relative_error(kl(half), short) < 1e-5
     assert dense.relative_error(kl(3 * half), kl(half)) < 1e-5
     assert kl(None) != kl(half)
+
+
+@pytest.mark.parametrize("count", [1, 5, 32])
+def test_fixed_points_are_standardised_and_always_the_same(count):
+    points = quadrature.points(count, 2, 3)
+    np.testing.assert_array_equal(points, quadrature.points(count, 2, 3))
+    np.testing.assert_allclose(points.mean(1), 0, atol=1e-12)
+    if count > 1:
+        np.testing.assert_allclose(np.mean(points**2, axis=1), 1, rtol=1e-12)
+    one = quadrature.points(count, 1, 3)
+    assert not one[1].any() and one.shape == (2, count, 3)
+
+
+@pytest.mark.parametrize("transition", latent.TRANSITIONS)
+def test_with_fixed_points_the_loss_is_what_a_rollout_scores(transition):
+    """Whatever the key: nothing is left to chance in what is predicted."""
+    model = latent.model(transition, points="fixed")
+    params = latent.wide(latent.params(model))
+    xs, ys = latent.stream()
+    state = model.initial_state(params)
+    mask = jnp.arange(latent.T) % 5 != 1
+    _, outputs = model.rollout(params, jax.random.key(1), xs, ys, state, 3, mask)
+    value, aux = model.loss(params, jax.random.key(0), xs, ys, state, mask, predictive=1.0)
+    assert dense.relative_error(value, -jnp.sum(outputs.log_prob) / jnp.sum(mask)) < 1e-9
+    assert value == aux.predictive

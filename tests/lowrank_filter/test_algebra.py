@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import lowrank_filter as lf
+from lowrank_filter.algebra.columns import Stack
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -23,7 +24,9 @@ def operations(precision, vector, columns, target):
         "logdet": lf.logdet(precision),
         "inverse diagonal": lf.inverse_diagonal(precision),
         "whitening root": jax.vmap(precision.whiten)(jnp.eye(len(vector))),
-        "correction": precision.correct(columns, target),
+        "correction": precision.condition(
+            Stack(columns), target, rank=precision.rank, residual="diagonal", metric="relative"
+        )[2],
         "sum": (total.diag, total.factor),
         "share discarded": misfit.share,
     }

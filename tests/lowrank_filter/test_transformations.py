@@ -165,6 +165,10 @@ KERNELS = {
     )
 }  # fmt: skip
 
+# Whole steps of the two structures that compile for ten seconds: always under vmap, elsewhere in the slow suite.
+LONG = ("unit", "kronecker")
+MOST = [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in KERNELS]
+
 SEEDS = np.arange(LANES)
 VALUES = np.linspace(0.3, 1.1, LANES)
 
@@ -190,7 +194,7 @@ def lane(tree, index):
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", MOST)
 def test_jit_is_the_plain_call(name):
     assert_equal(lanes(name)[1], KERNELS[name](SEEDS[1], VALUES[1]))
 
@@ -204,7 +208,7 @@ def test_vmap_over_seeds_and_hyperparameters(name):
         assert_equal(lane(lane(came, index), index), lanes(name)[index])
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", MOST)
 def test_scan(name):
     def body(carry, lane):
         return carry + 1, KERNELS[name](*lane)
@@ -215,7 +219,7 @@ def test_scan(name):
         assert_equal(lane(came, index), lanes(name)[index])
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", MOST)
 def test_grad(name):
     def total(tree):
         return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(tree))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import lowrank_filter as lf
+from lowrank_filter.algebra.columns import Stack
 
 METRICS = ["relative", "euclidean"]
 LARGE = (20_000, 30)
@@ -57,9 +58,13 @@ def test_float32_keeps_the_accuracy_of_small_singular_values(large, metric, rank
 def test_is_the_best_low_rank_part(metric, residual, passes):
     rng = np.random.default_rng(1)
     diag, factor = dense.random_precision(rng, 9, 6)
-    precision = lf.DiagLowRank(jnp.asarray(diag), jnp.asarray(factor))
-    nothing = precision.outer(jnp.zeros((0, 9)))
-    came, misfit = precision.add(nothing, rank=4, residual=residual, metric=metric, passes=passes)
+    options = {"rank": 4, "residual": residual, "metric": metric}
+    if passes == 1:
+        precision = lf.DiagLowRank(jnp.asarray(diag), jnp.asarray(factor[:2]))
+        came, _, _, misfit = precision.condition(Stack(jnp.asarray(factor[2:])), jnp.zeros(4), **options)
+    else:
+        precision = lf.DiagLowRank(jnp.asarray(diag), jnp.asarray(factor))
+        came, misfit = precision.add(lf.DiagLowRank(jnp.zeros(9), jnp.zeros((0, 9))), **options)
     kept, values = dense.best_rank(factor, 4, diag if metric == "relative" else None)
     assert dense.relative_error(dense.matrix(np.zeros(9), came.factor), kept) < 1e-9
     rest = np.diag(factor.T @ factor - kept) if residual == "diagonal" else 0

@@ -1,0 +1,46 @@
+"""The gradients of a small batch, one for each example and root of its likelihood."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike
+
+from lowrank_filter.algebra.columns import Columns, Products, Stack, places
+from lowrank_filter.algebra.tree import Tree
+from lowrank_filter.kernels import layers
+from lowrank_filter.kernels.batch import Apply, Batch, Local, localise
+from lowrank_filter.kernels.likelihoods import Likelihood
+
+
+def gradients(
+    params: Tree, apply_fn: Apply, likelihood: Likelihood, batch: Batch, temperature: ArrayLike
+) -> tuple[Local, Columns]:
+    """The likelihood at the outputs, and the columns JᵢᵀSᵢ, example by example: n = B·r of them.
+
+    Where the network is made of layers that each meet an example once, the columns stay products of the layers' inputs
+    and output gradients.
+    """
+
+    def local(outputs: Array) -> Local:
+        return localise(likelihood, outputs, batch, temperature)
+
+    reading = layers.read(apply_fn, params, batch.x)
+    if reading.exact_diagonal() and (where := places([use.labels for use in reading.uses], params)) is not None:
+        outputs, meetings = layers.meet(reading, apply_fn, params, batch.x, lambda outputs: local(outputs).root)
+        inputs, cotangents = zip(*map(_product, reading.uses, meetings), strict=True)
+        return local(outputs), Products(inputs, cotangents, params, where)
+    outputs, pull_back = jax.vjp(lambda p: apply_fn(p, batch.x), params)
+    found = local(outputs)
+    size, width = found.score.shape
+    # One cotangent for each column: zero but for one example.
+    single = jnp.eye(size, dtype=outputs.dtype)[:, None, :, None] * jnp.moveaxis(found.root, 2, 1)[:, :, None, :]
+    return found, Stack(jax.vmap(lambda c: pull_back(c)[0])(single.reshape(size * width, *outputs.shape)))
+
+
+def _product(use: layers.Use, meeting: layers.Meeting) -> tuple[Any, Array]:
+    """A use's gradient as inputs [B, I] (or None) and cotangents [B, O, r], its positions summed."""
+    inputs, cotangents = meeting
+    if use.kind == "dense" and inputs is not None:
+        return inputs[:, 0], cotangents[:, 0]
+    return None, jnp.sum(cotangents if inputs is None else inputs[..., None] * cotangents, axis=1)

@@ -1,0 +1,108 @@
+"""The columns of a batch as products of layers' inputs and gradients, and the prediction made inside an update."""
+
+import dense
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import lowrank_filter as lf
+from lowrank_filter.algebra import tree
+from lowrank_filter.algebra.columns import Products, Stack
+from lowrank_filter.kernels.batch import prepare
+from lowrank_filter.kernels.gradients import gradients
+
+pytestmark = pytest.mark.usefixtures("x64")
+LIKELIHOOD = lf.Categorical()
+START = {
+    "first": {"w": np.random.default_rng(0).normal(size=(4, 5)), "b": np.zeros(5)},
+    "gain": np.ones(5),
+    "last": np.random.default_rng(1).normal(size=(3, 5)),
+    "idle": np.zeros(2),
+}
+with jax.enable_x64(True):
+    FLAT, UNRAVEL = ravel_pytree(START)
+    FLAT = np.asarray(FLAT)
+
+
+def nested(params, x):
+    """A bias, a scale, and a last layer that is stored by outputs."""
+    hidden = jnp.tanh(x @ params["first"]["w"] + params["first"]["b"]) * params["gain"]
+    return hidden @ params["last"].T
+
+
+def unravelled(flat, x):
+    """The same with all parameters in one vector."""
+    return nested(UNRAVEL(flat), x)
+
+
+NETWORKS = {"nested": (nested, UNRAVEL), "flat": (unravelled, lambda flat: flat)}
+
+
+@pytest.mark.parametrize(("name", "size"), [("nested", 3), ("flat", 1)])
+def test_products_are_the_gradients(name, size):
+    network, like = NETWORKS[name]
+    rng = np.random.default_rng(2)
+    params = like(jnp.asarray(FLAT))
+    x, y = jnp.asarray(rng.normal(size=(size, 4))), jnp.asarray(rng.integers(0, 3, size))
+    batch = prepare(params, network, LIKELIHOOD, x, y, None)
+    _, columns = gradients(params, network, LIKELIHOOD, batch, 1.0)
+    assert isinstance(columns, Products)
+    jacobian = jax.jacobian(lambda flat: network(like(flat), x))(jnp.asarray(FLAT))
+    root = jax.vmap(LIKELIHOOD.root)(network(params, x), y)
+    built = Stack(jax.vmap(like)(jnp.einsum("bcd,bcr->brd", jacobian, root).reshape(3 * size, -1)))
+    weight, stack = like(jnp.asarray(rng.uniform(1, 2, FLAT.size))), jax.vmap(like)(rng.normal(size=(2, FLAT.size)))
+    coefficients = jnp.asarray(rng.normal(size=(2, 3 * size)))
+    for came, expected in (
+        (columns.stack(), built.stack()),
+        (columns.gram(weight), built.gram(weight)),
+        (columns.gram(None), built.gram(None)),
+        (columns.against(stack), built.against(stack)),
+        (columns.combine(coefficients), built.combine(coefficients)),
+    ):
+        assert dense.relative_error(ravel_pytree(came)[0], ravel_pytree(expected)[0]) < 1e-12
+    assert columns.size == built.size
+
+
+@pytest.mark.parametrize("metric", ["relative", "euclidean"])
+@pytest.mark.parametrize("blocks", ["network", "unit"])
+def test_a_prediction_inside_an_update_is_a_prediction_before_it(blocks, metric):
+    rng = np.random.default_rng(3)
+    x, y = jnp.asarray(rng.normal(size=(6, 4))), jnp.asarray(rng.integers(0, 3, 6))
+    params = UNRAVEL(jnp.asarray(FLAT))
+    noise = {"first": 0.3, "gain": 0.1, "last": 0.0, "idle": 0.2}
+
+    @jax.jit
+    def both(noise, transition):
+        belief = lf.init(params, 0.5, rank=3, blocks=blocks)
+        belief, _ = lf.update(belief, nested, LIKELIHOOD, x, y)
+        ahead = lf.predict(belief, noise, transition)
+        apart = lf.update(ahead, nested, LIKELIHOOD, x[:2], y[:2], metric=metric)
+        together = lf.update(
+            belief, nested, LIKELIHOOD, x[:2], y[:2], metric=metric, process_noise=noise, transition=transition
+        )
+
+        def compared(belief, info):
+            matrix = jax.vmap(belief.precision.matvec)(jax.vmap(UNRAVEL)(jnp.eye(FLAT.size)))
+            return belief.mean, matrix, info.log_evidence, info.truncated
+
+        return compared(*apart), compared(*together)
+
+    apart, together = both(noise, 0.9)
+    for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(apart), strict=True):
+        assert dense.relative_error(a, b) < 1e-9
+
+
+def test_a_gram_matrix_in_pieces():
+    """Values and gradients of a stack that is large enough to be cut, and of one that is not."""
+    rng = np.random.default_rng(4)
+    size = tree._PIECE * 32 // 8
+    for shape in ((size,), (size // 16, 16)):
+        stack, weight = jnp.asarray(rng.normal(size=(8, *shape))), jnp.asarray(rng.uniform(size=shape))
+        assert tree._pieces(stack) is not None
+        rows = np.asarray(stack).reshape(8, size)
+        expected = (rows * np.asarray(weight).ravel()) @ rows.T
+        assert dense.relative_error(jax.jit(tree.weighted_gram)(stack, weight), expected) < 1e-12
+        came = jax.jit(jax.grad(lambda w, s: tree.weighted_gram(s, w).sum()))(weight, stack)
+        assert dense.relative_error(came, jnp.sum(stack, axis=0) ** 2) < 1e-12
