@@ -60,7 +60,3 @@ def main(repeats: int = 5) -> None:
         rows.append((kernel, axis, ", ".join(f"{v:,}" for v in values), steps, *slopes))
     columns = ("kernel", "", "values", "ms", "exponent of time", "of working memory")
     report("growth", f"From {START}", columns, rows)
-
-
-if __name__ == "__main__":
-    main()

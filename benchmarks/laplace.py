@@ -103,7 +103,3 @@ def main(repeats: int = 9) -> None:
         rows += [(name, 1e3 * timing.median, None) for name, timing in interleaved(host, 1).items()]
     columns = ("method", "ms", "largest error of 20 eigenvalues")
     report("laplace", f"D = {ravel_pytree(params)[0].size:,}, {EXAMPLES:,} examples, rank {RANK}", columns, rows)
-
-
-if __name__ == "__main__":
-    main()

@@ -60,7 +60,3 @@ def main(repeats: int = 7) -> None:
         )
     title = f"D = {D:,}, rank {RANK}: a state of {size / 1e6:,.0f} MB"
     report("large", title, ("", "seconds", "copies", "peak / state", "compile s"), rows, {"repeats": repeats})
-
-
-if __name__ == "__main__":
-    main()

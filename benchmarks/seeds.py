@@ -39,7 +39,3 @@ def main(repeats: int = 2) -> None:
     rows = [(name, timing.median, slow / timing.median) for name, timing in timings.items()]
     title = f"{SEEDS} seeds, {'-'.join(map(str, SIZES))}, rank {RANK}, {STEPS:,} steps"
     report("seeds", title, ("", "seconds", "speed-up"), rows, {"relative difference of the means": apart})
-
-
-if __name__ == "__main__":
-    main()

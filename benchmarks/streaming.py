@@ -6,7 +6,6 @@ arithmetic, so "same posterior" is the distance of the final means over the dist
 """
 
 import functools
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -81,8 +80,3 @@ def main(repeats: int = 7) -> None:
             )
     columns = ("network", "filter", "ms a step", "rebayes' time / its", "means apart", "compile s")
     report("streaming", "Predict + update on one example", columns, rows, {"model": MODEL, "repeats": repeats})
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    main()

@@ -138,7 +138,7 @@ def _leaf_of(places: Sequence[Place], arrays: Sequence[Array], like: Any) -> Arr
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Products:
+class LayerGradients:
     """The gradients of dense layers: for example b and root r, and for each array of parameters, x_b ⊗ g_br.
 
     Never built where a product of small arrays will do: a Gram matrix against k vectors costs k·B·D instead of

@@ -198,7 +198,7 @@ class DiagLowRank(NamedTuple):
             if metric == "euclidean":
                 weights.append(jax.tree.map(jnp.ones_like, self.diag))
             return _Prior(self.diag, Stack(self.factor), self.factor, tree.weighted_grams(self.factor, *weights))
-        shrink = jax.tree.map(lambda a, q, d: 1 / (a * a + q * d), transition, noise, self.diag)
+        shrink = self._shrink(noise, transition)
         scale, diag = (jax.tree.map(jnp.multiply, shrink, v) for v in (transition, self.diag))
         weights = [jax.tree.map(jnp.multiply, noise, shrink), jax.tree.map(lambda s, d: s * s / d, scale, diag)]
         if metric == "euclidean":
@@ -282,8 +282,12 @@ class DiagLowRank(NamedTuple):
     def _inner_cholesky(self) -> Float[Array, "k k"]:
         return cholesky.cholesky_plus_identity(tree.weighted_gram(self.factor, inverse(self.diag)))
 
+    def _shrink(self, noise: Tree, transition: Tree) -> Tree:
+        """r of :meth:`propagate`."""
+        return jax.tree.map(lambda a, q, d: 1 / (a * a + q * d), transition, noise, self.diag)
+
     def _propagation(self, noise: Tree, transition: Tree) -> tuple[Tree, Float[Array, "k k"]]:
-        shrink = jax.tree.map(lambda a, q, d: 1 / (a * a + q * d), transition, noise, self.diag)
+        shrink = self._shrink(noise, transition)
         weight = jax.tree.map(jnp.multiply, noise, shrink)
         return shrink, cholesky.cholesky_plus_identity(tree.weighted_gram(self.factor, weight))
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
-from lowrank_filter.algebra.columns import Columns, Products, Stack, places
+from lowrank_filter.algebra.columns import Columns, LayerGradients, Stack, places
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.kernels import layers
 from lowrank_filter.kernels.batch import Apply, Batch, Local, localise
@@ -29,7 +29,7 @@ def gradients(
     if reading.exact_diagonal() and (where := places([use.labels for use in reading.uses], params)) is not None:
         outputs, meetings = layers.meet(reading, apply_fn, params, batch.x, lambda outputs: local(outputs).root)
         inputs, cotangents = zip(*map(_product, reading.uses, meetings), strict=True)
-        return local(outputs), Products(inputs, cotangents, params, where)
+        return local(outputs), LayerGradients(inputs, cotangents, params, where)
     outputs, pull_back = jax.vjp(lambda p: apply_fn(p, batch.x), params)
     found = local(outputs)
     size, width = found.score.shape
