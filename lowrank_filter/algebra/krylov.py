@@ -5,11 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from lowrank_filter.algebra import eigen, tree
 from lowrank_filter.algebra.tree import Tree
-from lowrank_filter.algebra.truncation import orthogonalise
 
 Each = Callable[[Callable], Callable]
 
@@ -166,20 +165,30 @@ def _over(stack: Tree, vector: Tree) -> Tree:
 
 
 def _reorthogonalised(newest: Tree, basis: Tree) -> Tree:
-    """An orthonormal stack with what ``newest`` adds to the span of an orthonormal basis.
-
-    Where it adds nothing, what is left is rounding, and normalised it is a direction as good as any other.
-    """
+    """An orthonormal stack of what ``newest`` adds to the span of an orthonormal basis, zero where that is nothing."""
 
     def once(_: Any, stack: Tree) -> Tree:
         # The long stack first: the second operand is the one that a CPU transposes.
         outside = jax.tree.map(jnp.subtract, stack, tree.combine(tree.gram(basis, stack).T, basis))
-        gram = tree.gram(outside, outside)
-        _, inverse = orthogonalise(gram, floor=len(gram) * jnp.finfo(gram.dtype).eps)
-        return tree.combine(inverse, outside)
+        return tree.combine(_orthonormal(tree.gram(outside, outside)), outside)
 
     # Once is not enough: the first projection leaves rounding of the size of what it removed.
     return jax.lax.fori_loop(0, 2, once, newest)
+
+
+def _orthonormal(gram: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """Combinations that make vectors with this Gram matrix orthonormal (SVQB, Stathopoulos and Wu 2002).
+
+    A Cholesky factor would do, were there not vectors that depend on others, as the gradients of a unit that few
+    examples reach: those become zero.
+    """
+    square = jnp.diagonal(gram)
+    some = square > jnp.finfo(gram.dtype).tiny / jnp.finfo(gram.dtype).eps  # below, products have lost their digits
+    inverse_norm = jnp.where(some, jax.lax.rsqrt(jnp.where(some, square, 1)), 0)
+    values, vectors = jnp.linalg.eigh(gram * jnp.outer(inverse_norm, inverse_norm))
+    large = values > eigen.rounding(values)
+    inverse_roots = jnp.where(large, jax.lax.rsqrt(jnp.where(large, values, 1)), 0)
+    return (vectors * inverse_roots).T * inverse_norm
 
 
 def _nystrom(basis: Tree, image: Tree, rank: int) -> Tree:

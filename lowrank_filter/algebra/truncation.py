@@ -8,13 +8,13 @@ Two ways to get there, both a few Gram matrices and products:
 - ``passes=3``: shifted Cholesky-QR of columns scaled to unit norm, repeated, then the SVD of the small triangular
   factor (Fukaya et al. 2020, "Shifted Cholesky QR"). Singular values keep the relative accuracy of Householder QR,
   where the eigenvalues of one Gram matrix lose everything below √eps of the largest.
-- ``passes=1``: one Gram matrix of columns scaled to unit norm, and an orthogonal rotation. YᵀY + residual = XᵀX
-  holds to rounding whatever the spectrum; only which direction is called small is less accurate. Sums are cut in this
-  way: each part is already orthogonal, so the scaled Gram matrix is well conditioned and little is lost.
+- ``passes=1``: the eigenvectors of one Gram matrix, an orthogonal rotation. YᵀY + residual = XᵀX holds to rounding
+  whatever the spectrum; only which of the directions below √eps of the largest are called small is less accurate.
+  Sums are cut in this way: a step of a stream costs a third less.
 """
 
 import functools
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -105,34 +105,45 @@ def _principal_jvp(keep, passes, primals, tangents):
 def _decompose(gram, columns, weight, keep, passes) -> tuple[Principal, Float[Array, "n n"], Bool[Array, ""]]:
     """The principal stack, the rotation V (columns) that leads to it, and whether there was nothing to discard."""
     n, dtype = len(gram), gram.dtype
-    # columns = lower @ basis, with basis ever closer to orthonormal rows
-    lower, unit = orthogonalise(gram, floor=n * jnp.finfo(dtype).eps)
-    basis, pending = columns, unit
-    for _ in range(passes - 1):
-        basis = (Stack(_combine(pending, basis)),)
-        step, pending = orthogonalise(basis[0].gram(weight), floor=n * jnp.finfo(dtype).eps)
-        lower = jnp.matmul(lower, step, precision=tree.HIGHEST)
-    left, sigma, right = jnp.linalg.svd(lower)
-    # One pass: rotate the vectors themselves, exact whatever the conditioning. Three: build them from the
-    # orthonormal basis, so that small ones are not drowned in the rounding of large ones.
-    turn = left.T if passes == 1 else jnp.matmul(sigma[:, None] * right, pending, precision=tree.HIGHEST)
     settled = jnp.all(jnp.diagonal(gram)[keep:] == 0) if keep < n else jnp.zeros((), bool)
     if passes == 1:
-        turn = jnp.where(settled, jnp.eye(n, dtype=dtype), turn)
-    kept, rest = _combine(turn[:keep], basis), _combine(turn[keep:], basis)
-    if passes > 1:
-        kept = tree.select(settled, tree.join(tuple(column.stack() for column in columns), keep), kept)
+        values, left = jnp.linalg.eigh(gram)
+        squared, left = jnp.maximum(values[::-1], 0), left[:, ::-1]
+        # Rotate the vectors themselves, exact whatever the conditioning.
+        basis, turn = columns, jnp.where(settled, jnp.eye(n, dtype=dtype), left.T)
+        kept = _combine(turn[:keep], basis)
+    else:
+        # columns = lower @ basis, with basis ever closer to orthonormal rows
+        lower, pending = _orthogonalise(gram)
+        basis = columns
+        for _ in range(passes - 1):
+            basis = (Stack(_combine(pending, basis)),)
+            step, pending = _orthogonalise(basis[0].gram(weight))
+            lower = jnp.matmul(lower, step, precision=tree.HIGHEST)
+        left, sigma, right = jnp.linalg.svd(lower)
+        # Build them from the orthonormal basis, so that small ones are not drowned in the rounding of large ones.
+        squared, turn = sigma**2, jnp.matmul(sigma[:, None] * right, pending, precision=tree.HIGHEST)
+        given = tree.join(tuple(column.stack() for column in columns), keep)
+        kept = tree.select(settled, given, _combine(turn[:keep], basis))
+    rest = _combine(turn[keep:], basis)
     residual = jax.tree.map(lambda r: jnp.where(settled, 0, r), tree.squares(rest))
-    squared = jnp.where(settled, jnp.diagonal(gram), sigma**2)
+    squared = jnp.where(settled, jnp.diagonal(gram), squared)
     return Principal(kept, residual, squared), jnp.where(settled, jnp.eye(n, dtype=dtype), left), settled
 
 
-def orthogonalise(gram: Float[Array, "n n"], floor: Any) -> tuple[Float[Array, "n n"], Float[Array, "n n"]]:
-    """L and L⁻¹ with L Lᵀ ≈ G, columns scaled to unit norm before the Cholesky and zero columns left alone."""
+def _orthogonalise(gram: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Array, "n n"]]:
+    """L and L⁻¹ with L Lᵀ ≈ G, columns scaled to unit norm before the Cholesky and zero columns left alone.
+
+    The diagonal is raised by n units of rounding, and by what rounding made of the zero eigenvalues of columns that
+    depend on others, which would leave a negative pivot.
+    """
+    eps = jnp.finfo(gram.dtype).eps
     norm = jnp.sqrt(jnp.diagonal(gram))
     inverse_norm = jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1), 0)
-    scaled = jnp.fill_diagonal(gram * jnp.outer(inverse_norm, inverse_norm), 1 + floor, inplace=False)
-    cholesky = jnp.linalg.cholesky(scaled)
+    scaled = jnp.fill_diagonal(gram * jnp.outer(inverse_norm, inverse_norm), 1, inplace=False)
+    lowest = jnp.linalg.eigvalsh(scaled)[0]
+    floor = len(gram) * eps + 2 * jnp.maximum(-lowest, 0)
+    cholesky = jnp.linalg.cholesky(scaled + floor * jnp.eye(len(gram), dtype=gram.dtype))
     return cholesky * norm[:, None], inverse_lower(cholesky) * inverse_norm[None, :]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import lowrank_filter as lf
+from lowrank_filter.algebra import krylov
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -130,3 +131,23 @@ def test_the_diagonal_of_a_network_with_tied_weights(jitted):
     for name, jacobian in jax.jacobian(tied)(params, x).items():
         columns = jnp.einsum("bc...,bcr->br...", jacobian, root)
         assert np.allclose(came[name], jnp.sum(columns**2, axis=(0, 1)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("independent", [1, 3])
+def test_a_krylov_space_in_float32_that_is_used_up(independent):
+    """Blocks of four vectors that span one or three dimensions, as of a unit that one or three examples reach."""
+
+    @jax.vmap
+    def gram(key):
+        first, second, third = jax.random.split(key, 3)
+        spread = jnp.exp(3 * jax.random.normal(third, (785,)))
+        stack = jax.random.normal(first, (4, independent)) @ (jax.random.normal(second, (independent, 785)) * spread)
+        basis = krylov._reorthogonalised(stack, jnp.zeros((8, 785)))
+        return basis @ basis.T
+
+    grams = np.asarray(gram(jax.random.split(jax.random.key(0), 300)))
+    assert np.isfinite(grams).all()
+    values = np.linalg.eigvalsh(grams)
+    rounding = 100 * jnp.finfo(jnp.float32).eps
+    assert np.abs(np.minimum(np.abs(values), np.abs(values - 1))).max() < rounding  # each direction is there or not
+    assert (values > 0.5).sum(axis=1).min() >= independent
