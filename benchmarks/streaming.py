@@ -62,8 +62,8 @@ def main(repeats: int = 7) -> None:
             "bong DLR, full Fisher": (peers.bong_dlr(single, **model), flat),
         }
         compiled = {name: functools.partial(jax.jit(run), start, x, y) for name, (run, start) in streams.items() if run}
-        means = {name: np.asarray(ravel_pytree(call())[0]) for name, call in compiled.items()}
         timings = interleaved(compiled, repeats)
+        means = {name: np.asarray(ravel_pytree(call())[0]) for name, call in compiled.items()}
         reference = means["lf, Euclidean metric"]
         baseline = timings.get("rebayes LO-FI, diagonal")
         for name, timing in timings.items():
