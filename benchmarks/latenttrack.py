@@ -1,30 +1,23 @@
 """The latent filter: cost along a stream and against a VRNN, memory in the length, and seeds side by side or in turn.
 
-Times are medians of calls that take turns in one process. Run with OPENBLAS_NUM_THREADS=1.
+Times are medians of calls that take turns in one process.
 """
 
-import json
-import statistics
-import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 import latenttrack as lt
+from benchmarks.measure import interleaved, report
 from experiments.baselines import vrnn
-from experiments.results import versions, written_whole
 from experiments.streams.models import LT, latent
 
 X, Y, SAMPLES, REPEATS = 10, 1, 32, 15
 STEPS, CHUNK = 100_000, 1_000
 SEEDS, WINDOWS, WINDOW, UPDATES = 4, 8, 256, 10
-RESULTS = Path(__file__).parent / "results" / "latenttrack.json"
 
 MODELS = {
     "LatentTrack, structured": lt.build(LT, X, Y),
@@ -40,16 +33,8 @@ def stream(steps: int) -> tuple[jax.Array, jax.Array]:
 
 
 def medians(calls: Mapping[str, Callable[[], Any]], repeats: int = REPEATS) -> dict[str, float]:
-    """Seconds of each call, interleaved, so that a slow moment of the machine hits all."""
-    for call in calls.values():
-        jax.block_until_ready(call())
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats):
-        for name, call in calls.items():
-            began = time.perf_counter()
-            jax.block_until_ready(call())
-            times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values) for name, values in times.items()}
+    """Seconds of each call."""
+    return {name: timing.median for name, timing in interleaved(calls, repeats).items()}
 
 
 def along(model: Any) -> dict[str, Any]:
@@ -111,40 +96,22 @@ def training() -> dict[str, dict[str, float]]:
     return found
 
 
-def table(title: str, *columns: str) -> Table:
-    made = Table(title=f"{title}, float32, {jax.devices()[0].device_kind}", title_justify="left")
-    for column in ("", *columns):
-        made.add_column(column, justify="right" if column else "left")
-    return made
-
-
 def main() -> None:
-    console = Console()
+    """One table of all of it."""
     ours = MODELS["LatentTrack, structured"]
-    found = {"along": along(ours), "temporary_bytes": memory(ours), "per_step": per_step(), "training": training()}
-
-    made = table(f"{STEPS:,} steps, K = {SAMPLES}", f"first {CHUNK:,}, µs/step", f"last {CHUNK:,}", "ratio", "programs")
-    line = found["along"]
-    made.add_row(
-        "structured", f"{line['first']:.1f}", f"{line['last']:.1f}", f"{line['ratio']:.2f}", f"{line['compilations']}"
-    )
-    console.print(made)
-    made = table("Temporary memory by length, bytes", *found["temporary_bytes"])
-    made.add_row("structured", *(f"{size:,}" for size in found["temporary_bytes"].values()))
-    console.print(made)
-    made = table(f"A streamed step, K = {SAMPLES}", "µs/step", "time / VRNN's")
-    for name, value in found["per_step"].items():
-        made.add_row(name, f"{value:.1f}", f"{value / found['per_step']['VRNN']:.2f}")
-    console.print(made)
-    made = table(f"Training {SEEDS} seeds, windows of {WINDOW} a second", *found["training"])
-    for way in found["training"]["VRNN"]:
-        made.add_row(way, *(f"{rates[way]:,.0f}" for rates in found["training"].values()))
-    console.print(made)
-
-    with written_whole(RESULTS) as file:
-        device = jax.devices()[0].device_kind
-        file.write(json.dumps(found | {"device": device, "versions": versions()}, indent=2).encode())
-
-
-if __name__ == "__main__":
-    main()
+    line, bytes_, steps, rates = along(ours), memory(ours), per_step(), training()
+    rows = [
+        (f"step at the start of {STEPS:,}", "µs", line["first"], None),
+        ("step at the end", "µs", line["last"], line["ratio"]),
+        ("programs compiled", "", line["compilations"], None),
+        *((f"temporary memory, {name} steps", "bytes", size, None) for name, size in bytes_.items()),
+        *((f"step, {name}", "µs", value, value / steps["VRNN"]) for name, value in steps.items()),
+        *(
+            (f"training, {name}, {way}", "windows/s", rate, rate / found["seeds by vmap, windows by vmap"])
+            for name, found in rates.items()
+            for way, rate in found.items()
+        ),
+    ]
+    title = f"K = {SAMPLES}, {SEEDS} seeds, {WINDOWS} windows of {WINDOW} an update"
+    columns = ("", "unit", "value", "/ first, VRNN's, vmap's")
+    report("latenttrack", title, columns, rows)

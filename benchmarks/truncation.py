@@ -1,23 +1,20 @@
 """Truncation of a 20,000 × 30 factor in float32: ours against Householder QR with a small SVD, and one Gram matrix.
 
 Singular values 1e2 … 1e-5, columns mixed by a rotation. Errors are against a float64 SVD of the same float32 matrix.
-Run with OPENBLAS_NUM_THREADS=1.
 """
 
-import statistics
-import time
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
-from rich.console import Console
-from rich.table import Table
 
 import lowrank_filter as lf
+from benchmarks.measure import interleaved, report
 
-D, N, REPEATS = 20_000, 30, 30
+D, N = 20_000, 30
 
 
 def ours(rows: Array, rank: int) -> Array:
@@ -59,27 +56,14 @@ def errors(rows: Array, kept: Array) -> tuple[float, float]:
     return float(np.abs(norms / exact - 1).max()), float(np.abs(cosines - np.eye(len(kept))).max())
 
 
-def main() -> None:
-    rows, console = problem(), Console()
+def main(repeats: int = 30) -> None:
+    """Milliseconds, and the errors of what is kept."""
+    stack, rows = problem(), []
     for rank in (10, 20):
-        compiled = {name: jax.jit(function, static_argnums=1) for name, function in METHODS.items()}
-        kept = {name: jax.block_until_ready(function(rows, rank)) for name, function in compiled.items()}
-        times: dict[str, list[float]] = {name: [] for name in METHODS}
-        for _ in range(REPEATS):  # interleaved, so that a slow moment of the machine hits all
-            for name, function in compiled.items():
-                began = time.perf_counter()
-                jax.block_until_ready(function(rows, rank))
-                times[name].append(time.perf_counter() - began)
-        medians = {name: statistics.median(values) for name, values in times.items()}
-        table = Table(title=f"{D:,} × {N}, rank {rank}, float32, {jax.devices()[0].device_kind}", title_justify="left")
-        for column in ("", "ms", "time / QR's", "worst singular value", "orthogonality"):
-            table.add_column(column, justify="right" if column else "left")
-        for name, median in medians.items():
-            value, orthogonality = errors(rows, kept[name])
-            ratio = median / medians["QR + small SVD"]
-            table.add_row(name, f"{1e3 * median:.2f}", f"{ratio:.2f}", f"{value:.1e}", f"{orthogonality:.1e}")
-        console.print(table)
-
-
-if __name__ == "__main__":
-    main()
+        compiled = {name: functools.partial(jax.jit(f, static_argnums=1), stack, rank) for name, f in METHODS.items()}
+        timings = interleaved(compiled, repeats)
+        for name, timing in timings.items():
+            ratio = timing.median / timings["QR + small SVD"].median
+            rows.append((rank, name, 1e3 * timing.median, ratio, *errors(stack, compiled[name]())))
+    columns = ("rank", "", "ms", "time / QR's", "worst singular value", "orthogonality")
+    report("truncation", f"{D:,} × {N}, float32", columns, rows)
