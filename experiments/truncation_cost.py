@@ -106,7 +106,7 @@ def _absorbed(residual: Residual, metric: Metric, rank: int) -> Callable[[Array,
     def absorb(start: Float[Array, " D"], params: Float[Array, " D"], data: Split) -> lf.Belief:
         prior = lf.init(start, 1.0, rank=rank)
         arguments = (prior, params, SMALL_FLAT.apply, LIKELIHOOD, data.train_x, data.train_y)
-        return lf.laplace_update(*arguments, residual=residual, metric=metric, iterations=4)[0]
+        return lf.laplace_update(*arguments, residual=residual, metric=metric)[0]
 
     return jax.jit(absorb)
 

@@ -33,8 +33,11 @@ def room(rank: int, roots: int, iterations: int | None) -> Room:
     eigenvalue are found than a block has, and a linear layer with independent outputs repeats each as often as there
     are outputs.
     """
-    width = min(max(4, roots), rank + max(4, rank // 4))
-    return Room(width, 1 + (1 - (-3 * rank // width) if iterations is None else iterations))
+    wanted = rank + max(4, rank // 4)
+    width = min(max(4, roots), wanted)
+    if iterations is None:
+        return Room(width, 2 - (-3 * rank // width))
+    return Room(max(width, -(-wanted // (1 + iterations))), 1 + iterations)
 
 
 def leading_columns(

@@ -54,9 +54,9 @@ def laplace_update(
         curvature_scale: α > 0: this task's curvature counts α times in what follows. Above 1 it buys retention
             (10 … 30 for task sequences), and the log evidence is then no longer that of the model.
         batch_size: examples per micro-batch, static.
-        iterations: Krylov blocks of max(4, r) vectors after the first, static; r is the number of roots of the
-            likelihood (the outputs). By default 3k vectors, after which the eigenvalues of trained networks are
-            within 1e-3; more are more accurate in a flat spectrum.
+        iterations: Krylov blocks after the first, static, of max(4, r) vectors or as many as the rank takes; r is the
+            number of roots of the likelihood (the outputs). By default 3k vectors, after which the eigenvalues of
+            trained networks are within 1e-3; more are more accurate in a flat spectrum.
 
     Returns:
         The posterior belief, and :class:`Info`.
