@@ -2,16 +2,15 @@
 
 import argparse
 import dataclasses
-import json
 import time
 
 import tyro
 from rich.console import Console
 
+from experiments.claim import read_json, write_json
 from experiments.jena import Jena
 from experiments.jena_ablation import JenaAblation
 from experiments.presets import Experiment, Preset
-from experiments.results import written_whole
 from experiments.sequences.camelyon import Camelyon
 from experiments.sequences.long import LongSequence
 from experiments.sequences.noise import NoiseStructure
@@ -24,6 +23,7 @@ from experiments.sequences.shifts import Shifts
 from experiments.streams_others import Streams
 from experiments.structure_comparison import StructureComparison
 from experiments.truncation_cost import TruncationCost
+from lowrank_filter.drivers.exclusive import alone
 
 EXPERIMENTS: dict[str, type[Experiment]] = {
     "rotated-digits": RotatedDigits,
@@ -53,8 +53,12 @@ class All(Experiment):
 
     def run(self, console: Console) -> None:
         """Run those that have not finished yet."""
+        with alone(self.output):
+            self._run(console)
+
+    def _run(self, console: Console) -> None:
         path = self.output / "all.json"
-        state = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        state = read_json(path, {}) if self.resume else {}
         seconds: dict[str, float] = {}
         if state.get("preset") == self.preset and set(EXPERIMENTS) - set(state["seconds"]):
             seconds = state["seconds"]
@@ -63,10 +67,9 @@ class All(Experiment):
                 continue
             console.rule(name)
             began = time.perf_counter()
-            experiment.of(self.preset, output=self.output).run(console)
+            experiment.of(self.preset, output=self.output, resume=self.resume).run(console)
             seconds[name] = time.perf_counter() - began
-            with written_whole(path) as file:
-                file.write(json.dumps({"preset": self.preset, "seconds": seconds}, indent=2).encode())
+            write_json(path, {"preset": self.preset, "seconds": seconds})
 
 
 def main() -> None:
