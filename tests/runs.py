@@ -1,10 +1,11 @@
 """Long runs of both packages, small: what they saved, and a digest of what they returned.
 
-``python runs.py NAME FOLDER`` prints "started", then the digest; it is a process of its own so that it can be killed.
+``python runs.py NAME FOLDER RESULT`` writes the digest; it is a process of its own so that it can be killed.
 """
 
 import hashlib
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +75,5 @@ def digest(tree):
 
 
 if __name__ == "__main__":
-    import orbax.checkpoint  # noqa: F401  so that what comes is the run alone
-
-    print("started", flush=True)
-    print(digest(RUNS[sys.argv[1]](sys.argv[2])), flush=True)
+    name, folder, result = sys.argv[1:]
+    Path(result).write_text(digest(RUNS[name](folder)))

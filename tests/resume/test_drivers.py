@@ -1,20 +1,16 @@
 """Drivers of both packages killed and started again end bit for bit as if nothing had happened."""
 
-import os
 import random
 import shutil
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
+import killing
 import pytest
 import runs
 
 import lowrank_filter.drivers.checkpoint
-
-ROOT = Path(runs.__file__).parent.parent
 
 
 class StoppedError(Exception):
@@ -106,50 +102,30 @@ def test_pieces_have_a_step(tmp_path, every):
             run(tmp_path, every=every)
 
 
-def started(name, folder):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(ROOT / "tests" / "runs.py"), name, str(folder)]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "started\n", process.communicate()
-    return process
-
-
-def survive(name, folder, kills):
-    """Kill a run at random moments, until it has been killed often enough, and compare each end that it comes to."""
-    began = time.monotonic()
-    expected = started(name, folder / "whole").communicate()[0]
-    span, done, ends = time.monotonic() - began, 0, 0
-    chance = random.Random(name)
-    while done < kills or not ends:
-        process = started(name, folder / "killed")
-        try:
-            out, error = process.communicate(timeout=chance.uniform(0, span) if done < kills else None)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            done += 1
-            continue
-        assert out == expected, error
-        ends += 1
-        if done < kills:
-            shutil.rmtree(folder / "killed")
-    return done, ends
+def command(name, folder):
+    return [sys.executable, runs.__file__, name, str(folder / "saved"), str(folder / "result")]
 
 
 def test_a_stream_survives_a_kill(tmp_path):
     """Somewhere in its middle, in whatever it is doing then."""
-    process = started("stream", tmp_path)
-    while not {path.name for path in tmp_path.iterdir()} & {str(position) for position in range(15, 60, 3)}:
+    process, saved = killing.start(command("stream", tmp_path)), tmp_path / "saved"
+    while process.poll() is None and not any((saved / str(position)).exists() for position in range(15, 60, 3)):
         time.sleep(0.001)
     time.sleep(random.Random().uniform(0, 0.2))
     process.kill()
-    assert process.communicate()[0] == ""
-    out, error = started("stream", tmp_path).communicate()
-    assert out.strip() == runs.digest(runs.stream(None)), error
+    process.communicate()
+    assert not (tmp_path / "result").exists()
+    _, error = killing.start(command("stream", tmp_path)).communicate()
+    assert (tmp_path / "result").read_text() == runs.digest(runs.stream(None)), error
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(runs.RUNS))
 def test_every_driver_survives_twenty_kills(tmp_path, name):
-    kills, ends = survive(name, tmp_path, 20)
-    assert kills == 20 and ends >= 1
+    def outcome():
+        found = (tmp_path / "result").read_text()
+        shutil.rmtree(tmp_path / "saved")
+        (tmp_path / "result").unlink()
+        return found
+
+    assert killing.survive(command(name, tmp_path), outcome, kills=20, seed=len(name)) >= 1
