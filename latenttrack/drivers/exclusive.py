@@ -10,19 +10,19 @@ _NAME = ".running"
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Keep ``folder`` to this run while the block lasts; a run that was killed holds it no longer.
 
-    The kernel's lock and not the file says who is there, so nothing stale can remain. The file itself stays: were it
-    removed, a third run could lock a new one while a second waits for the old.
+    With ``wait``, another run is waited for. The kernel's lock and not the file says who is there, so nothing stale can
+    remain. The file itself stays: were it removed, a third run could lock a new one while a second waits for the old.
 
     Raises:
-        RuntimeError: another run has it.
+        RuntimeError: another run has it, and it is not waited for.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _NAME).open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
             file.seek(0)
             raise RuntimeError(
