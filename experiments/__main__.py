@@ -3,10 +3,14 @@
 import argparse
 import dataclasses
 import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import tyro
 from rich.console import Console
 
+from experiments import options
 from experiments.claim import read_json, write_json
 from experiments.jena import Jena
 from experiments.jena_ablation import JenaAblation
@@ -72,19 +76,30 @@ class All(Experiment):
             write_json(path, {"preset": self.preset, "seconds": seconds})
 
 
-def main() -> None:
-    """Parse the command line and run one experiment."""
-    # The preset decides the defaults that --help shows and that the other options replace.
-    parser = argparse.ArgumentParser(add_help=False)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line, or ``arguments``, and run one experiment."""
+    # The preset and a file decide the defaults that --help shows and that the other options replace.
+    file = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    file.add_argument("--config", type=Path)
+    config, rest = file.parse_known_args(arguments)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset", default="minutes")
-    preset: Preset = "published" if parser.parse_known_args()[0].preset == "published" else "minutes"
-    choices = tyro.extras.subcommand_type_from_defaults(
-        {name: experiment.of(preset) for name, experiment in (EXPERIMENTS | {"all": All}).items()} | ASKED_FOR | STREAMS
-    )
+    known, _ = parser.parse_known_args(rest)
+    preset: Preset = "published" if known.preset == "published" else "minutes"
+    defaults: dict[str, Any] = {name: kind.of(preset) for name, kind in (EXPERIMENTS | {"all": All}).items()}
+    defaults |= ASKED_FOR | STREAMS
+    name = next((argument for argument in rest if argument in defaults), None)
+    if config.config is not None and name is not None:
+        try:
+            defaults[name] = options.from_file(config.config, defaults[name])
+        except ValueError as error:
+            file.exit(2, f"{error}\n")
     experiment = tyro.cli(
-        choices,
+        tyro.extras.subcommand_type_from_defaults(defaults),
+        args=rest,
         prog="python -m experiments",
-        description="Experiments with filters of weights and latent filters; each writes a table to results/NAME/.",
+        description="Experiments with filters of weights and latent filters; each writes a table to results/NAME/. "
+        "--config FILE takes options from a JSON file; those on the command line go before them.",
     )
     experiment.run(Console())
 

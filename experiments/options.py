@@ -5,8 +5,11 @@ import math
 import types
 import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from experiments.claim import read_json
+
+T = TypeVar("T", bound=Any)
 _FROM_ZERO = ("rank", "noises", "betas", "angle")
 """Numbers that may be zero; all others are positive."""
 _MAY_BE_EMPTY = ("betas",)
@@ -22,6 +25,30 @@ def check(options: Any) -> None:
     for field in dataclasses.fields(options):
         value, hint = getattr(options, field.name), hints[field.name]
         _check(field.name, value, hint)
+
+
+def from_file(path: Path, defaults: T) -> T:
+    """``defaults`` with the options that a JSON file names: ``{"seeds": 3, "noises": [0.1, 0.3]}``.
+
+    Raises:
+        ValueError: no such file, no JSON object, an option that there is not, or a value out of its range; the message
+            names the file and the option.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: expected a JSON file of options, but there is none")
+    given = read_json(path, None)
+    hints = typing.get_type_hints(type(defaults))
+    names = [field.name for field in dataclasses.fields(defaults)]
+    if not isinstance(given, dict):
+        raise ValueError(f"{path}: expected an object of options such as {{{names[-1]!r}: …}}, got {given!r}")
+    if unknown := sorted(set(given) - set(names)):
+        raise ValueError(f"{path}: expected some of the options {', '.join(names)}, got {', '.join(unknown)}")
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    values = {n: Path(v) if Path in (hints[n], *typing.get_args(hints[n])) else v for n, v in values.items()}
+    try:
+        return dataclasses.replace(defaults, **values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _check(name: str, value: Any, hint: Any) -> None:

@@ -1,7 +1,9 @@
 """Experiments that are cut off go on; other settings, two runs in one folder and damaged files are named."""
 
 import json
+import re
 import sys
+from pathlib import Path
 from types import MappingProxyType
 
 import killing
@@ -10,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from experiments import methods
-from experiments.__main__ import All
+from experiments.__main__ import All, main
 from experiments.claim import SettingsChangedError, claimed, read_json
 from experiments.comparison import compare
 from experiments.jena import Jena
@@ -162,6 +164,36 @@ def test_options_out_of_range_are_refused_by_name(experiment, options, message):
 def test_unknown_options_are_refused_by_name():
     with pytest.raises(TypeError, match="sedes"):
         RotatedDigits.of("minutes", sedes=3)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"sedes": 3}', r"expected some of the options preset, .*seeds.*, got sedes"),
+        ('{"seeds": 0}', "seeds: expected an integer of at least 1, got 0"),
+        ('{"seeds": "3"}', "seeds: expected an integer of at least 1, got '3'"),
+        ("[3]", "expected an object of options"),
+        ('{"seeds": ', "expected a whole JSON file"),
+        (None, "expected a JSON file of options, but there is none"),
+    ],
+)
+def test_configuration_files_are_refused_by_name(tmp_path, capsys, content, message):
+    path = tmp_path / "options.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SystemExit) as caught:
+        main(["rotated-digits", "--config", str(path)])
+    assert caught.value.code == 2
+    assert re.search(f"{path}: {message}", capsys.readouterr().err)
+
+
+def test_the_command_line_goes_before_a_configuration_file(tmp_path, monkeypatch):
+    (tmp_path / "options.json").write_text('{"seeds": 2, "noises": [0.1, 0.3], "output": "elsewhere"}')
+    seen = []
+    monkeypatch.setattr(RotatedMnist, "run", lambda self, console: seen.append(self))
+    main(["rotated-mnist", "--seeds", "4", "--config", str(tmp_path / "options.json")])
+    (found,) = seen
+    assert (found.seeds, found.noises, found.output) == (4, (0.1, 0.3), Path("elsewhere"))
 
 
 def without_seconds(content):
