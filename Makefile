@@ -10,7 +10,7 @@ SERIAL := --xla_cpu_enable_concurrency_optimized_scheduler=false
 RUNS := rotated-digits permuted-digits permuted-mnist long rotated-mnist noise rank truncation shifts networks \
   structures jena jena-ablation streams
 
-.PHONY: $(RUNS) test test-slow check benchmark clean
+.PHONY: $(RUNS) test test-slow test-oldest test-newest test-alone test-wheel check benchmark clean
 
 $(RUNS) benchmark: export XLA_FLAGS := $(SERIAL)
 
@@ -22,6 +22,33 @@ test: .venv/installed check
 
 test-slow: .venv/installed
 	$(PY) -m pytest -q -n auto -m slow
+
+# Both ends of what pyproject.toml admits, each in an environment of its own; uv can take the lowest versions.
+# TESTS narrows what is run there.
+TESTS ?= tests
+test-oldest: RESOLUTION := lowest-direct
+test-newest: RESOLUTION := highest
+
+test-oldest test-newest: VENV = .venv-$(@:test-%=%)
+test-oldest test-newest:
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet uv
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --resolution $(RESOLUTION) --editable '.[test]'
+	$(VENV)/bin/python -m pytest -q -n auto -m "not slow" $(TESTS)
+
+# lowrank_filter as it is for those who have neither.
+test-alone: .venv/installed
+	$(PY) -c "import sys; sys.modules.update(flax=None, dynamax=None); import pytest; \
+	  sys.exit(pytest.main(['-q', '-m', 'not slow', 'tests/lowrank_filter']))"
+
+# What the README shows, from the wheel alone, away from the tree.
+test-wheel:
+	rm -rf .venv-wheel dist
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	.venv-wheel/bin/python -m pip install --quiet dist/*.whl
+	cd dist && ../.venv-wheel/bin/python ../tests/readme.py ../README.md "Ten lines" LatentTrack
 
 check: .venv/installed
 	.venv/bin/ruff format --check --quiet .
@@ -37,4 +64,4 @@ benchmark: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-oldest .venv-newest .venv-wheel dist

@@ -2,16 +2,19 @@
 
 import argparse
 import dataclasses
-import json
 import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import tyro
 from rich.console import Console
 
+from experiments import options
+from experiments.claim import read_json, write_json
 from experiments.jena import Jena
 from experiments.jena_ablation import JenaAblation
 from experiments.presets import Experiment, Preset
-from experiments.results import written_whole
 from experiments.sequences.camelyon import Camelyon
 from experiments.sequences.long import LongSequence
 from experiments.sequences.noise import NoiseStructure
@@ -24,6 +27,7 @@ from experiments.sequences.shifts import Shifts
 from experiments.streams_others import Streams
 from experiments.structure_comparison import StructureComparison
 from experiments.truncation_cost import TruncationCost
+from lowrank_filter.drivers.exclusive import alone
 
 EXPERIMENTS: dict[str, type[Experiment]] = {
     "rotated-digits": RotatedDigits,
@@ -53,8 +57,12 @@ class All(Experiment):
 
     def run(self, console: Console) -> None:
         """Run those that have not finished yet."""
+        with alone(self.output):
+            self._run(console)
+
+    def _run(self, console: Console) -> None:
         path = self.output / "all.json"
-        state = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        state = read_json(path, {}) if self.resume else {}
         seconds: dict[str, float] = {}
         if state.get("preset") == self.preset and set(EXPERIMENTS) - set(state["seconds"]):
             seconds = state["seconds"]
@@ -63,25 +71,35 @@ class All(Experiment):
                 continue
             console.rule(name)
             began = time.perf_counter()
-            experiment.of(self.preset, output=self.output).run(console)
+            experiment.of(self.preset, output=self.output, resume=self.resume).run(console)
             seconds[name] = time.perf_counter() - began
-            with written_whole(path) as file:
-                file.write(json.dumps({"preset": self.preset, "seconds": seconds}, indent=2).encode())
+            write_json(path, {"preset": self.preset, "seconds": seconds})
 
 
-def main() -> None:
-    """Parse the command line and run one experiment."""
-    # The preset decides the defaults that --help shows and that the other options replace.
-    parser = argparse.ArgumentParser(add_help=False)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line, or ``arguments``, and run one experiment."""
+    # The preset and a file decide the defaults that --help shows and that the other options replace.
+    file = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    file.add_argument("--config", type=Path)
+    config, rest = file.parse_known_args(arguments)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset", default="minutes")
-    preset: Preset = "published" if parser.parse_known_args()[0].preset == "published" else "minutes"
-    choices = tyro.extras.subcommand_type_from_defaults(
-        {name: experiment.of(preset) for name, experiment in (EXPERIMENTS | {"all": All}).items()} | ASKED_FOR | STREAMS
-    )
+    known, _ = parser.parse_known_args(rest)
+    preset: Preset = "published" if known.preset == "published" else "minutes"
+    defaults: dict[str, Any] = {name: kind.of(preset) for name, kind in (EXPERIMENTS | {"all": All}).items()}
+    defaults |= ASKED_FOR | STREAMS
+    name = next((argument for argument in rest if argument in defaults), None)
+    if config.config is not None and name is not None:
+        try:
+            defaults[name] = options.from_file(config.config, defaults[name])
+        except ValueError as error:
+            file.exit(2, f"{error}\n")
     experiment = tyro.cli(
-        choices,
+        tyro.extras.subcommand_type_from_defaults(defaults),
+        args=rest,
         prog="python -m experiments",
-        description="Experiments with filters of weights and latent filters; each writes a table to results/NAME/.",
+        description="Experiments with filters of weights and latent filters; each writes a table to results/NAME/. "
+        "--config FILE takes options from a JSON file; those on the command line go before them.",
     )
     experiment.run(Console())
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from experiments import pages, pictures, results, tables
+from experiments.claim import claimed
 from experiments.methods import Method, Training
 from experiments.networks import Network
 from experiments.results import MethodResult, Pair
@@ -30,14 +31,47 @@ def compare(
     pairs: Sequence[Pair],
     output: Path,
     console: Console,
+    options: Mapping[str, Any] | None = None,
+    notes: Mapping[str, Any] | None = None,
+    resume: bool = True,
 ) -> tuple[Path, dict[str, MethodResult]]:
     """Tune and score each method, write ``output/NAME/results.json``, and print the tables.
 
+    Args:
+        settings: what the results depend on, beside the methods, the training and the seeds.
+        options: whatever else the results depend on; an interrupted run with other ones is not gone on with.
+        notes: what is written beside the settings and is none, such as seconds that were measured.
+        resume: whether to go on with what an interrupted run kept.
+
     Returns:
         The folder of the results, and each report's result in the order of the methods.
+
+    Raises:
+        RuntimeError: another run is at work in ``output/NAME``.
+        SettingsChangedError: an interrupted run there had other settings.
     """
     settings = {**settings, "training": training._asdict(), "seeds": list(seeds)}
-    unfinished = Unfinished(output / name / "unfinished", settings | {"tasks": tasks.names})
+    folder = output / name / "unfinished"
+    depends = settings | {"tasks": tasks.names} | {f"option {key}": value for key, value in (options or {}).items()}
+    arguments = (name, title, methods, network, training, tasks, seeds, settings | dict(notes or {}), pairs)
+    with claimed(folder, depends, resume=resume):
+        return _compare(*arguments, output, console, Unfinished(folder, depends))
+
+
+def _compare(
+    name: str,
+    title: str,
+    methods: Sequence[Method],
+    network: Network,
+    training: Training,
+    tasks: Tasks,
+    seeds: Sequence[int],
+    settings: Mapping[str, Any],
+    pairs: Sequence[Pair],
+    output: Path,
+    console: Console,
+    unfinished: Unfinished,
+) -> tuple[Path, dict[str, MethodResult]]:
     found: dict[str, MethodResult] = {}
     seconds: dict[str, float] = {}
     runners: dict[Any, Runner] = {}
@@ -66,7 +100,6 @@ def compare(
         ),
         output,
     )
-    unfinished.clear()
     tables.print_table(console, title, tasks.names, found)
     tables.print_chosen(console, found)
     tables.print_paired(console, tasks.names, results.paired(found, pairs))
@@ -74,4 +107,5 @@ def compare(
     with_matrix = {name: result for name, result in found.items() if result.matrix is not None and name != "filter"}
     pictures.accuracy_matrices(path.parent / "matrices.png", tasks.names, with_matrix)
     pages.write_page(path.parent, title)
+    unfinished.clear()
     return path.parent, found

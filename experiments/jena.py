@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from experiments import options
 from experiments.data import series
 from experiments.streams import comparison, protocol
 from experiments.streams.protocol import Variant
@@ -44,6 +45,12 @@ class Jena:
     """What the inputs know: the last hour (easy), or the last day (hard)."""
     output: Path = Path("results")
     """Folder for the results; what is there already is not computed again."""
+    resume: bool = True
+    """Go on with what is there; otherwise remove it first."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError on an option out of its range."""
+        options.check(self)
 
     def run(self, console: Console) -> None:
         """Run, write and draw."""
@@ -52,7 +59,8 @@ class Jena:
         budget = budget._replace(evaluate_every=_divisor(budget.updates, budget.evaluate_every))
         station = series.jena_hourly()
         streams = {variant: protocol.jena(station, variant) for variant in self.variants}
-        comparison.report("jena", INTRODUCTION, streams, comparison.pick(self.models), budget, self.output, console)
+        entries = comparison.pick(self.models)
+        comparison.report("jena", INTRODUCTION, streams, entries, budget, self.output, console, resume=self.resume)
 
 
 def _divisor(updates: int, wanted: int) -> int:

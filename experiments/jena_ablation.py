@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from experiments import options
 from experiments.baselines import dssm, gru, static, vrnn
 from experiments.data import series
 from experiments.results import written_whole
@@ -91,6 +92,12 @@ class JenaAblation:
     """Gradient steps in the stress test."""
     output: Path = Path("results")
     """Folder for the results; what is there already is not computed again."""
+    resume: bool = True
+    """Go on with what is there; otherwise remove it first."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError on an option out of its range."""
+        options.check(self)
 
     def run(self, console: Console) -> None:
         """Run, write and draw."""
@@ -118,6 +125,7 @@ class JenaAblation:
             budgets={row: budget._replace(**BUDGETS[row]) for row in rows if row in BUDGETS},
             pairs=[(row, REFERENCE) for row in rows if row != REFERENCE],
             timed=False,
+            resume=self.resume,
         )
         if self.betas:
             self._stress(console, budget, protocol.jena(station, "easy"))
@@ -142,6 +150,7 @@ class JenaAblation:
             budgets=budgets,
             pairs=(),
             timed=False,
+            resume=self.resume,
         )
         folder = self.output / "jena-stress"
         models = content["variants"]["easy"]["models"]

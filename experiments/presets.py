@@ -7,6 +7,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from rich.console import Console
 
+from experiments import options
+
 Preset = Literal["minutes", "published"]
 
 
@@ -21,11 +23,24 @@ class Experiment:
     """Where the other options' defaults come from: minutes on two cores, or sizes as published."""
     output: Path = Path("results")
     """Folder for the results."""
+    resume: bool = True
+    """Go on where an interrupted run with the same settings stopped; otherwise forget what it kept."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError on an option out of its range."""
+        options.check(self)
 
     @classmethod
-    def of(cls, preset: Preset, **options: Any) -> Self:
+    def of(cls, preset: Preset, **given: Any) -> Self:
         """The experiment with a preset's defaults."""
-        return cls(**{"preset": preset, **(cls.published if preset == "published" else {}), **options})
+        return cls(**{"preset": preset, **(cls.published if preset == "published" else {}), **given})
+
+    def place(self, console: Console) -> dict[str, Any]:
+        """For ``compare``: where to write and print, whether to go on, and all options, on which results depend."""
+        apart = ("preset", "output", "resume")
+        depends = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in apart}
+        depends = {name: str(value) if isinstance(value, Path) else value for name, value in depends.items()}
+        return {"output": self.output, "console": console, "resume": self.resume, "options": depends}
 
     def run(self, console: Console) -> None:
         """Run, write and draw."""

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
+from experiments import options
 from experiments.data import series
 from experiments.streams import comparison, protocol
 from experiments.streams.study import Budget
@@ -49,6 +50,12 @@ class Streams:
     """Only these models."""
     output: Path = Path("results")
     """Folder for the results; what is there already is not computed again."""
+    resume: bool = True
+    """Go on with what is there; otherwise remove it first."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError on an option out of its range."""
+        options.check(self)
 
     def run(self, console: Console) -> None:
         """Run, write and draw."""
@@ -68,4 +75,5 @@ class Streams:
             spans = protocol.shares(loaded)
             streams[name] = protocol.prepare(loaded, setting.target, lag=setting.lag, day=setting.day, spans=spans)
         entries = comparison.pick(self.models)
-        comparison.report("streams", INTRODUCTION, streams, entries, budget, self.output, console, timed=False)
+        more = {"timed": False, "resume": self.resume}
+        comparison.report("streams", INTRODUCTION, streams, entries, budget, self.output, console, **more)

@@ -18,12 +18,16 @@ from rich.table import Table
 
 import lowrank_filter as lf
 from experiments import metrics, results
+from experiments.claim import claimed
 from experiments.data import digits
 from experiments.networks import flat, mlp
 from experiments.presets import Experiment
 from experiments.structures import FORMS, Structure
+from experiments.unfinished import Unfinished
 
 LIKELIHOOD = lf.Categorical()
+POSTERIOR = ("kl_exact_approximate", "kl_approximate_exact", "variance_ratio", "evidence_error")
+STREAM = ("stream_accuracy", "stream_nll")
 SMALL, MIDDLE, LARGE = mlp(64, (20,), 10), mlp(64, (50, 50), 10), mlp(784, (100, 100), 10)
 SMALL_FLAT, UNRAVEL = flat(SMALL)
 
@@ -50,16 +54,25 @@ class StructureComparison(Experiment):
 
     def run(self, console: Console) -> None:
         """Run, write and print."""
+        depends = {"rank": self.rank, "examples": self.examples}
+        kept = self.output / "structures" / "unfinished"
+        with claimed(kept, depends, resume=self.resume):
+            self._run(console, Unfinished(kept, depends))
+
+    def _run(self, console: Console, unfinished: Unfinished) -> None:
         structures = {"diagonal": Structure("network", 0)} | {form: Structure(form, self.rank) for form in FORMS}
         found: dict[str, dict[str, list[float]]] = {name: {} for name in structures}
         for seed in range(self.seeds):
             split = digits_split(seed, self.examples)
-            for name, measured in (
-                *_posteriors(seed, split, structures).items(),
-                *_streams(seed, split, structures).items(),
-            ):
-                for quantity, value in measured.items():
-                    found[name].setdefault(quantity, []).append(value)
+            for measure, quantities in ((_posteriors, POSTERIOR), (_streams, STREAM)):
+                measured = unfinished.recall(
+                    {"seed": seed, "quantities": quantities},
+                    lambda measure=measure, seed=seed, split=split: measure(seed, split, structures),
+                    lambda quantities=quantities: {name: dict.fromkeys(quantities, 0.0) for name in structures},
+                )
+                for name, values in measured.items():
+                    for quantity in quantities:
+                        found[name].setdefault(quantity, []).append(float(values[quantity]))
         cost = costs({name: s._replace(rank=2 * s.rank) for name, s in structures.items()})
         content = {
             "experiment": "structures",
@@ -75,6 +88,7 @@ class StructureComparison(Experiment):
             },
         }
         path = results.write(content, self.output)
+        unfinished.clear()
         _print(console, content)
         console.print(f"Results are in [bold]{path.parent}[/bold].")
 

@@ -16,6 +16,7 @@ from rich.table import Table
 
 import lowrank_filter as lf
 from experiments import results
+from experiments.claim import claimed
 from experiments.presets import Experiment
 from experiments.structure_comparison import (
     LIKELIHOOD,
@@ -27,7 +28,17 @@ from experiments.structure_comparison import (
     logdet,
     output_variance,
 )
+from experiments.unfinished import Unfinished
 
+QUANTITIES = (
+    "kl_exact_approximate",
+    "kl_approximate_exact",
+    "logdet_error",
+    "variance_ratio",
+    "largest_ratio",
+    "smallest_ratio",
+    "share_over",
+)
 Residual = Literal["diagonal", "drop"]
 Metric = Literal["relative", "euclidean"]
 
@@ -51,11 +62,22 @@ class TruncationCost(Experiment):
 
     def run(self, console: Console) -> None:
         """Run, write and print."""
+        depends = {"examples": self.examples}
+        kept = self.output / "truncation" / "unfinished"
+        with claimed(kept, depends, resume=self.resume):
+            self._run(console, Unfinished(kept, depends))
+
+    def _run(self, console: Console, unfinished: Unfinished) -> None:
         choices = list(itertools.product(self.residuals, self.metrics, self.ranks))
         found: dict[tuple, list[dict[str, float]]] = {choice: [] for choice in choices}
         for seed in range(self.seeds):
-            for choice, values in self._measured(seed, choices).items():
-                found[choice].append(values)
+            measured = unfinished.recall(
+                {"seed": seed, "choices": choices},
+                lambda seed=seed: self._measured(seed, choices),
+                lambda: {choice: dict.fromkeys(QUANTITIES, 0.0) for choice in choices},
+            )
+            for choice, values in measured.items():
+                found[choice].append({name: float(values[name]) for name in QUANTITIES})
         rows = [
             {"residual": residual, "metric": metric, "rank": rank}
             | {name: statistics.mean(one[name] for one in measured) for name in measured[0]}
@@ -65,6 +87,7 @@ class TruncationCost(Experiment):
         settings = {"seeds": self.seeds, "examples": self.examples, "dimension": 64 * 20 + 20 + 20 * 10 + 10}
         content = {"experiment": "truncation", "settings": settings, "versions": results.versions(), "rows": rows}
         path = results.write(content, self.output)
+        unfinished.clear()
         console.print(_table(rows))
         console.print(f"Results are in [bold]{path.parent}[/bold].")
 

@@ -7,6 +7,7 @@ from latenttrack import metrics
 from latenttrack.config import Config
 from latenttrack.drivers.fit import Data, Fit, History, fit
 from latenttrack.drivers.forecast import forecast
+from latenttrack.drivers.rollout import rollout
 from latenttrack.kernels.interface import Aux, Outputs, StreamModel
 from latenttrack.kernels.model import Model, Prior, State, build
 
@@ -25,4 +26,5 @@ __all__ = [
     "fit",
     "forecast",
     "metrics",
+    "rollout",
 ]

@@ -76,6 +76,11 @@ def camelyon17(folder: Path) -> Patches:
 
 
 def _file(folder: Path, row: dict[str, str]) -> Path:
-    # Patients are numbered with three digits in the names of folders, whatever the table wrote.
-    node = f"patient_{int(row['patient']):03d}_node_{row['node']}"
-    return folder / "patches" / node / f"patch_{node}_x_{row['x_coord']}_y_{row['y_coord']}.png"
+    # Numbers alone: a name in the table could lead out of the folder. Patients have three digits in the names of
+    # folders, whatever the table wrote.
+    try:
+        patient, place, x, y = (int(row[name]) for name in ("patient", "node", "x_coord", "y_coord"))
+    except ValueError as error:
+        raise ValueError(f"{folder / 'metadata.csv'}: expected whole numbers in each row, but {error}") from error
+    node = f"patient_{patient:03d}_node_{place}"
+    return folder / "patches" / node / f"patch_{node}_x_{x}_y_{y}.png"

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import pooch
 
+from experiments.data.download import download
+
 FOLDER_VARIABLE = "WEIGHTFILTER_DATA"
 """Environment variable naming a folder that holds data files already, such as ``vision/mnist-…-ubyte.gz``."""
 
@@ -68,11 +70,7 @@ def _verified(path: Path, file: RemoteFile) -> Path:
 def _downloaded(file: RemoteFile) -> Path:
     target = Path(pooch.os_cache("weightfilter")) / file.path
     try:
-        # pooch downloads to a temporary name, checks the hash there and only then renames, so that neither an
-        # interrupted nor a corrupt download is ever taken for the file.
-        return Path(
-            pooch.retrieve(file.address, known_hash=f"md5:{file.md5}", fname=target.name, path=str(target.parent))
-        )
+        return download(file.address, target, f"md5:{file.md5}")
     except (OSError, ValueError) as error:  # no connection, HTTP status, full disk; ValueError: wrong hash
         raise DataFileError(_explain(file, f"the download failed: {error}")) from error
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.data import idx
+from experiments.data import idx, npz
 from experiments.data.files import own
 from experiments.data.images import Images
 
@@ -30,9 +30,9 @@ def usps() -> Images:
 
     Raises:
         DataFileError: the user's own folder does not hold the file.
+        ValueError: it is not whole; the message names it.
     """
-    with np.load(own("vision/usps.npz")) as arrays:
-        parts = {name: arrays[name] for name in ("x_train", "y_train", "x_test", "y_test")}
+    parts = npz.read(own("vision/usps.npz"), ("x_train", "y_train", "x_test", "y_test"))
     low, high = float(parts["x_train"].min()), float(parts["x_train"].max())
 
     def pixels(x: np.ndarray) -> np.ndarray:

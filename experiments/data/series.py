@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,8 @@ import numpy as np
 import pooch
 from jaxtyping import Float32
 
+from experiments.data import npz
+from experiments.data.download import download
 from experiments.data.files import FOLDER_VARIABLE, DataFileError, own_folder
 
 MISSING = -9999
@@ -171,7 +174,7 @@ def text(file: PublishedText) -> str:
     try:
         # The bytes inside are checked: an archive may be packed anew and hold the same file.
         name = target.name + Path(file.address).suffix.removeprefix(target.suffix)
-        path = Path(pooch.retrieve(file.address, known_hash=None, fname=name, path=str(target.parent)))
+        path = download(file.address, target.with_name(name), None)
     except (OSError, ValueError) as error:
         raise DataFileError(_explain(file, f"the download failed: {error}")) from error
     try:
@@ -184,7 +187,7 @@ def text(file: PublishedText) -> str:
 def _checked(file: PublishedText, path: Path) -> str:
     try:
         content = _unpacked(path)
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataFileError(_explain(file, f"{path} cannot be read: {error}")) from error
     digest = hashlib.sha256(content).hexdigest()
     if digest != file.sha256:
@@ -193,6 +196,7 @@ def _checked(file: PublishedText, path: Path) -> str:
 
 
 def _unpacked(path: Path) -> bytes:
+    """The bytes inside, in memory: no name in an archive ever becomes a path."""
     content = path.read_bytes()
     if content.startswith(b"\x1f\x8b"):
         return gzip.decompress(content)
@@ -211,10 +215,10 @@ def _prepared(path: str) -> Series | None:
     folder = own_folder()
     if folder is None or not (folder / path).is_file():
         return None
-    with np.load(folder / path) as file:
-        values = file["x"].astype(np.float32)
-        values[values == MISSING] = np.nan
-        return Series(values, file["time"], tuple(str(name) for name in file["columns"]))
+    file = npz.read(folder / path, ("x", "time", "columns"))
+    values = file["x"].astype(np.float32)
+    values[values == MISSING] = np.nan
+    return Series(values, file["time"], tuple(str(name) for name in file["columns"]))
 
 
 def _explain(file: PublishedText, came: str) -> str:

@@ -100,8 +100,7 @@ class Camelyon(Experiment):
             seeds=seeds,
             settings=sizes | {"by": self.by, "side": self.side, "each": self.each},
             pairs=[Pair(f"{NAMES[form]}smoother", f"{NAMES[form]}filter") for form in self.structures],
-            output=self.output,
-            console=console,
+            **self.place(console),
         )
 
 

@@ -3,9 +3,10 @@
 import dataclasses
 import functools
 import itertools
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +17,14 @@ from rich.table import Table
 
 import lowrank_filter as lf
 from experiments import methods, pages, pictures, results, tables
+from experiments.claim import claimed
 from experiments.data.images import Images
 from experiments.data.mnist import mnist
 from experiments.methods import Hyper, Learner, Task, Training, filtering, fitted, osla, turned
 from experiments.methods.interface import Tree, view
 from experiments.networks import Network, mlp
 from experiments.presets import Experiment
-from experiments.results import MethodResult, Pair
+from experiments.results import MethodResult, Pair, plain
 from experiments.structures import Structure
 from experiments.tasks import pixel_orders
 from experiments.tuning import Scores, scores
@@ -32,6 +34,7 @@ _HELD_OUT = 10_000
 CHECKPOINTS = (1, 2, 5, 10, 20, 30, 40, 50)
 """After how many tasks all tasks so far are tested."""
 
+Name = Literal["kronecker", "osla", "osla_sum", "ewc", "anchor", "unit", "sequential", "joint"]
 Grid = Mapping[str, tuple[float, ...]]
 
 
@@ -88,7 +91,7 @@ class LongSequence(Experiment):
     """Units of the hidden layers."""
     rank: int = 20
     """Directions kept for each unit."""
-    methods: tuple[str, ...] = ("kronecker", "osla", "ewc", "anchor", "joint")
+    methods: tuple[Name, ...] = ("kronecker", "osla", "ewc", "anchor", "joint")
     """Methods to run; osla_sum keeps the factors of every task."""
 
     def run(self, console: Console) -> None:
@@ -101,12 +104,26 @@ class LongSequence(Experiment):
         fewer = _rows(images, slice(self.tuned_train), (images.train_x[-_HELD_OUT:], images.train_y[-_HELD_OUT:]))
         checkpoints = (*(t for t in CHECKPOINTS if t < self.tasks), self.tasks)
         name_of_all = "long" + ("" if self.hidden == (100, 100) else "-" + "-".join(map(str, self.hidden)))
-        chosen_alike = ("output", "methods", "seeds", "tasks", "train", "preset", "hidden")
+        chosen_alike = ("output", "methods", "seeds", "tasks", "train", "preset", "hidden", "resume")
         network = mlp(784, self.hidden, 10)
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        unfinished = Unfinished(
-            self.output / name_of_all / "unfinished", {k: v for k, v in settings.items() if k not in chosen_alike}
-        )
+        del settings["resume"]
+        depends = {k: v for k, v in settings.items() if k not in chosen_alike}
+        kept = self.output / name_of_all / "unfinished"
+        with claimed(kept, depends, resume=self.resume):
+            self._run(console, name_of_all, network, settings, Unfinished(kept, depends), whole, fewer, checkpoints)
+
+    def _run(
+        self,
+        console: Console,
+        name_of_all: str,
+        network: Network,
+        settings: dict[str, Any],
+        unfinished: Unfinished,
+        whole: Rows,
+        fewer: Rows,
+        checkpoints: tuple[int, ...],
+    ) -> None:
         found: dict[str, MethodResult] = {}
         learners = {n: v for n, v in _learners(self.rank, self.tasks, self.learning_rates).items() if n in self.methods}
         seconds: dict[str, float] = {}
@@ -216,7 +233,9 @@ class Follower:
         for first, last in itertools.pairwise((0, *checkpoints)):
             block = self._unfinished.recall(
                 settings | {"from": first, "until": last},
-                lambda state=state, first=first, last=last: self._along(state, key, traced, rows, orders[:last], first),
+                lambda state=state, first=first, last=last: self._along(
+                    state, key, traced, rows, orders[:last], first, settings | {"from": first, "until": last}
+                ),
                 lambda state=state: Block(state, SCORES, 0, 0),
             )
             state = jax.tree.map(jnp.asarray, block.state)
@@ -239,22 +258,34 @@ class Follower:
         return state, jax.tree.map(lambda leaf: leaf[0], stack)
 
     def _along(
-        self, state: Any, key: Key[Array, ""], hyper: Hyper, rows: Rows, orders: Int[Array, "t d"], first: int
+        self,
+        state: Any,
+        key: Key[Array, ""],
+        hyper: Hyper,
+        rows: Rows,
+        orders: Int[Array, "t d"],
+        first: int,
+        settings: Mapping[str, Any],
     ) -> Block:
-        current, seconds, params = [], [], None
-        for number in range(first, len(orders)):
-            task = Task(
-                rows.train_x[:, orders[number]], rows.train_y, jax.random.fold_in(key, number), jnp.asarray(True)
-            )
-            jax.block_until_ready(task.x)
-            (state, params), took = _timed(lambda state=state, task=task: self._step(state, task, hyper))
-            current.append(tested(self._network, params, rows.score_x, rows.score_y, orders[number][None]).accuracy[0])
-            seconds.append(took)
+        """Task by task; what there is after each is kept until the block is done."""
+        from lowrank_filter.drivers.checkpoint import Checkpoint  # noqa: PLC0415  orbax takes seconds to import
+
+        nothing = np.zeros(0)
+        params = jax.eval_shape(self._network.init, key)
+        with Checkpoint(self._unfinished.place(settings), {"settings": json.dumps(settings, default=plain)}) as saved:
+            done, (state, params, current, seconds) = saved.restore((state, params, nothing, nothing))
+            for number in range(first + done, len(orders)):
+                task = Task(
+                    rows.train_x[:, orders[number]], rows.train_y, jax.random.fold_in(key, number), jnp.asarray(True)
+                )
+                jax.block_until_ready(task.x)
+                (state, params), took = _timed(lambda state=state, task=task: self._step(state, task, hyper))
+                score = tested(self._network, params, rows.score_x, rows.score_y, orders[number][None]).accuracy
+                current = np.concatenate([np.asarray(current, score.dtype), score])
+                seconds = np.append(seconds, took)
+                saved.save(number + 1 - first, (state, params, current, seconds))
         return Block(
-            state,
-            tested(self._network, params, rows.score_x, rows.score_y, orders),
-            np.asarray(current),
-            np.asarray(seconds),
+            state, tested(self._network, params, rows.score_x, rows.score_y, orders), current, np.asarray(seconds)
         )
 
 

@@ -124,6 +124,5 @@ class NoiseStructure(Experiment):
                     ("evidence", "convolutions"),
                 )
             ],
-            output=self.output,
-            console=console,
+            **self.place(console),
         )

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from rich.console import Console
 
@@ -24,6 +24,7 @@ NETWORKS = {
     "vit": lambda: vit(SIDE, CLASSES),
 }
 """A network of one's own is one line here."""
+Name = Literal["mlp", "cnn", "resnet", "vit"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class OtherNetworks(Experiment):
 
     seeds: int = 2
     """Number of seeds: each has other images and starting weights."""
-    networks: tuple[str, ...] = ("resnet", "vit")
+    networks: tuple[Name, ...] = ("resnet", "vit")
     """Which of mlp, cnn, resnet and vit."""
     train: int = 500
     """Training images a task."""
@@ -72,6 +73,5 @@ class OtherNetworks(Experiment):
                 settings=sizes | {"network": name, "rank": self.rank},
                 pairs=[Pair(report, baseline) for report in structures for baseline in ("sequential",)]
                 + [Pair("kronecker_filter_last", "ewc"), Pair("filter_last", "ewc")],
-                output=self.output,
-                console=console,
+                **self.place(console),
             )

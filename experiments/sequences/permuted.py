@@ -92,8 +92,7 @@ class PermutedDigits(Experiment):
             seeds=seeds,
             settings=sizes | {"hidden": (50, 50), "rank": self.rank},
             pairs=pairs(self.structures),
-            output=self.output,
-            console=console,
+            **self.place(console),
         )
 
 
@@ -146,6 +145,5 @@ class PermutedMnist(Experiment):
             seeds=seeds,
             settings=sizes | {"hidden": (100, 100), "rank": self.rank},
             pairs=pairs(self.structures),
-            output=self.output,
-            console=console,
+            **self.place(console),
         )

@@ -61,10 +61,10 @@ class Rank(Experiment):
             training=methods.Training(self.epochs * self.train // 100, 100, self.curvature_examples),
             tasks=tasks.permuted_split(mnist(), self.tasks, **sizes, seeds=seeds),
             seeds=seeds,
-            settings=sizes | {"hidden": (100, 100), "cost": cost},
+            settings=sizes | {"hidden": (100, 100)},
+            notes={"cost": cost},
             pairs=tuple(Pair(f"rank {rank}", "rank 0") for rank in self.ranks),
-            output=self.output,
-            console=console,
+            **self.place(console),
         )
         console.print(_table(found, cost))
         pictures.against_cost(folder / "rank.png", found, cost, "Permuted MNIST: what the rank buys")

@@ -79,8 +79,7 @@ class RotatedDigits(Experiment):
                 Pair("smoother", "filter", (0, 1)),
                 Pair("interpolated", "forecast"),
             ),
-            output=self.output,
-            console=console,
+            **self.place(console),
         )
         pictures.accuracy_per_task(
             folder / "accuracy.png",

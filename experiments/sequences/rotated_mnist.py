@@ -99,8 +99,7 @@ class RotatedMnist(Experiment):
             seeds=seeds,
             settings=sizes | {"angles": angles, "hidden": (50, 50), "rank": self.rank},
             pairs=[pair for form in self.structures for pair in looking_back(NAMES[form], middle)],
-            output=self.output,
-            console=console,
+            **self.place(console),
         )
         for form in self.structures:
             console.print(noise_table(found, NAMES[form], self.noises))

@@ -84,8 +84,7 @@ class Shifts(Experiment):
             )
             if "network" in self.structures
             else (),
-            output=self.output,
-            console=console,
+            **self.place(console),
         )
 
 

@@ -1,5 +1,6 @@
 """All models on one stream or several variants of it: run, save, compare, write."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
+from experiments.claim import claimed
 from experiments.results import versions, write, written_whole
 from experiments.streams import pictures, records, scores, study
 from experiments.streams.models import LABELS, LT, MODELS, Entry
@@ -53,22 +55,40 @@ def run(
     budgets: Mapping[str, Budget] | None = None,
     pairs: Sequence[tuple[str, str]] = PAIRS,
     timed: bool = True,
+    resume: bool = True,
 ) -> tuple[dict[str, Any], Results]:
     """Run what is not there yet, variant by variant for each model, and write ``output/NAME/results.json`` after each.
 
     Of a grid that was widened since, only what is new is tried, and models train again whose choice changes.
     ``budgets`` holds the models that are given another budget than the rest, ``pairs`` those compared seed by seed;
-    ``timed`` is whether all models are timed, side by side, at the end.
+    ``timed`` is whether all models are timed, side by side, at the end; without ``resume`` what is there is removed.
 
     Raises:
+        RuntimeError: another run is at work in the folder.
         SettingsChangedError: the folder holds results of other settings.
     """
     folder = output / name
     budgets = budgets or {}
     grid = ("learning_rates", "predictives")
     fixed = {"budget": {key: value for key, value in budget._asdict().items() if key not in grid}, "latent": vars(LT)}
-    records.claim(folder / "runs", fixed)
     settings = fixed | {"grid": {key: getattr(budget, key) for key in grid}}
+    with claimed(folder / "runs", fixed, resume=resume):
+        return _run(name, variants, entries, budget, output, console, settings, budgets, pairs, timed)
+
+
+def _run(
+    name: str,
+    variants: Mapping[str, Stream],
+    entries: Mapping[str, Entry],
+    budget: Budget,
+    output: Path,
+    console: Console,
+    settings: Mapping[str, Any],
+    budgets: Mapping[str, Budget],
+    pairs: Sequence[tuple[str, str]],
+    timed: bool,
+) -> tuple[dict[str, Any], Results]:
+    folder = output / name
     for model, entry in entries.items():
         for variant, stream in variants.items():
             place = folder / "runs" / variant
@@ -94,15 +114,18 @@ _TIMES = "microseconds"
 
 
 def _one(place: Path, model: str, entry: Entry, stream: Stream, budget: Budget) -> Found | None:
-    """Choose and run one model; None if that is there already. Each trial is saved when it is done."""
+    """Choose and run one model; None if that is there already. Each trial is saved when it is done, and as it goes."""
     tried = records.noted(place, f"{model}.tried", [])
+    training = place / f"{model}.training"
 
     def best(part: Budget) -> Choice:
         grid = study.choices(entry, part)
         for choice in grid if len(grid) > 1 else []:
             if not any(choice.items() <= one.items() for one in tried):
-                tried.append(choice | {"nll": study.attempt(entry, stream, budget, choice)})
+                nll = study.attempt(entry, stream, budget, choice, training / f"tried {_choice(choice)}")
+                tried.append(choice | {"nll": nll})
                 records.note(place, f"{model}.tried", tried)
+                shutil.rmtree(training, ignore_errors=True)
         return study.best(tried, grid)
 
     search: Budget | None = budget._replace(predictives=budget.predictives[:1])
@@ -113,8 +136,9 @@ def _one(place: Path, model: str, entry: Entry, stream: Stream, budget: Budget) 
         chosen = best(budget._replace(learning_rates=(chosen["learning_rate"],)))
     if records.exists(place, model) and records.noted(place, model, {})["chosen"] == chosen:
         return None
-    found = study.run(entry, stream, budget, chosen)
+    found = study.run(entry, stream, budget, chosen, training / f"chosen {_choice(chosen)}")
     records.save(place, model, found)
+    shutil.rmtree(training, ignore_errors=True)
     return found
 
 
@@ -241,10 +265,14 @@ def _rows(found: Mapping[str, Any]) -> list[list[str]]:
                 f"{100 * one['rank1']:.1f} %",
                 "–" if one["microseconds_per_step"] is None else _text(one["microseconds_per_step"], 1),
                 f"{one['parameters']:,}",
-                " ".join(f"{key}={value:g}" for key, value in one["chosen"].items()) or "–",
+                _choice(one["chosen"]) or "–",
             ]
         )
     return rows
+
+
+def _choice(choice: Mapping[str, float]) -> str:
+    return " ".join(f"{key}={value:g}" for key, value in choice.items())
 
 
 def _pair(pair: Mapping[str, Any]) -> str:

@@ -1,39 +1,15 @@
 """One model's result on disk, saved as soon as it exists; a run that was cut off goes on where it stopped."""
 
-import json
-from collections.abc import Mapping
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from experiments.claim import read_json, write_json
 from experiments.results import written_whole
 from experiments.streams.scores import Steps, summary
 from experiments.streams.study import Found
-
-
-class SettingsChangedError(RuntimeError):
-    """The folder holds results of other settings."""
-
-
-def claim(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Make ``folder`` the place of results with these settings.
-
-    Raises:
-        SettingsChangedError: it holds results of other ones; the message shows each difference.
-    """
-    path = folder / "settings.json"
-    plain = json.loads(json.dumps(settings))
-    if before := noted(folder, "settings", None):
-        keys = sorted(key for key in {*before, *plain} if before.get(key) != plain.get(key))
-        if keys:
-            raise SettingsChangedError(
-                f"{path}: expected the settings of the results that are there, but "
-                + "; ".join(f"{key} was {before.get(key)!r} and is {plain.get(key)!r}" for key in keys)
-                + f". Delete {folder} to start anew, or choose another --output"
-            )
-        return
-    note(folder, "settings", plain)
 
 
 def exists(folder: Path, name: str) -> bool:
@@ -53,22 +29,31 @@ def save(folder: Path, name: str, found: Found) -> None:
 
 
 def load(folder: Path, name: str, mask: np.ndarray | None) -> tuple[dict[str, Any], Found]:
-    """The summary and the scores of a model, on the steps of a mask."""
+    """The summary and the scores of a model, on the steps of a mask.
+
+    Raises:
+        ValueError: a file is not whole; the message names it.
+    """
     content = noted(folder, name, None)
-    with np.load(folder / f"{name}.npz") as file:
-        steps = Steps(*(file[f"steps_{field}"] for field in Steps._fields))
-        latent = file["latent"] if "latent" in file.files else None
-        found = Found(steps, file["mean"], latent, content["chosen"], {})
+    path = folder / f"{name}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            steps = Steps(*(file[f"steps_{field}"] for field in Steps._fields))
+            latent = file["latent"] if "latent" in file.files else None
+            found = Found(steps, file["mean"], latent, content["chosen"], {})
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path}: expected the whole file of a model's scores, but {error}; remove {folder / name}.json, "
+            "and the model is run again"
+        ) from error
     return content | summary(steps, mask), found
 
 
 def note(folder: Path, name: str, content: Any) -> None:
     """Write a small file beside the results."""
-    with written_whole(folder / f"{name}.json") as file:
-        file.write(json.dumps(content, indent=2, allow_nan=False).encode())
+    write_json(folder / f"{name}.json", content)
 
 
 def noted(folder: Path, name: str, otherwise: Any) -> Any:
     """What :func:`note` wrote last, if it did."""
-    path = folder / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else otherwise
+    return read_json(folder / f"{name}.json", otherwise)

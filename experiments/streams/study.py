@@ -4,6 +4,7 @@ import functools
 import itertools
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -83,12 +84,15 @@ def choices(entry: Entry, budget: Budget) -> list[Choice]:
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
-def attempt(entry: Entry, stream: Stream, budget: Budget, choice: Choice) -> list[float | None]:
-    """The score on the validation span with one choice, in the series' units, of each tuning run."""
+def attempt(entry: Entry, stream: Stream, budget: Budget, choice: Choice, folder: Path) -> list[float | None]:
+    """The score on the validation span with one choice, in the series' units, of each tuning run.
+
+    Training is kept in ``folder`` as it goes.
+    """
     model = _model(entry, stream)
     keys = jax.vmap(jax.random.key)(1000 + jnp.arange(budget.tuning_seeds))
     if entry.trained:
-        reached = fit(model, stream, budget, keys, **choice, side_by_side=entry.side_by_side).best
+        reached = fit(model, stream, budget, keys, folder, **choice, side_by_side=entry.side_by_side).best
     else:
         params, whole = _initial(model, keys, choice), _device(concatenate([stream.train, stream.validation]))
         found, _ = _evaluate(model, budget.samples, len(stream.train.xs), params, keys, whole, 1.0)
@@ -118,13 +122,16 @@ def wider(budget: Budget, chosen: Choice) -> Budget | None:
     return budget._replace(learning_rates=beyond)
 
 
-def run(entry: Entry, stream: Stream, budget: Budget, choice: Choice) -> Found:
-    """Train the seeds with what was chosen, and score one streaming pass over the test span."""
+def run(entry: Entry, stream: Stream, budget: Budget, choice: Choice, folder: Path) -> Found:
+    """Train the seeds with what was chosen, and score one streaming pass over the test span.
+
+    Training is kept in ``folder`` as it goes.
+    """
     began = time.perf_counter()
     model = _model(entry, stream)
     keys = jax.vmap(jax.random.key)(jnp.arange(budget.seeds))
     if entry.trained:
-        params = fit(model, stream, budget, keys, **choice, side_by_side=entry.side_by_side).params
+        params = fit(model, stream, budget, keys, folder, **choice, side_by_side=entry.side_by_side).params
     else:
         params = _initial(model, keys, choice)
     # A model that learns by filtering has all of the past to filter; the others only warm their state up.
@@ -152,6 +159,7 @@ def fit(
     stream: Stream,
     budget: Budget,
     keys: Array,
+    folder: Path,
     learning_rate: float,
     predictive: float = 0.0,
     side_by_side: bool = False,
@@ -176,6 +184,7 @@ def fit(
         seeds="vmap" if side_by_side else "auto",
         windows="vmap" if side_by_side else "auto",
         burn_in=min(_WARM, len(stream.validation.xs) // 4),
+        checkpoint=folder,
     )
 
 

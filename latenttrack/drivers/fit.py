@@ -1,5 +1,6 @@
 """Training: truncated backpropagation over windows whose state is carried, for any model of a stream."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -136,13 +137,17 @@ def fit(
         seeds: "vmap", "map" (``lax.map``), or "auto": "map" on a CPU, where small recurrent networks run faster one
             after the other, "vmap" elsewhere.
         windows: the same choice for the windows of one update; "map" also holds one window's activations at a time.
-        checkpoint: a folder; training is saved there after every round and goes on from there, bit for bit.
+        checkpoint: a folder; training is saved there after every round, in the background, and the same call goes on
+            from there, bit for bit. Not with host callbacks in the model, which differ from process to process.
         progress: called after every round with the updates done and the validation scores. With this or a checkpoint
             the rounds are a loop of the host: not for use under ``jit`` or ``vmap``.
 
     Raises:
+        RuntimeError: another run is using the checkpoint folder.
         TypeError: the key is not a typed one.
-        ValueError: shapes or options are wrong; the message says which.
+        ValueError: shapes or options are wrong; the message says which. The folder holds another run (the message shows
+            what differs), or no checkpoint that can be read; one that cannot is named in a warning and the one before
+            it is used.
     """
     if not (hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
         raise TypeError(f"key: expected a jax.random.key, or an array of them, got {getattr(key, 'dtype', key)!r}")
@@ -222,23 +227,27 @@ def _on_host(
     dtype = training.best.dtype
     traces = tuple(jnp.full((*lead, rounds, shape.evaluate_every), jnp.nan, dtype) for _ in range(3))
     state = (training, (traces, jnp.full((*lead, rounds), jnp.nan, dtype)))
-    saved, done = None, 0
-    if folder is not None:
-        from latenttrack.drivers.checkpoint import Checkpoint  # noqa: PLC0415  orbax takes seconds to import
+    with contextlib.ExitStack() as stack:
+        saved, done = None, 0
+        if folder is not None:
+            from latenttrack.drivers.checkpoint import Checkpoint  # noqa: PLC0415  orbax takes seconds to import
 
-        settings = shape._replace(optimizer=None)
-        identity = {"key": keys, "data": (data, held_out), "options": knobs, "settings": repr(settings)}
-        saved = Checkpoint(folder, identity)
-        done, state = saved.restore(state)
-    for index in range(done, rounds):
-        training, record = _rounds(model, shape, over, state[0], data, held_out, knobs)
-        state = (training, _put(state[1], record, (*(slice(None) for _ in lead), index)))
-        if saved is not None:
-            saved.save(index + 1, state)
-        if progress is not None:
-            progress((index + 1) * shape.evaluate_every, record[1])
-    if saved is not None:
-        saved.close()
+            program = _rounds.lower(model, shape, over, training, data, held_out, knobs).as_text()
+            identity = {
+                **shape._replace(optimizer=None)._asdict(),
+                **knobs._replace(options={})._asdict(),
+                **{f"options[{name!r}]": value for name, value in knobs.options.items()},
+                **{"key": keys, "data": data, "validation": held_out, "program": program, "jax": jax.__version__},
+            }
+            saved = stack.enter_context(Checkpoint(folder, identity))
+            done, state = saved.restore(state)
+        for index in range(done, rounds):
+            training, record = _rounds(model, shape, over, state[0], data, held_out, knobs)
+            state = (training, _put(state[1], record, (*(slice(None) for _ in lead), index)))
+            if saved is not None:
+                saved.save(index + 1, state)
+            if progress is not None:
+                progress((index + 1) * shape.evaluate_every, record[1])
     training, (traces, scores) = state
     return _finish(training, traces, scores, held_out)
 

@@ -1,6 +1,7 @@
 """The MAP step, for those who have no training loop of their own."""
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -29,6 +30,8 @@ def fit(
     params: Tree | None = None,
     temperature: ArrayLike = 1.0,
     mask: Any = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 100,
 ) -> tuple[Tree, Float[Array, " steps"]]:
     """θ* = argmin Σᵢ ℓᵢ(θ)/λ + ½(θ − m)ᵀP(θ − m), by an optax loop in one ``lax.scan``.
 
@@ -47,15 +50,23 @@ def fit(
         key: for the order of the mini-batches; needed with ``batch_size``.
         params: where to start; by default the belief's mean.
         temperature: λ > 0.
+        checkpoint: a folder. Training then goes in pieces; parameters, optimiser, position and objective so far are
+            saved there after each, in the background, and the same call goes on from there, bit for bit. Not within
+            ``jax.jit``, nor with host callbacks in the network, which differ from process to process.
+        checkpoint_every: steps in a piece.
 
     Returns:
         θ*, and the objective before each step [steps].
 
     Raises:
-        TypeError: apply_fn, likelihood, optimizer or labels are of the wrong kind.
-        ValueError: shapes, options or visible values are wrong; the message says which.
+        RuntimeError: another run is using the checkpoint folder.
+        TypeError: apply_fn, likelihood, optimizer or labels are of the wrong kind; ``checkpoint`` within a traced
+            function.
+        ValueError: shapes, options or visible values are wrong; the message says which. The folder holds another run,
+            or no checkpoint that can be read; one that cannot is named in a warning and the one before it is used.
     """
     checks.count("steps", steps, minimum=0)
+    checks.count("checkpoint_every", checkpoint_every, minimum=1)
     checks.positive("temperature", temperature)
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise TypeError(f"optimizer: expected an optax.GradientTransformation, got {type(optimizer).__name__}")
@@ -70,7 +81,20 @@ def fit(
             raise ValueError(f"batch_size: expected at most the {size} examples there are, got {batch_size}")
         if key is None:
             raise ValueError("key: expected a jax.random.key for the order of the mini-batches, got None")
-    return _loop(belief, likelihood, batch, key, start, temperature, apply_fn, optimizer, steps, batch_size)
+    if checkpoint is None or steps == 0:
+        return _loop(belief, likelihood, batch, key, start, temperature, apply_fn, optimizer, steps, batch_size)
+    from lowrank_filter.drivers.checkpoint import scan  # noqa: PLC0415  orbax takes seconds to import
+
+    (params, _), values = scan(
+        functools.partial(_advance, apply_fn, optimizer),
+        (belief, likelihood, batch, temperature),
+        (start, optimizer.init(start)),
+        (jnp.arange(steps), _order(key, size, steps, batch_size)),
+        every=checkpoint_every,
+        folder=checkpoint,
+        identity={"batch_size": batch_size, "steps": steps},
+    )
+    return params, values
 
 
 @functools.partial(jax.jit, static_argnums=(6, 7, 8, 9))
@@ -86,26 +110,38 @@ def _loop(
     steps: int,
     batch_size: int | None,
 ) -> tuple[Tree, Float[Array, " steps"]]:
+    fixed = (belief, likelihood, batch, temperature)
+    order = _order(key, len(batch.mask), steps, batch_size)
+    part = (jnp.arange(steps), order)
+    (params, _), values = _advance(apply_fn, optimizer, fixed, (start, optimizer.init(start)), part)
+    return params, values
+
+
+def _advance(
+    apply_fn: Apply, optimizer: optax.GradientTransformation, fixed: tuple, carry: tuple[Tree, Any], part: tuple
+) -> tuple[tuple[Tree, Any], Array]:
+    """As many steps as ``part`` has."""
+    belief, likelihood, batch, temperature = fixed
     size = len(batch.mask)
 
     def objective(params: Tree, part: Batch) -> Float[Array, ""]:
         loss = jnp.sum(localise(likelihood, apply_fn(params, part.x), part, temperature).loss)
         return loss * (size / len(part.mask)) + penalty(belief, params)
 
-    def step(carry: tuple[Tree, Any], chosen: Any) -> tuple[tuple[Tree, Any], Array]:
-        params, state = carry
+    def step(carry: tuple[Tree, Any], turn: tuple) -> tuple[tuple[Tree, Any], Array]:
+        (params, state), (_, chosen) = carry, turn
         part = batch if chosen is None else jax.tree.map(lambda leaf: leaf[chosen], batch)
         value, gradient = jax.value_and_grad(objective)(params, part)
         updates, state = optimizer.update(gradient, state, params)
         return (optax.apply_updates(params, updates), state), value
 
-    order = None if batch_size is None or key is None else _order(key, size, steps, batch_size)
-    (params, _), values = jax.lax.scan(step, (start, optimizer.init(start)), order, length=steps)
-    return params, values
+    return jax.lax.scan(step, carry, part)
 
 
-def _order(key: Key[Array, ""], size: int, steps: int, batch_size: int) -> Array:
+def _order(key: Key[Array, ""] | None, size: int, steps: int, batch_size: int | None) -> Array | None:
     """Indices [steps, batch_size]: a fresh permutation each epoch, its incomplete last mini-batch dropped."""
+    if batch_size is None or key is None:
+        return None
     per_epoch = size // batch_size
     epochs = -(-steps // per_epoch)
     permutations = jax.vmap(lambda k: jax.random.permutation(k, size))(jax.random.split(key, epochs))

@@ -1,5 +1,6 @@
 """A filter over a whole stream."""
 
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -37,6 +38,8 @@ def filter_stream(
     mask: Any = None,
     chunk_size: int = 1,
     history: History = "final",
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 1000,
 ) -> tuple[Belief, Stream]:
     """Predict and update through a stream in one ``lax.scan``.
 
@@ -51,15 +54,24 @@ def filter_stream(
         mask: booleans along that axis; a masked example is a missing observation.
         chunk_size: examples per update, static.
         history: "final" keeps nothing that grows with D; "means" the means; "all" the beliefs and sites.
+        checkpoint: a folder. The stream is then absorbed in pieces, compiled here; belief, position and history so far
+            are saved there after each, in the background, and the same call goes on from there, bit for bit. Not
+            within ``jax.jit``, nor with host callbacks in the network, which differ from process to process.
+        checkpoint_every: updates in a piece; what is written each time grows with the history that is kept.
 
     Returns:
         The last belief, and :class:`Stream`.
 
     Raises:
-        ValueError: leading axes that differ, an empty stream, an unknown history, a chunk size below 1.
+        RuntimeError: another run is using the checkpoint folder.
+        TypeError: ``checkpoint`` within a traced function.
+        ValueError: leading axes that differ, an empty stream, an unknown history, a chunk size or a
+            ``checkpoint_every`` below 1; the folder holds another run (the message shows what differs), or no
+            checkpoint that can be read. One that cannot is named in a warning and the one before it is used.
     """
     checks.choice("history", history, ("final", "means", "all"))
     checks.count("chunk_size", chunk_size, minimum=1)
+    checks.count("checkpoint_every", checkpoint_every, minimum=1)
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves((x, y, mask))}
     if len(sizes) != 1 or () in sizes or (0,) in sizes:
         raise ValueError(f"x, y, mask: expected one leading axis of at least one example, got {sorted(sizes)}")
@@ -85,7 +97,16 @@ def filter_stream(
 
     stream = jax.tree.map(chunks, (x, y, present))
     _same_belief(jax.eval_shape(step, belief, jax.tree.map(lambda leaf: leaf[0], stream))[0], belief)
-    return jax.lax.scan(step, belief, stream)
+    if checkpoint is None:
+        return jax.lax.scan(step, belief, stream)
+    from lowrank_filter.drivers.checkpoint import scan  # noqa: PLC0415  orbax takes seconds to import
+
+    return scan(
+        *(lambda _, belief, part: jax.lax.scan(step, belief, part), (), belief, stream),
+        every=checkpoint_every,
+        folder=checkpoint,
+        identity={"chunk_size": chunk_size, "history": history},
+    )
 
 
 def _same_belief(after: Belief, before: Belief) -> None:

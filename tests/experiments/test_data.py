@@ -33,13 +33,6 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
-    monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path / project)
-    return tmp_path / "weightfilter"
-
-
 def refuse_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
     def retrieve(*_: object, **__: object) -> str:
         raise OSError("no network")
@@ -129,41 +122,6 @@ class TestLocate:
             locate(FILE)
         for part in (FILE.path, FILE.md5, "no network", FILE.address, FOLDER_VARIABLE):
             assert part in str(caught.value)
-
-    def test_downloads_once_into_the_cache(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        downloads = serve(monkeypatch, CONTENT)
-        assert locate(FILE) == locate(FILE) == cache / FILE.path
-        assert (cache / FILE.path).read_bytes() == CONTENT
-        assert downloads == [FILE.address]
-
-    def test_a_corrupt_download_leaves_nothing_in_the_cache(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        serve(monkeypatch, b"an error page")
-        with pytest.raises(DataFileError) as caught:
-            locate(FILE)
-        for part in (FILE.md5, hashlib.md5(b"an error page").hexdigest(), FILE.address, FOLDER_VARIABLE):
-            assert part in str(caught.value)
-        assert not [path for path in cache.rglob("*") if path.is_file()]
-
-    def test_a_corrupt_file_in_the_cache_is_downloaded_again(
-        self, cache: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        downloads = serve(monkeypatch, CONTENT)
-        (cache / FILE.path).parent.mkdir(parents=True)
-        (cache / FILE.path).write_bytes(b"half a fi")
-        assert locate(FILE).read_bytes() == CONTENT
-        assert downloads == [FILE.address]
-
-
-def serve(monkeypatch: pytest.MonkeyPatch, content: bytes) -> list[str]:
-    """Let pooch "download" ``content`` from any address; return the list of addresses it asks for."""
-    asked: list[str] = []
-
-    def download(self: object, url: str, output_file: str, pooch_: object, check_only: bool = False) -> None:
-        asked.append(url)
-        Path(output_file).write_bytes(content)
-
-    monkeypatch.setattr(pooch.HTTPDownloader, "__call__", download)
-    return asked
 
 
 @needs_data

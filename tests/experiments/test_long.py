@@ -11,8 +11,9 @@ from experiments import methods, tasks
 from experiments.data.images import Images
 from experiments.methods import Training
 from experiments.networks import mlp
-from experiments.sequences.long import Follower, Rows
+from experiments.sequences.long import Block, Follower, Rows
 from experiments.unfinished import Unfinished
+from lowrank_filter.drivers.checkpoint import Checkpoint
 
 RNG = np.random.default_rng(0)
 TRAINING = Training(4, 10, None, decay=True, whitened=True)
@@ -40,6 +41,35 @@ def test_tasks_follow_each_other_as_in_a_sequence_and_are_kept(rows: Rows, tmp_p
     )
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == times and len(times) == 2
     jax.tree.map(np.testing.assert_array_equal, again[1], second)
+
+
+def test_a_block_goes_on_after_its_last_task(rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class StoppedError(Exception):
+        pass
+
+    def stop(self: Checkpoint, position: int, state: object) -> None:
+        save(self, position, state)
+        if position == 2:
+            raise StoppedError
+
+    def run(folder: Path) -> Block:
+        (block,) = Follower(NETWORK, "a", methods.sequential, TRAINING, Unfinished(folder, {})).blocks(
+            3, HYPER, rows, (3,)
+        )
+        return block
+
+    save = Checkpoint.save
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoint, "save", stop)
+        with pytest.raises(StoppedError):
+            run(tmp_path / "stopped")
+    (kept,) = (tmp_path / "stopped").iterdir()
+    assert kept.is_dir() and {path.name for path in kept.iterdir()} == {".running", "1", "2"}
+    resumed, whole = run(tmp_path / "stopped"), run(tmp_path / "whole")
+    jax.tree.map(np.testing.assert_array_equal, resumed._replace(seconds=0), whole._replace(seconds=0))
+    assert len(resumed.seconds) == 3
+    (kept,) = (tmp_path / "stopped").iterdir()
+    assert kept.suffix == ".npz"
 
 
 def test_permutations_are_those_of_the_short_sequences() -> None:

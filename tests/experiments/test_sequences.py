@@ -121,6 +121,14 @@ class TestCamelyon17:
         kernels = [leaf.shape for leaf in jax.tree.leaves(params) if leaf.ndim == 2]
         assert kernels == [(4, 8), (8, 2), (27, 32), (288, 16), (144, 4)]
 
+    @pytest.mark.parametrize("node", ["../../1", "1.5", ""])
+    def test_a_table_leads_nowhere_else(self, folder: Path, node: str) -> None:
+        table = folder / "metadata.csv"
+        columns = "patient,node,x_coord,y_coord,tumor,center"
+        table.write_text(f"{columns}\n1,{node},0,0,1,0\n", encoding="utf-8")
+        with pytest.raises(ValueError, match=r"metadata\.csv: expected whole numbers in each row"):
+            camelyon17(folder)
+
     def test_what_is_missing_is_named(self, folder: Path) -> None:
         next((folder / "patches").rglob("*_x_0_y_7.png")).unlink()
         with pytest.raises(ValueError, match="expected the patch"):

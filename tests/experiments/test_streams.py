@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from experiments.claim import SettingsChangedError
 from experiments.data.series import Series
 from experiments.streams import comparison, pictures, protocol, records, scores
 from experiments.streams.models import MODELS
@@ -102,7 +103,7 @@ def test_a_study_is_saved_one_by_one_and_goes_on(stream: protocol.Stream, tmp_pa
     again = records.noted(place, "gru.tried", [])
     assert again[:-1] == tried and again[-1]["learning_rate"] == pytest.approx(min(rates) / 3)
     assert records.noted(place, "gru", {})["chosen"] == {"learning_rate": min(rates)}
-    with pytest.raises(records.SettingsChangedError, match=r"'updates': 4.*'updates': 6"):
+    with pytest.raises(SettingsChangedError, match=r"'updates': 4.*'updates': 6"):
         comparison.run("small", {"easy": stream}, entries, BUDGET._replace(updates=6), tmp_path, console)
     names = pictures.draw(tmp_path, "easy", stream, found["easy"])
     assert {"easy-band.png", "easy-pit.png", "easy-nll.png", "easy-latent.png"} <= set(names)

@@ -105,10 +105,16 @@ def test_it_resumes_bit_for_bit(tmp_path, keys):
 
 def test_another_runs_checkpoint_is_refused(tmp_path):
     fit(checkpoint=tmp_path)
-    with pytest.raises(ValueError, match="checkpoint: expected a run with the same options, got another"):
+    with pytest.raises(
+        ValueError, match=r"got another one: learning_rate was 0\.005 and is 0\.001; take another folder"
+    ):
         fit(checkpoint=tmp_path, learning_rate=1e-3)
-    with pytest.raises(ValueError, match="same key"):
+    with pytest.raises(ValueError, match="key was"):
         fit(1, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match=r"options\['predictive'\] was None and is 0\.9"):
+        fit(checkpoint=tmp_path, options={"predictive": 0.9})
+    with pytest.raises(ValueError, match="program was text"):  # the model's variance floor is in no array
+        fit(model=latent.model(variance_floor=1e-3), checkpoint=tmp_path)
 
 
 def test_missing_targets_are_never_used():

@@ -1,7 +1,6 @@
 """Layers found in parameters and in networks: K-FAC's factors by hand, and the networks they can be read from."""
 
 import dense
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,24 +104,34 @@ def test_kfac_of_shared_weights_by_the_conventions(shared):
     assert dense.relative_error(came, np.kron(units, inputs)) < 1e-9
 
 
-class Convolutional(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        x = jnp.tanh(nn.Conv(2, (2, 2), strides=(2, 1), param_dtype=float)(x))
-        x = nn.GroupNorm(num_groups=1, param_dtype=float)(x).reshape(len(x), -1)
-        return nn.Dense(OUT, param_dtype=float)(x)
-
-
-class Attention(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        x = x + nn.MultiHeadDotProductAttention(num_heads=2, qkv_features=4, param_dtype=float)(x)
-        return nn.Dense(OUT, param_dtype=float)(nn.LayerNorm(param_dtype=float)(x).mean(1))
-
-
 def of_flax(module, *shape):
     params = module.init(jax.random.key(0), jnp.ones((1, *shape)))
     return module.apply, jax.tree.map(lambda p: p + 0.1, params), (B, *shape)
+
+
+def convolutions():
+    nn = pytest.importorskip("flax.linen")
+
+    class Convolutional(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = jnp.tanh(nn.Conv(2, (2, 2), strides=(2, 1), param_dtype=float)(x))
+            x = nn.GroupNorm(num_groups=1, param_dtype=float)(x).reshape(len(x), -1)
+            return nn.Dense(OUT, param_dtype=float)(x)
+
+    return of_flax(Convolutional(), 3, 3, IN)
+
+
+def attention():
+    nn = pytest.importorskip("flax.linen")
+
+    class Attention(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = x + nn.MultiHeadDotProductAttention(num_heads=2, qkv_features=4, param_dtype=float)(x)
+            return nn.Dense(OUT, param_dtype=float)(nn.LayerNorm(param_dtype=float)(x).mean(1))
+
+    return of_flax(Attention(), POSITIONS, IN)
 
 
 def applied_to_one(params, x):
@@ -154,26 +163,26 @@ def uneven(params, x):
     return wide[:, :OUT] + params[1]["b"] + wide[:, OUT:]
 
 
-with jax.enable_x64(True):
-    NETWORKS = {
-        "convolutions": of_flax(Convolutional(), 3, 3, IN),
-        "attention": of_flax(Attention(), POSITIONS, IN),
-        "one example at a time": (
-            applied_to_one,
-            params_of([{"weight": (OUT, IN), "bias": (OUT,)}, {"weight": (OUT, OUT), "bias": (OUT,)}]),
-            (B, IN),
-        ),
-        "recurrent": (recurrent, params_of({"in": SHARED, "state": (OUT, OUT)}), (B, POSITIONS, IN)),
-        "uneven biases": (uneven, params_of([SHARED, {"w": (OUT, 2 * OUT), "b": (OUT,)}]), (B, IN)),
-        "not to be read": (looked_up, params_of({"embedding": (3, IN), **SHARED}), (B, POSITIONS)),
-    }
+NETWORKS = {
+    "convolutions": convolutions,
+    "attention": attention,
+    "one example at a time": lambda: (
+        applied_to_one,
+        params_of([{"weight": (OUT, IN), "bias": (OUT,)}, {"weight": (OUT, OUT), "bias": (OUT,)}]),
+        (B, IN),
+    ),
+    "recurrent": lambda: (recurrent, params_of({"in": SHARED, "state": (OUT, OUT)}), (B, POSITIONS, IN)),
+    "uneven biases": lambda: (uneven, params_of([SHARED, {"w": (OUT, 2 * OUT), "b": (OUT,)}]), (B, IN)),
+    "not to be read": lambda: (looked_up, params_of({"embedding": (3, IN), **SHARED}), (B, POSITIONS)),
+}
+"""Each with its parameters and the shape of its inputs; those of flax where it is there."""
 
 
 @pytest.mark.parametrize("blocks", ["layer", "unit"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_blocks_of_any_network(name, blocks):
     """Blocks from layer inputs and output gradients where they can be read, from whole gradients where not."""
-    apply_fn, params, shape = NETWORKS[name]
+    apply_fn, params, shape = NETWORKS[name]()
     x = x_of(*shape) ** 2
     row, unravel = ravel_pytree(params)
     layout = lf.init(params, rank=1, blocks=blocks).precision.layout
@@ -193,7 +202,7 @@ def test_blocks_of_any_network(name, blocks):
 
 @pytest.mark.parametrize("name", ["convolutions", "attention", "one example at a time"])
 def test_these_are_read_and_not_differentiated_example_by_example(name):
-    apply_fn, params, shape = NETWORKS[name]
+    apply_fn, params, shape = NETWORKS[name]()
     reading = layers.read(apply_fn, params, x_of(*shape))
     layout = lf.kronecker_init(params).precision.layout
     found = [reading.covering(layout.positions(group)) for group in layout.groups if group.layer]
@@ -201,7 +210,7 @@ def test_these_are_read_and_not_differentiated_example_by_example(name):
 
 
 def test_a_layer_used_otherwise_is_an_error_that_names_it():
-    apply_fn, params, shape = NETWORKS["not to be read"]
+    apply_fn, params, shape = NETWORKS["not to be read"]()
     with pytest.raises(ValueError, match=r"\['w'\]: expected a layer whose kernel multiplies.*layers="):
         site(apply_fn, params, x_of(*shape) ** 2)
 
@@ -213,9 +222,6 @@ def paths(params):
 
 
 def test_layers_found_by_shape_and_name():
-    flax = lf.find_layers(NETWORKS["attention"][1])
-    assert [layer.outputs for layer in flax if "query" in layer.kernel] == [(1, 2)]
-    assert all(layer.bias is not None for layer in flax) and not any("LayerNorm" in layer.kernel for layer in flax)
     ones = jnp.ones
     assert paths({"weight": ones((5, 3)), "bias": ones(5)}) == {"weight": ("['bias']", (0,))}
     assert paths({"weight": ones((3, 3)), "bias": ones(3)}) == {"weight": ("['bias']", (0,))}
@@ -227,6 +233,12 @@ def test_layers_found_by_shape_and_name():
     }
     assert [layer.bias for layer in lf.find_layers([(ones((3, 5)), ones(5)), (ones((5, 3)),)])] == ["[0][1]", None]
     assert lf.find_layers({"embedding": ones((9, 3)), "scale": ones(3)}) == ()
+
+
+def test_layers_of_flax():
+    found = lf.find_layers(NETWORKS["attention"]()[1])
+    assert [layer.outputs for layer in found if "query" in layer.kernel] == [(1, 2)]
+    assert all(layer.bias is not None for layer in found) and not any("LayerNorm" in layer.kernel for layer in found)
 
 
 def test_layers_can_be_told():

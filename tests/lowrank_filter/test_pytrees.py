@@ -3,7 +3,6 @@
 import dataclasses
 
 import dense
-import flax.linen as nn
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ import pytest
 
 import lowrank_filter as lf
 
+nn = pytest.importorskip("flax.linen")
 pytestmark = pytest.mark.usefixtures("x64")
 
 IN, HIDDEN, OUT, B, K = 3, 4, 2, 3, 2

@@ -1,0 +1,243 @@
+"""A long run saved as it goes, so that it goes on where it stopped, bit for bit.
+
+The two packages do not import each other: latenttrack/drivers has the same two files, and a test compares them.
+"""
+
+import contextlib
+import hashlib
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.core import Tracer
+
+from .exclusive import alone
+
+Tree = Any
+_ADVICE = "take another folder, or remove this one to start again"
+
+
+class Checkpoint:
+    """The last states of one run in a folder: each written whole or not at all, while the run goes on.
+
+    A context manager, which waits at its end for what is being written. Nobody else can use the folder meanwhile.
+
+    Args:
+        folder: made where it is missing.
+        identity: everything that the run depends on, by name: numbers, text, arrays or pytrees of arrays. A folder
+            with a run that differs in any of them is refused.
+        keep: how many states.
+
+    Raises:
+        RuntimeError: another run is using the folder.
+    """
+
+    def __init__(self, folder: str | Path, identity: Mapping[str, Any], *, keep: int = 2) -> None:
+        self._folder = Path(folder).absolute()
+        self._identity = {name: _shown(value) for name, value in identity.items()}
+        self._open = contextlib.ExitStack()
+        self._open.enter_context(alone(self._folder))
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        self._manager = self._open.enter_context(ocp.CheckpointManager(self._folder, options=options))
+
+    def __enter__(self) -> "Checkpoint":
+        """Nothing more: the folder is taken already."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Wait for what is being written, and leave the folder."""
+        self._open.close()
+
+    def restore(self, like: Tree) -> tuple[int, Tree]:
+        """The newest position that can be read and the state there; 0 and ``like`` where nothing was saved.
+
+        Args:
+            like: a pytree of the state's structure; shapes may differ, leaves may be ``jax.ShapeDtypeStruct``.
+
+        Raises:
+            ValueError: the folder holds another run, or nothing in it can be read. The message says what differs, or
+                what is wrong with which file. One that can be read is used in place of newer ones that cannot, with a
+                warning; those are set aside.
+        """
+        refused: dict[int, str] = {}
+        for position in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                about = self._about(position)
+                state = self._state(position, about, like)
+            except _OtherRunError:
+                raise
+            except Exception as error:  # of many kinds: what a damaged file makes of orbax and its codecs
+                reason = " ".join(str(error).split())[:500]
+                refused[position] = f"{self._folder / str(position)}: {type(error).__name__}: {reason}"
+                continue
+            if refused:
+                warnings.warn(
+                    f"checkpoint: going on from {self._folder / str(position)}, since newer ones cannot be read: "
+                    + "; ".join(refused.values()),
+                    stacklevel=3,
+                )
+                self._set_aside(refused)
+            return position, state
+        if refused:
+            raise ValueError(
+                "checkpoint: expected a whole checkpoint of this program, got none that can be read: "
+                + "; ".join(refused.values())
+                + f"; {_ADVICE}"
+            )
+        return 0, like
+
+    def save(self, position: int, state: Tree) -> None:
+        """Copy the state after ``position`` steps now, and write it in the background."""
+        leaves = [np.asarray(leaf) for leaf in jax.device_get(_plain(state))]
+        about = {
+            "identity": self._identity,
+            "leaves": [[leaf.dtype.name, list(leaf.shape)] for leaf in leaves],
+            "sha256": _digest(leaves),
+        }
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave({str(i): leaf for i, leaf in enumerate(leaves) if leaf.size}),
+            about=ocp.args.JsonSave(about),
+        )
+        self._manager.save(position, args=args)
+
+    def _about(self, position: int) -> dict[str, Any]:
+        args = ocp.args.Composite(about=ocp.args.JsonRestore())
+        about = self._manager.restore(position, args=args)["about"]
+        if not isinstance(about, dict) or set(about) != {"identity", "leaves", "sha256"}:
+            raise ValueError("expected a checkpoint of this program, got one of another")
+        before = about["identity"]
+        names = sorted(n for n in {*before, *self._identity} if before.get(n) != self._identity.get(n))
+        if names:
+            changes = "; ".join(f"{n} was {before.get(n)} and is {self._identity.get(n)}" for n in names)
+            raise _OtherRunError(
+                f"checkpoint: expected the run that {self._folder} holds, got another one: {changes}; {_ADVICE}"
+            )
+        return about
+
+    def _state(self, position: int, about: dict[str, Any], like: Tree) -> Tree:
+        empty = [np.zeros(shape, jnp.dtype(name)) for name, shape in about["leaves"]]
+        template = {str(i): leaf for i, leaf in enumerate(empty) if leaf.size}
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
+        found = self._manager.restore(position, args=args)["state"]
+        leaves = [np.asarray(found.get(str(i), leaf)) for i, leaf in enumerate(empty)]
+        # Codecs pass over some damage and fill what is missing with zeros.
+        if _digest(leaves) != about["sha256"]:
+            raise ValueError("expected the arrays that were saved, got others: their checksum differs")
+        wanted, structure = jax.tree.flatten(like)
+        if len(wanted) != len(leaves):
+            raise ValueError(f"expected {len(wanted)} arrays, got {len(leaves)}")
+        return jax.tree.unflatten(structure, [_placed(*pair) for pair in zip(wanted, leaves, strict=True)])
+
+    def _set_aside(self, refused: Mapping[int, str]) -> None:
+        for position in refused:
+            target = self._folder / f"refused-{position}"
+            while target.exists():
+                target = target.with_name(f"{target.name}-again")
+            (self._folder / str(position)).rename(target)
+        self._manager.reload()
+
+
+class _OtherRunError(ValueError):
+    """The folder holds another run."""
+
+
+def scan(
+    advance: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]],
+    fixed: Tree,
+    carry: Tree,
+    xs: Tree,
+    *,
+    every: int,
+    folder: str | Path,
+    identity: Mapping[str, Any],
+) -> tuple[Tree, Tree]:
+    """``lax.scan`` over ``xs`` in pieces of ``every`` steps; carry and ys so far are saved after each.
+
+    What the program itself does is part of the run's identity: a network, a rank or a noise that a closure holds.
+
+    Args:
+        advance: ``advance(fixed, carry, part)`` → (carry, ys), for any number of steps; it is compiled here.
+        fixed: what all steps share.
+        carry, xs: as in ``lax.scan``.
+        every: steps in a piece.
+        folder, identity: as in :class:`Checkpoint`.
+
+    Raises:
+        TypeError: called within a traced function.
+        ValueError: as in :meth:`Checkpoint.restore`.
+    """
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((fixed, carry, xs))):
+        raise TypeError(
+            "checkpoint: expected a call outside of jax.jit, vmap and grad, since it writes files, got traced values; "
+            "each piece is compiled within"
+        )
+    run = jax.jit(advance)
+    carry = _strong(carry)
+    length = len(jax.tree.leaves(xs)[0])
+    first = jax.tree.map(lambda leaf: leaf[:1], xs)
+    program = run.lower(fixed, carry, first).as_text()
+    _, shapes = jax.eval_shape(run, fixed, carry, first)
+    given = {"start": carry, "fixed": fixed, "data": xs, "program": program, "jax": jax.__version__}
+    with Checkpoint(folder, {**identity, **given}) as saved:
+        done, (carry, ys) = saved.restore((carry, shapes))
+        ys = None if done == 0 else jax.tree.map(np.asarray, ys)
+        while done < length:
+            part = jax.tree.map(lambda leaf, done=done: leaf[done : done + every], xs)
+            carry, piece = run(fixed, carry, part)
+            carry, piece = _strong(carry), jax.device_get(piece)
+            ys = piece if ys is None else jax.tree.map(lambda *parts: np.concatenate(parts), ys, piece)
+            done = min(done + every, length)
+            saved.save(done, (carry, ys))
+    return carry, jax.tree.map(jnp.asarray, ys)
+
+
+def _plain(tree: Tree) -> list[Any]:
+    """The leaves, with keys as plain integers."""
+    return [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in jax.tree.leaves(tree)]
+
+
+def _placed(like: Any, leaf: np.ndarray) -> Any:
+    if _is_key(like):
+        return jax.random.wrap_key_data(jnp.asarray(leaf), impl=jax.random.key_impl(like))
+    if isinstance(like, jax.Array) and len(like.sharding.device_set) > 1:
+        return jax.device_put(leaf, like.sharding)
+    return jnp.asarray(leaf)
+
+
+def _strong(tree: Tree) -> Tree:
+    """Without weak types, which a file does not keep."""
+    return jax.tree.map(
+        lambda leaf: leaf if _is_key(leaf) else jax.lax.convert_element_type(leaf, jnp.result_type(leaf)), tree
+    )
+
+
+def _is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _shown(value: Any) -> str:
+    """A short text that differs where the value does."""
+    if all(leaf is None or isinstance(leaf, bool | int | float) for leaf in jax.tree.leaves(value)):
+        return repr(value)
+    if isinstance(value, str):
+        return repr(value) if len(value) < 80 else f"text of SHA-256 {hashlib.sha256(value.encode()).hexdigest()[:16]}"
+    leaves = [np.asarray(leaf) for leaf in _plain(value)]
+    if len(leaves) == 1 and leaves[0].ndim == 0:
+        return f"{leaves[0].item()!r} ({leaves[0].dtype.name})"
+    size = sum(leaf.size for leaf in leaves)
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(value)]
+    digest = hashlib.sha256(f"{paths}{_digest(leaves)}".encode()).hexdigest()
+    return f"{size} numbers in {len(leaves)} arrays of SHA-256 {digest[:16]}"
+
+
+def _digest(leaves: list[np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for leaf in leaves:
+        digest.update(f"{leaf.dtype.name}{leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
