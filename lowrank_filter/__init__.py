@@ -13,6 +13,7 @@ from lowrank_filter.drivers.filters import Filter, extended_filter, laplace_filt
 from lowrank_filter.drivers.fit import fit
 from lowrank_filter.drivers.stream import Stream, filter_stream
 from lowrank_filter.kernels.belief import Belief, init, kronecker_init, penalty, sample, zero_site
+from lowrank_filter.kernels.health import Health, sliding_health
 from lowrank_filter.kernels.laplace import laplace_update
 from lowrank_filter.kernels.likelihoods import (
     Bernoulli,
@@ -35,6 +36,7 @@ __all__ = [
     "DiagLowRank",
     "Filter",
     "Gaussian",
+    "Health",
     "HeteroscedasticGaussian",
     "Info",
     "Kronecker",
@@ -59,6 +61,7 @@ __all__ = [
     "predict",
     "predictive",
     "sample",
+    "sliding_health",
     "smooth",
     "solve",
     "truncate",

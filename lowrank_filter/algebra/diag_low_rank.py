@@ -177,7 +177,7 @@ class DiagLowRank(NamedTuple):
         step = jax.tree.map(lambda a, b, v: (a + b)[0] * v, *ends, variance)
         explained = target @ (gram[self.rank :] @ coefficients)
         logdet = 2 * jnp.sum(jnp.log(jnp.diagonal(lower)[self.rank :]))
-        correction = Correction(step, explained, jnp.sum(halfway**2), logdet)
+        correction = Correction(step, explained, jnp.sum(halfway**2), logdet, lower)
 
         weight, measured = variance, gram
         if metric == "euclidean":

@@ -20,12 +20,14 @@ class Correction(NamedTuple):
         explained: uᵀAᵀ (P + A Aᵀ)⁻¹ A u.
         unexplained: uᵀ(I + AᵀP⁻¹A)⁻¹ u = ‖u‖² − explained, computed without that subtraction.
         logdet: log det(P + A Aᵀ) − log det P.
+        lower: the Cholesky factor of the small matrix that was solved with; its size is the structure's own.
     """
 
     step: Tree
     explained: Float[Array, ""]
     unexplained: Float[Array, ""]
     logdet: Float[Array, ""]
+    lower: Float[Array, "m m"]
 
 
 class Misfit(NamedTuple):

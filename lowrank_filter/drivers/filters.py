@@ -48,6 +48,8 @@ def extended_filter(
     residual: Residual = "diagonal",
     metric: Metric = "relative",
     temperature: ArrayLike = 1.0,
+    outlier_threshold: ArrayLike | None = None,
+    health: bool = False,
 ) -> Filter:
     """The extended Kalman filter of the weights, for streams; arguments as in init, predict and update.
 
@@ -72,6 +74,8 @@ def extended_filter(
             metric=metric,
             temperature=temperature,
             mask=mask,
+            outlier_threshold=outlier_threshold,
+            health=health,
             **dynamics,
         )
 

@@ -42,6 +42,7 @@ class Local(NamedTuple):
         score: uᵢ [B, r], with Sᵢuᵢ = ∇_f loss.
         counts: [B], which examples count.
         invalid: [B], unmasked examples left out because their inputs, outputs or targets are not valid.
+        weight: [B], what each example counts for where outliers count less, else None.
     """
 
     loss: Float[Array, " B"]
@@ -50,6 +51,7 @@ class Local(NamedTuple):
     score: Float[Array, "B r"]
     counts: Bool[Array, " B"]
     invalid: Bool[Array, " B"]
+    weight: Float[Array, " B"] | None = None
 
 
 def prepare(params: Tree, apply_fn: Apply, likelihood: Likelihood, x: Any, y: Any, mask: Any) -> Batch:
@@ -88,21 +90,36 @@ def prepare(params: Tree, apply_fn: Apply, likelihood: Likelihood, x: Any, y: An
     return batch._replace(x=_filled(usable, batch.x), usable=usable)
 
 
-def localise(likelihood: Likelihood, outputs: Float[Array, "B C"], batch: Batch, temperature: Any) -> Local:
-    """The likelihood's loss, root and score at the outputs, divided by the temperature; zero where nothing counts."""
+def localise(
+    likelihood: Likelihood, outputs: Float[Array, "B C"], batch: Batch, temperature: Any, threshold: Any = None
+) -> Local:
+    """The likelihood's loss, root and score at the outputs, divided by the temperature; zero where nothing counts.
+
+    With a threshold c, an example weighs w = 1/(1 + ‖u‖²/c²): its temperature is divided by that, so ‖√w u‖ < c.
+    """
     counts = batch.usable & jax.vmap(_valid, in_axes=(None, 0, 0))(likelihood, outputs, batch.y)
     # A second zeroing, after which no derivative of an example that does not count can be anything but finite.
     outputs = jnp.where(counts[:, None], outputs, 0)
     targets = _masked(counts, batch.y)
     scale = jax.lax.rsqrt(jnp.asarray(temperature, outputs.dtype))
     excess = jax.vmap(likelihood.normaliser)(outputs)
+    root = _masked(counts, jax.vmap(likelihood.root)(outputs, targets))
+    score = _masked(counts, jax.vmap(likelihood.whitened_score)(outputs, targets))
+    weight = None
+    if threshold is not None:
+        weight = 1 / (1 + jnp.sum(jnp.square(score / jnp.asarray(threshold, score.dtype)), axis=1))
+        scale = scale * jnp.sqrt(weight)
+        root, score = root * scale[:, None, None], score * scale[:, None]
+    else:
+        root, score = root * scale, score * scale
     return Local(
         _masked(counts, jax.vmap(likelihood.nll)(outputs, targets)) * scale**2,
         None if excess is None else _masked(counts, excess) * scale**2,
-        _masked(counts, jax.vmap(likelihood.root)(outputs, targets)) * scale,
-        _masked(counts, jax.vmap(likelihood.whitened_score)(outputs, targets)) * scale,
+        root,
+        score,
         counts,
         batch.mask & ~counts,
+        weight,
     )
 
 

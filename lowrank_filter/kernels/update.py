@@ -14,6 +14,7 @@ from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.kernels.batch import Apply, prepare
 from lowrank_filter.kernels.belief import Belief
 from lowrank_filter.kernels.gradients import gradients
+from lowrank_filter.kernels.health import Health, measure
 from lowrank_filter.kernels.likelihoods import Likelihood
 from lowrank_filter.kernels.predict import moved
 
@@ -28,6 +29,8 @@ class Info(NamedTuple):
         truncated: what did not fit the structure, as a share in [0, 1]: of the low-rank part's trace (in the metric),
             all blocks together; for a Kronecker precision the projection error of the added term in Frobenius norms.
         invalid: how many unmasked examples were left out because an input, output or target was not valid.
+        discounted: Σ(1 − w) over the examples, how many of them outlying took away; None without a threshold.
+        health: the step's :class:`Health`, None if it was not asked for.
     """
 
     site: Precision
@@ -35,6 +38,8 @@ class Info(NamedTuple):
     loss: Float[Array, ""]
     truncated: Float[Array, ""]
     invalid: Int[Array, ""]
+    discounted: Float[Array, ""] | None = None
+    health: Health | None = None
 
 
 def update(
@@ -51,6 +56,8 @@ def update(
     mask: Any = None,
     process_noise: Tree | None = None,
     transition: Tree = 1.0,
+    outlier_threshold: ArrayLike | None = None,
+    health: bool = False,
 ) -> tuple[Belief, Info]:
     """Condition a belief on a batch of examples, with the network linearised at its mean.
 
@@ -77,6 +84,10 @@ def update(
             belief comes back bit for bit (at equal rank).
         process_noise, transition: if given, ``belief`` is first predicted with them, as :func:`predict` does, in the
             same pass over the factor: a third less time in a stream.
+        outlier_threshold: c > 0, in standard deviations of the observations: an example weighs w = 1/(1 + ‖uᵢ‖²/c²), so
+            that none moves the mean by more than one at c would (WoLF, arXiv 2405.05646). Loss and evidence are then
+            those of the weighted likelihood. None: all weigh the same, and an outlier moves the mean in proportion.
+        health: whether ``info`` has a :class:`Health`, static.
 
     Returns:
         The posterior belief, and :class:`Info`.
@@ -89,12 +100,14 @@ def update(
     checks.rank(rank)
     truncation_options(residual, metric)
     checks.positive("temperature", temperature)
+    if outlier_threshold is not None:
+        checks.positive("outlier_threshold", outlier_threshold)
     noise = decay = None
     mean = belief.mean
     if process_noise is not None:
         mean, noise, decay = moved(belief, process_noise, transition)
     batch = prepare(mean, apply_fn, likelihood, x, y, mask)
-    local, columns = gradients(mean, apply_fn, likelihood, batch, temperature)
+    local, columns = gradients(mean, apply_fn, likelihood, batch, temperature, outlier_threshold)
     precision, site, correction, misfit = belief.precision.condition(
         columns,
         local.score.ravel(),
@@ -111,5 +124,7 @@ def update(
     else:  # −½‖u‖² + ½ explained would cancel where the data say much more than the prior
         fit = -jnp.sum(local.excess) - 0.5 * correction.unexplained
     log_evidence = fit - 0.5 * correction.logdet
-    info = Info(site, log_evidence, loss, misfit.share, jnp.sum(local.invalid))
+    discounted = None if local.weight is None else jnp.sum(jnp.where(local.counts, 1 - local.weight, 0))
+    record = measure(correction, misfit, local) if health else None
+    info = Info(site, log_evidence, loss, misfit.share, jnp.sum(local.invalid), discounted, record)
     return Belief(mean, precision), info
