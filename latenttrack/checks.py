@@ -52,12 +52,12 @@ def numbers(name: str, value: Any, advice: str) -> Array:
 
 def not_negative(name: str, value: Any) -> None:
     """One number ≥ 0 and finite, where it can be seen."""
-    within(name, value, 0.0, np.inf, "non-negative")
+    within(name, value, 0.0, np.inf, "non-negative values")
 
 
 def positive(name: str, value: Any) -> None:
     """One number > 0 and finite, where it can be seen."""
-    within(name, value, np.nextafter(0, 1), np.inf, "positive")
+    within(name, value, np.nextafter(0, 1), np.inf, "positive values")
 
 
 def within(name: str, value: Any, lowest: float, highest: float, wanted: str) -> None:
@@ -68,7 +68,7 @@ def within(name: str, value: Any, lowest: float, highest: float, wanted: str) ->
     if not isinstance(array, Tracer):
         number = float(array)
         if not (np.isfinite(number) and lowest <= number <= highest):
-            raise ValueError(f"{name}: expected a {wanted} value, got {value}; correct it")
+            raise ValueError(f"{name}: expected {wanted}, got {value}; correct it")
 
 
 def shape(name: str, value: Any, expected: tuple[int, ...], advice: str) -> None:
@@ -136,7 +136,7 @@ def training(
     for name, value in (("learning_rate", learning_rate), ("beta", beta), ("warmup", warmup)):
         not_negative(name, value)
     positive("clip", clip)
-    within("recency", recency, np.nextafter(0, 1), 1.0, "factor in (0, 1]: a positive")
+    within("recency", recency, np.nextafter(0, 1), 1.0, "values in (0, 1]")
     if options is not None and not isinstance(options, Mapping):
         raise TypeError(
             f"options: expected a mapping of the loss's keyword arguments, got {type(options).__name__}; write "
@@ -219,18 +219,36 @@ def finite_stream(xs: Array, ys: Array, mask: Array | None) -> None:
             )
 
 
-def scored(ys: Any, mean: Any, variance: Any = None) -> tuple[Array, Array, Array | None]:
-    """Targets [T, y_dim] and components [T, K, y_dim]."""
+def scored(ys: Any, mean: Any) -> tuple[Array, Array]:
+    """Targets [T, y_dim] and means of components [T, K, y_dim]."""
     ys = numbers("ys", ys, "the targets [T, y_dim] of a stream")
     mean = numbers("mean", mean, "outputs.mean of a rollout")
     if ys.ndim != 2:
         raise ValueError(f"ys: expected shape (T, y_dim), got {ys.shape}; one row per time step")
-    given = [("mean", mean)] if variance is None else [("mean", mean), ("variance", numbers("variance", variance, ""))]
-    for name, value in given:
-        if value.ndim != 3 or (value.shape[0], value.shape[2]) != ys.shape or value.shape != mean.shape:
-            wanted = f"({ys.shape[0]}, K, {ys.shape[1]})"
-            raise ValueError(f"{name}: expected shape {wanted}, got {value.shape}; outputs.{name} of a rollout")
-    return ys, mean, given[-1][1] if variance is not None else None
+    if mean.ndim != 3 or (mean.shape[0], mean.shape[2]) != ys.shape:
+        wanted = f"({ys.shape[0]}, K, {ys.shape[1]})"
+        raise ValueError(f"mean: expected shape {wanted} for the targets, got {mean.shape}; outputs.mean of a rollout")
+    return ys, mean
+
+
+def components(mean: Any, variance: Any) -> tuple[Array, Array]:
+    """Means and variances of components [T, K, y_dim]."""
+    arrays = []
+    for name, value in (("mean", mean), ("variance", variance)):
+        array = numbers(name, value, f"outputs.{name} of a rollout")
+        if array.ndim != 3 or (arrays and array.shape != arrays[0].shape):
+            wanted = arrays[0].shape if arrays else "(T, K, y_dim)"
+            raise ValueError(f"{name}: expected shape {wanted}, got {array.shape}; outputs.{name} of a rollout")
+        arrays.append(array)
+    return arrays[0], arrays[1]
+
+
+def threshold(value: Any) -> None:
+    """A number of nats; infinity is one."""
+    array = numbers("threshold", value, "a number of nats")
+    shape("threshold", array, (), "one number of nats")
+    if not isinstance(array, Tracer) and np.isnan(float(array)):
+        raise ValueError("threshold: expected a number of nats, got nan; correct it")
 
 
 def axes(name: str, value: Any, minimum: int, wanted: str) -> Array:

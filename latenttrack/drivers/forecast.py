@@ -33,10 +33,11 @@ def forecast(
     Raises:
         ValueError: no ``ys`` for such a model; shapes are wrong.
     """
-    given = ys is not None
+    checks.key(key)
+    xs, given = checks.numbers("xs", xs, "the inputs [T, x_dim] of the steps ahead"), ys is not None
     if not given:
         ys = jnp.zeros((len(xs), _width(model, params, state, xs)), xs.dtype)
-    checks.stream(xs, ys, None)
+    xs, ys, _ = checks.stream(xs, ys, None)
     unseen = jnp.zeros(len(xs), bool)
     _, outputs = model.rollout(params, key, xs, ys, state, samples=samples, mask=unseen)
     return outputs._replace(log_prob=-metrics.nll(ys, outputs.mean, outputs.variance)) if given else outputs

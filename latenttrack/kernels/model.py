@@ -237,7 +237,7 @@ def _build(config: Config, x_dim: int, y_dim: int) -> Model:
         check(params, state)
         checks.key(key)
         checks.not_negative("beta", beta)
-        checks.within("predictive", predictive, 0.0, 1.0, "share in [0, 1]: a")
+        checks.within("predictive", predictive, 0.0, 1.0, "values in [0, 1]")
         if weights is not None:
             weights = checks.numbers("weights", weights, "one weight per time step")
             checks.shape("weights", weights, (len(xs),), "one weight per time step")

@@ -95,7 +95,7 @@ class Precision(Protocol):
         """
         ...
 
-    def check(self, vector: Tree | None = None, *, positive: bool = True) -> None:
+    def check(self, vector: Tree | None = None, *, positive: bool = True, name: str = "vector") -> None:
         """Raise ValueError where it can be seen that this is no precision, or the vector not shaped for it."""
         ...
 

@@ -62,32 +62,80 @@ def prepare(params: Tree, apply_fn: Apply, likelihood: Likelihood, x: Any, y: An
         ValueError: an empty batch, leading axes that differ, outputs not [B, C], targets or mask of another shape, or
             (where values can be seen) NaN or targets out of the likelihood's domain in an unmasked example.
     """
-    if not isinstance(likelihood, Likelihood):
-        raise TypeError(
-            f"likelihood: expected a Likelihood such as Categorical(), got {likelihood!r}; to bring your own, "
-            "subclass lowrank_filter.Likelihood"
-        )
-    x = jax.tree.map(jnp.asarray, x)
-    y = jnp.asarray(y)
+    check_likelihood(likelihood)
+    x = inputs(x)
+    y = checks.array("y", y, "an array of targets with one row per example")
     outputs = output_count(params, apply_fn, x)
     size = _size(x)
     if y.shape[:1] != (size,):
-        raise ValueError(f"y: expected a leading axis of {size} like x, got shape {y.shape}")
+        raise ValueError(f"y: expected a leading axis of {size} like x, got shape {y.shape}; one target per example")
     likelihood.check(outputs)
     y = _targets(likelihood, outputs, y)
     if mask is None:
         kept = jnp.ones(size, bool)
     else:
-        kept = jnp.asarray(mask)
+        kept = given(mask)
         if kept.shape != (size,):
-            raise ValueError(f"mask: expected shape ({size},), one entry per example, got {kept.shape}")
-        kept = kept.astype(bool)
+            raise ValueError(f"mask: expected shape ({size},), got {kept.shape}; one entry per example")
     usable = kept & _finite(x, size)
     batch = Batch(_filled(usable, x), _masked(kept, y), kept, usable)
     _visible(likelihood, outputs, batch)
     # An example whose outputs overflow must not be differentiated either: a zero cotangent times infinity is NaN.
     usable &= jax.vmap(_valid, in_axes=(None, 0, 0))(likelihood, apply_fn(params, batch.x), batch.y)
     return batch._replace(x=_filled(usable, batch.x), usable=usable)
+
+
+def check_model(apply_fn: Any, likelihood: Any) -> None:
+    """A function and a likelihood, before there are examples.
+
+    Raises:
+        TypeError: they are not.
+    """
+    if not callable(apply_fn):
+        raise TypeError(
+            f"apply_fn: expected a function (params, x) -> outputs [B, C], got {type(apply_fn).__name__}; "
+            "pass the function itself"
+        )
+    check_likelihood(likelihood)
+
+
+def check_likelihood(likelihood: Any) -> None:
+    """An instance of a likelihood.
+
+    Raises:
+        TypeError: something else.
+    """
+    if not isinstance(likelihood, Likelihood):
+        raise TypeError(
+            f"likelihood: expected a Likelihood such as Categorical(), got {likelihood!r}; to bring your own, "
+            "subclass lowrank_filter.Likelihood"
+        )
+
+
+def inputs(x: Any) -> Any:
+    """Inputs as arrays.
+
+    Raises:
+        TypeError: a leaf is no array.
+    """
+    paths, structure = jax.tree_util.tree_flatten_with_path(x)
+    advice = "an array, or a pytree of arrays, with one row per example"
+    return structure.unflatten([checks.array(f"x{jax.tree_util.keystr(path)}", leaf, advice) for path, leaf in paths])
+
+
+def given(mask: Any) -> Bool[Array, "..."]:
+    """A mask as booleans; numbers are welcome where they are 0 and 1.
+
+    Raises:
+        TypeError: no array.
+        ValueError: other numbers.
+    """
+    kept = checks.array("mask", mask, "one boolean per example")
+    if kept.dtype != bool and checks.concrete(kept) and not np.isin(np.asarray(kept), (0, 1)).all():
+        raise ValueError(
+            f"mask: expected booleans, got {kept.dtype} with other values than 0 and 1; True keeps an example"
+        )
+    return kept.astype(bool)
 
 
 def localise(
@@ -138,17 +186,21 @@ def output_count(params: Tree, apply_fn: Apply, x: Any) -> int:
         ValueError: leading axes that differ, an empty batch, or outputs of another shape.
     """
     if not callable(apply_fn):
-        raise TypeError(f"apply_fn: expected a function (params, x) -> outputs [B, C], got {type(apply_fn).__name__}")
+        raise TypeError(
+            f"apply_fn: expected a function (params, x) -> outputs [B, C], got {type(apply_fn).__name__}; "
+            "pass the function itself"
+        )
     size = _size(x)
     try:
         out = jax.eval_shape(apply_fn, params, x)
-    except TypeError as error:
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise ValueError(
-            f"apply_fn: expected a function of (params, x) that takes x of shape {_shapes(x)}; it failed: {error}"
+            f"apply_fn: expected a function of (params, x) that takes x of shape {_shapes(x)}, got "
+            f"{type(error).__name__} from it: {str(error).split(chr(10))[0]}; correct it or the shape of x"
         ) from error
     if not hasattr(out, "shape") or len(out.shape) != 2 or out.shape[0] != size:
         raise ValueError(
-            f"apply_fn: expected outputs of shape ({size}, C) for a batch of {size} examples, got "
+            f"apply_fn: expected outputs of shape ({size}, C) for x with {size} examples, got "
             f"{_shapes(out)}; add an axis for a single output"
         )
     return out.shape[1]
@@ -157,7 +209,9 @@ def output_count(params: Tree, apply_fn: Apply, x: Any) -> int:
 def _size(x: Any) -> int:
     sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(x)}
     if len(sizes) != 1 or () in sizes:
-        raise ValueError(f"x: expected one leading axis of B examples, got shapes {_shapes(x)}")
+        raise ValueError(
+            f"x: expected one leading axis of B examples, got shapes {_shapes(x)}; put examples along the first axis"
+        )
     size = sizes.pop()[0]
     if size == 0:
         raise ValueError("x: expected at least one example, got an empty batch; skip the update instead")
@@ -173,13 +227,16 @@ def _targets(likelihood: Likelihood, outputs: int, y: Array) -> Array:
     if wanted is None:
         return y
     if wanted == () and not jnp.issubdtype(y.dtype, jnp.integer):
-        raise TypeError(f"y: expected integer labels of shape ({len(y)},), got {y.dtype} of shape {y.shape}")
+        raise TypeError(
+            f"y: expected integer labels of shape ({len(y)},), got {y.dtype} of shape {y.shape}; "
+            "convert them, or take another likelihood"
+        )
     if wanted == (1,) and y.ndim == 1:
         y = y[:, None]
     if y.shape[1:] != wanted:
         raise ValueError(
             f"y: expected shape {(len(y), *wanted)} for {type(likelihood).__name__} with {outputs} outputs, "
-            f"got {y.shape}"
+            f"got {y.shape}; one row per example"
         )
     return y
 

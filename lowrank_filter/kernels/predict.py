@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from lowrank_filter import checks
 from lowrank_filter.algebra import tree
 from lowrank_filter.algebra.tree import Tree
-from lowrank_filter.kernels.belief import Belief
+from lowrank_filter.kernels.belief import Belief, check_belief
 
 
 def predict(belief: Belief, process_noise: Tree, transition: Tree = 1.0) -> Belief:
@@ -32,6 +32,7 @@ def predict(belief: Belief, process_noise: Tree, transition: Tree = 1.0) -> Beli
 
 def moved(belief: Belief, process_noise: Tree, transition: Tree) -> tuple[Tree, Any, Any]:
     """The predicted mean, and noise and transition in the form that the precision's operations take; all checked."""
+    check_belief(belief)
     checks.prefix("process_noise", process_noise, belief.mean)
     checks.not_negative("process_noise", process_noise)
     checks.prefix("transition", transition, belief.mean)

@@ -12,7 +12,7 @@ from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.kernels.batch import Apply, prepare
-from lowrank_filter.kernels.belief import Belief
+from lowrank_filter.kernels.belief import Belief, check_belief
 from lowrank_filter.kernels.gradients import gradients
 from lowrank_filter.kernels.health import Health, measure
 from lowrank_filter.kernels.likelihoods import Likelihood
@@ -96,12 +96,14 @@ def update(
         TypeError: apply_fn, likelihood or labels are of the wrong kind.
         ValueError: shapes, options or visible values are wrong; the message says which.
     """
+    check_belief(belief)
     rank = belief.precision.rank if rank is None else rank
     checks.rank(rank)
     truncation_options(residual, metric)
-    checks.positive("temperature", temperature)
+    checks.scalar("temperature", temperature)
+    checks.flag("health", health)
     if outlier_threshold is not None:
-        checks.positive("outlier_threshold", outlier_threshold)
+        checks.scalar("outlier_threshold", outlier_threshold)
     noise = decay = None
     mean = belief.mean
     if process_noise is not None:
