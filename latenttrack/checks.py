@@ -3,6 +3,7 @@
 Shapes are checked always, also under tracing. Values are checked where they can be seen.
 """
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,13 @@ def flag(name: str, value: Any) -> None:
         raise ValueError(f"{name}: expected a static True or False, got {value!r}; give one of them")
 
 
+def static(name: str, value: Any) -> None:
+    """A number that is known when a function is built."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        advice = "mark it static under jax.jit" if isinstance(value, Tracer) else "give a Python number"
+        raise TypeError(f"{name}: expected a static number, got {type(value).__name__}; {advice}")
+
+
 def instance(name: str, value: Any, kind: type, advice: str) -> None:
     """A value of one of the package's own types."""
     if not isinstance(value, kind):
@@ -53,6 +61,14 @@ def numbers(name: str, value: Any, advice: str) -> Array:
 def not_negative(name: str, value: Any) -> None:
     """One number ≥ 0 and finite, where it can be seen."""
     within(name, value, 0.0, np.inf, "non-negative values")
+
+
+def rows(name: str, value: Any) -> Array:
+    """A row for each time step."""
+    array = numbers(name, value, "one row per time step")
+    if array.ndim != 2:
+        raise ValueError(f"{name}: expected shape (T, dim), got {array.shape}; one row per time step")
+    return array
 
 
 def positive(name: str, value: Any) -> None:
@@ -130,7 +146,15 @@ def model(value: Any) -> None:
 
 
 def training(
-    learning_rate: Any, clip: Any, beta: Any, warmup: Any, recency: Any, options: Any, optimizer: Any, progress: Any
+    model: Any,
+    learning_rate: Any,
+    clip: Any,
+    beta: Any,
+    warmup: Any,
+    recency: Any,
+    options: Any,
+    optimizer: Any,
+    progress: Any,
 ) -> None:
     """The knobs of a training."""
     for name, value in (("learning_rate", learning_rate), ("beta", beta), ("warmup", warmup)):
@@ -142,6 +166,7 @@ def training(
             f"options: expected a mapping of the loss's keyword arguments, got {type(options).__name__}; write "
             '{"predictive": 0.5}'
         )
+    _accepted(model, options or {})
     if optimizer is not None and not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise TypeError(
             f"optimizer: expected an optax.GradientTransformation, got {type(optimizer).__name__}; for instance "
@@ -149,6 +174,18 @@ def training(
         )
     if progress is not None:
         function("progress", progress, "(updates, scores) -> None")
+
+
+def _accepted(model: Any, options: Mapping) -> None:
+    """The loss takes these options, where its signature can be seen."""
+    parameters = inspect.signature(model.loss).parameters.values()
+    known = [parameter.name for parameter in parameters if parameter.kind == parameter.KEYWORD_ONLY]
+    unknown = sorted(set(options) - set(known))
+    if unknown and not any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
+        raise ValueError(
+            f"options: expected keyword arguments of the model's loss, {', '.join(known)}; got "
+            f"{', '.join(map(repr, unknown))}; leave them out"
+        )
 
 
 def held_out(value: Any) -> tuple:
@@ -166,12 +203,12 @@ def folder(name: str, value: Any) -> None:
 
 
 def stream(
-    xs: Any, ys: Any, mask: Any, x_dim: int | None = None, y_dim: int | None = None
+    xs: Any, ys: Any, mask: Any, x_dim: int | None = None, y_dim: int | None = None, where: str = ""
 ) -> tuple[Array, Array, Array | None]:
     """Inputs [T, x_dim], targets [T, y_dim] and, if any, a mask [T]; as arrays."""
     advice = "one row per time step, and a vmap over several streams"
     arrays = []
-    for name, value, width in (("xs", xs, x_dim), ("ys", ys, y_dim)):
+    for name, value, width in ((f"{where}xs", xs, x_dim), (f"{where}ys", ys, y_dim)):
         array = numbers(name, value, advice)
         came = array.shape
         if len(came) != 2 or (width is not None and came[1] != width):
@@ -179,14 +216,15 @@ def stream(
         arrays.append(array)
     xs, ys = arrays
     if mask is not None:
-        mask = booleans("mask", mask)
+        mask = booleans(f"{where}mask", mask)
     lengths = {"xs": len(xs), "ys": len(ys)} | ({} if mask is None or not mask.ndim else {"mask": len(mask)})
     if len(set(lengths.values())) > 1 or not len(xs):
         raise ValueError(
-            f"xs, ys, mask: expected the same number of time steps, at least one, got {lengths}; cut them to one length"
+            f"{where}xs, ys, mask: expected the same number of time steps, at least one, got {lengths}; "
+            "cut them to one length"
         )
     if mask is not None:
-        shape("mask", mask, (len(xs),), "one boolean per time step")
+        shape(f"{where}mask", mask, (len(xs),), "one boolean per time step")
     return xs, ys, mask
 
 
@@ -204,7 +242,7 @@ def booleans(name: str, value: Any) -> Array:
     return array.astype(bool)
 
 
-def finite_stream(xs: Array, ys: Array, mask: Array | None) -> None:
+def finite_stream(xs: Array, ys: Array, mask: Array | None, where: str = "") -> None:
     """No NaN and no infinity in an unmasked step that can be seen."""
     if any(isinstance(value, Tracer) for value in (xs, ys, mask)):
         return
@@ -213,7 +251,7 @@ def finite_stream(xs: Array, ys: Array, mask: Array | None) -> None:
         bad = kept & ~np.isfinite(np.asarray(value)).all(axis=1)
         if bad.any():
             raise ValueError(
-                f"{name}: expected finite values, got {int(bad.sum())} steps with NaN or infinity (first: "
+                f"{where}{name}: expected finite values, got {int(bad.sum())} steps with NaN or infinity (first: "
                 f"{name}[{int(bad.argmax())}]); leave them out with mask=, or call it under jax.jit, where they are "
                 "left out and counted in outputs.invalid"
             )
@@ -227,7 +265,9 @@ def scored(ys: Any, mean: Any) -> tuple[Array, Array]:
         raise ValueError(f"ys: expected shape (T, y_dim), got {ys.shape}; one row per time step")
     if mean.ndim != 3 or (mean.shape[0], mean.shape[2]) != ys.shape:
         wanted = f"({ys.shape[0]}, K, {ys.shape[1]})"
-        raise ValueError(f"mean: expected shape {wanted} for the targets, got {mean.shape}; outputs.mean of a rollout")
+        raise ValueError(
+            f"mean: expected shape {wanted} for ys of shape {ys.shape}, got {mean.shape}; take outputs.mean"
+        )
     return ys, mean
 
 

@@ -12,7 +12,7 @@ from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.drivers.filters import Filter, extended_filter, laplace_filter
 from lowrank_filter.drivers.fit import fit
 from lowrank_filter.drivers.stream import Stream, filter_stream
-from lowrank_filter.kernels.belief import Belief, init, kronecker_init, penalty, sample, zero_site
+from lowrank_filter.kernels.belief import Belief, init, kronecker_init, penalty, sample, store, zero_site
 from lowrank_filter.kernels.health import Health, sliding_health
 from lowrank_filter.kernels.laplace import laplace_update
 from lowrank_filter.kernels.likelihoods import (
@@ -64,6 +64,7 @@ __all__ = [
     "sliding_health",
     "smooth",
     "solve",
+    "store",
     "truncate",
     "update",
     "zero_site",

@@ -158,6 +158,16 @@ def key(name: str, value: Any) -> None:
         raise ValueError(f"{name}: expected one key, got shape {value.shape}; vmap over several")
 
 
+def floating(name: str, value: Any) -> None:
+    """A dtype of real numbers."""
+    try:
+        real = value is not None and jnp.issubdtype(jnp.dtype(value), jnp.floating)
+    except TypeError:
+        real = False
+    if not real:
+        raise TypeError(f"{name}: expected a floating-point dtype, got {value!r}; for instance jnp.bfloat16")
+
+
 def array(name: str, value: Any, advice: str) -> Array:
     """An array of numbers or booleans."""
     try:

@@ -79,7 +79,7 @@ def assert_refused(call: Call, parameter: str, wrong: Any) -> None:
     assert type(caught.value) in (TypeError, ValueError), type(caught.value)
     assert PARTS.match(message), message
     assert not INTERNAL.search(message.split("from it:", maxsplit=1)[0]), message
-    words = {"belief": "belief|precision", "state": "state|params"}.get(parameter, parameter)
+    words = {"belief": "belief|precision", "xs": "xs|x"}.get(parameter, parameter)
     assert re.search(rf"\b({words})\b", message), message
 
 

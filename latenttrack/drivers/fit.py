@@ -146,7 +146,7 @@ def fit(
     """
     checks.model(model)
     checks.key(key, many=True)
-    checks.training(learning_rate, clip, beta, warmup, recency, options, optimizer, progress)
+    checks.training(model, learning_rate, clip, beta, warmup, recency, options, optimizer, progress)
     checks.folder("checkpoint", checkpoint)
     checks.count("burn_in", burn_in, minimum=0)
     for name, value in (("updates", updates), ("window", window), ("batch", batch), ("samples", samples)):
@@ -167,8 +167,8 @@ def fit(
         )
     held_out = None if validation is None else Data(*checks.held_out(validation))
     if held_out is not None:
-        held_out = Data(*checks.stream(*held_out, x_dim=xs.shape[1], y_dim=ys.shape[1]))
-        checks.finite_stream(*held_out)
+        held_out = Data(*checks.stream(*held_out, x_dim=xs.shape[1], y_dim=ys.shape[1], where="validation "))
+        checks.finite_stream(*held_out, where="validation ")
         if burn_in >= len(held_out.xs):
             raise ValueError(
                 f"burn_in: expected fewer than the {len(held_out.xs)} steps of the validation stream, got {burn_in}; "

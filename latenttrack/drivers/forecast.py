@@ -33,8 +33,13 @@ def forecast(
     Raises:
         ValueError: no ``ys`` for such a model; shapes are wrong.
     """
+    checks.model(model)
     checks.key(key)
-    xs, given = checks.numbers("xs", xs, "the inputs [T, x_dim] of the steps ahead"), ys is not None
+    if state is None:
+        raise ValueError(
+            "state: expected that of a rollout's end, got None; model.initial_state(params) has seen nothing"
+        )
+    xs, given = checks.rows("xs", xs), ys is not None
     if not given:
         ys = jnp.zeros((len(xs), _width(model, params, state, xs)), xs.dtype)
     xs, ys, _ = checks.stream(xs, ys, None)

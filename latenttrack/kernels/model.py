@@ -86,10 +86,10 @@ def _build(config: Config, x_dim: int, y_dim: int) -> Model:
         params = jax.eval_shape(lambda: net.init(jax.random.key(0))["params"])
         return params, jax.eval_shape(_initial, params)
 
-    def check(params: Params, state: State | None = None) -> None:
+    def check(params: Params, *states: State) -> None:
         expected, moving = shapes()
         checks.like("params", params, expected, "take them from init(key) of the same model")
-        if state is not None:
+        for state in states:
             checks.like("state", state, moving, "take it from initial_state, update or rollout of the same model")
 
     def check_width(name: str, value: Any, width: int, advice: str) -> Array:
@@ -125,7 +125,7 @@ def _build(config: Config, x_dim: int, y_dim: int) -> Model:
 
     def generate(params: Params, z: Float[Array, " d"], state: State | None = None) -> Theta:
         """θ = g(z); with ``Config.summary`` its first bias also holds the state's summary (None: the initial one)."""
-        check(params, state)
+        check(params, *([] if state is None else [state]))
         z = check_width("z", z, config.latent_dim, "one draw from the prior; vmap over several")
         summary = jnp.zeros(config.hidden_dim, z.dtype) if state is None else state.summary
         return call("weights", params, z, summary)
@@ -202,7 +202,7 @@ def _build(config: Config, x_dim: int, y_dim: int) -> Model:
         """
         xs, ys, mask = checks.stream(xs, ys, mask, x_dim, y_dim)
         checks.finite_stream(xs, ys, mask)
-        check(params, state)
+        check(params, *([] if state is None else [state]))
         checks.key(key)
         checks.count("samples", samples, minimum=1)
 

@@ -5,11 +5,11 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, DTypeLike, Float, Key
 
 from lowrank_filter import checks
 from lowrank_filter.algebra import blocks as block_diagonal
-from lowrank_filter.algebra import kronecker, tree
+from lowrank_filter.algebra import kronecker, storage, tree
 from lowrank_filter.algebra.diag_low_rank import DiagLowRank
 from lowrank_filter.algebra.layout import Layer, layout
 from lowrank_filter.algebra.operations import OPERATIONS
@@ -130,7 +130,7 @@ def penalty(belief: Belief, params: Tree) -> Float[Array, ""]:
     check_belief(belief)
     checks.same_shapes("params", params, belief.mean)
     difference = jax.tree.map(jnp.subtract, params, belief.mean)
-    return 0.5 * belief.precision.quadratic(difference)
+    return 0.5 * storage.widened(belief.precision).quadratic(difference)
 
 
 def sample(key: Key[Array, ""], belief: Belief, n: int) -> Tree:
@@ -142,7 +142,28 @@ def sample(key: Key[Array, ""], belief: Belief, n: int) -> Tree:
     checks.key("key", key)
     check_belief(belief)
     checks.count("n", n, minimum=0)
-    return jax.tree.map(jnp.add, belief.precision.draw(key, n), belief.mean)
+    return jax.tree.map(jnp.add, storage.widened(belief.precision).draw(key, n), belief.mean)
+
+
+def store(belief: Belief, dtype: DTypeLike) -> Belief:
+    """The belief with its factor W in ``dtype``, for instance ``jnp.bfloat16``: half the memory of k·D numbers.
+
+    Mean and diagonal stay as they are. The kernels compute in the diagonal's dtype and give back factors in the one
+    that they were stored in, so a stream goes on as it began. The rounded factor's W Wᵀ is positive semi-definite, so P
+    stays positive definite.
+
+    Raises:
+        TypeError: ``belief`` is not one, or ``dtype`` is no floating-point dtype.
+        ValueError: the precision has no low-rank factor: the bases of a :class:`Kronecker` must stay orthogonal.
+    """
+    check_belief(belief)
+    checks.floating("dtype", dtype)
+    if not storage.parts(belief.precision):
+        raise ValueError(
+            f"belief: expected a precision with low-rank factors, got "
+            f"{type(belief.precision).__name__}; keep it as it is"
+        )
+    return belief._replace(precision=storage.narrowed(belief.precision, dtype))
 
 
 def zero_site(belief: Belief) -> Precision:

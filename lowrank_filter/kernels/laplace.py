@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
 from lowrank_filter import checks
+from lowrank_filter.algebra import storage
 from lowrank_filter.algebra.operations import truncation_options
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
@@ -78,7 +79,7 @@ def laplace_update(
     checks.finite("params", params)
     params = jax.tree.map(lambda p, m: jnp.asarray(p, m.dtype), params, belief.mean)
     batch = prepare(params, apply_fn, likelihood, x, y, mask)
-    prior = belief.precision
+    prior = storage.widened(belief.precision)
     operator = curvature(
         params,
         apply_fn,
@@ -92,4 +93,5 @@ def laplace_update(
     local = localise(likelihood, apply_fn(params, batch.x), batch, temperature)
     loss = jnp.sum(local.loss)
     log_evidence = -loss - penalty(belief, params) + 0.5 * (prior.logdet() - precision.logdet())
+    precision, site = (storage.stored_like(p, belief.precision) for p in (precision, site))
     return Belief(params, precision), Info(site, log_evidence, loss, misfit.share, jnp.sum(local.invalid))

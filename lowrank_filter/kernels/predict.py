@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lowrank_filter import checks
-from lowrank_filter.algebra import tree
+from lowrank_filter.algebra import storage, tree
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.kernels.belief import Belief, check_belief
 
@@ -27,7 +27,8 @@ def predict(belief: Belief, process_noise: Tree, transition: Tree = 1.0) -> Beli
             gets more than one noise or transition in a layer.
     """
     mean, noise, decay = moved(belief, process_noise, transition)
-    return Belief(mean, belief.precision.propagate(noise, decay))
+    precision = storage.widened(belief.precision).propagate(noise, decay)
+    return Belief(mean, storage.stored_like(precision, belief.precision))
 
 
 def moved(belief: Belief, process_noise: Tree, transition: Tree) -> tuple[Tree, Any, Any]:

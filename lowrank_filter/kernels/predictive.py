@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lowrank_filter import checks
-from lowrank_filter.algebra import tree
+from lowrank_filter.algebra import storage, tree
 from lowrank_filter.kernels.batch import Apply, inputs, output_count
 from lowrank_filter.kernels.belief import Belief, check_belief
 
@@ -39,6 +39,7 @@ def predictive(belief: Belief, apply_fn: Apply, x: Any, *, batch_size: int = 32)
         ValueError: an empty batch, outputs that are not [B, C], or a batch size below 1.
     """
     check_belief(belief)
+    precision = storage.widened(belief.precision)
     checks.count("batch_size", batch_size, minimum=1)
     x = inputs(x)
     outputs = output_count(belief.mean, apply_fn, x)
@@ -46,7 +47,7 @@ def predictive(belief: Belief, apply_fn: Apply, x: Any, *, batch_size: int = 32)
     def one(example: Any) -> Predictive:
         single = jax.tree.map(lambda leaf: leaf[None], example)
         mean, pull_back = jax.vjp(lambda params: apply_fn(params, single)[0], belief.mean)
-        rows = jax.vmap(lambda e: belief.precision.whiten(pull_back(e)[0]))(jnp.eye(outputs, dtype=mean.dtype))
+        rows = jax.vmap(lambda e: precision.whiten(pull_back(e)[0]))(jnp.eye(outputs, dtype=mean.dtype))
         return Predictive(mean, tree.gram(rows, rows))
 
     return jax.lax.map(one, x, batch_size=batch_size)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lowrank_filter import checks
-from lowrank_filter.algebra import tree
+from lowrank_filter.algebra import storage, tree
 from lowrank_filter.algebra.operations import OPERATIONS, truncation_options
 from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.tree import Tree
@@ -53,6 +53,7 @@ def smooth(
     checks.instance("beliefs", beliefs, Belief, "stack filtered beliefs, or take steps.beliefs of filter_stream")
     for name, precision in (("beliefs.precision", beliefs.precision), ("sites", sites)):
         checks.operations(name, precision, OPERATIONS, "stack info.site of each step, or take steps.info.site")
+    beliefs, sites = beliefs._replace(precision=storage.widened(beliefs.precision)), storage.widened(sites)
     steps = _steps(beliefs, sites)
     last = jax.tree.map(lambda leaf: leaf[-1], beliefs)
     rank = last.precision.rank if rank is None else rank

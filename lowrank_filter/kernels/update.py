@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from lowrank_filter import checks
+from lowrank_filter.algebra import storage
 from lowrank_filter.algebra.operations import truncation_options
 from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.tree import Tree
@@ -110,7 +111,7 @@ def update(
         mean, noise, decay = moved(belief, process_noise, transition)
     batch = prepare(mean, apply_fn, likelihood, x, y, mask)
     local, columns = gradients(mean, apply_fn, likelihood, batch, temperature, outlier_threshold)
-    precision, site, correction, misfit = belief.precision.condition(
+    precision, site, correction, misfit = storage.widened(belief.precision).condition(
         columns,
         local.score.ravel(),
         rank=rank,
@@ -119,6 +120,7 @@ def update(
         noise=noise,
         transition=decay,
     )
+    precision, site = (storage.stored_like(p, belief.precision) for p in (precision, site))
     mean = jax.tree.map(jnp.subtract, mean, correction.step)
     loss = jnp.sum(local.loss)
     if local.excess is None:

@@ -338,6 +338,14 @@ TABLE = {
             "history": CHOICE,
         },
     ),
+    "store": Call(
+        lf.store,
+        {"belief": BELIEF, "dtype": jnp.bfloat16},
+        {
+            "belief": BELIEFS | {"no factor": lf.kronecker_init(PARAMS)},
+            "dtype": {"None": None, "text": "half", "integers": int, "number": 16, "complex": complex},
+        },
+    ),
     "sliding_health": Call(
         lf.sliding_health,
         {"health": HEALTH, "window": 3},
