@@ -38,7 +38,8 @@ class Misfit(NamedTuple):
 
     @property
     def share(self) -> Float[Array, ""]:
-        """The part left out, in [0, 1]; zero where there was nothing."""
+        """The part left out; zero where there was nothing. In [0, 1] for low-rank parts; where a Kronecker basis turns
+        away from what it held before, the loss of that counts too, and can be larger than what was added."""
         return jnp.where(self.whole > 0, self.left_out / jnp.where(self.whole > 0, self.whole, 1), 0)
 
 

@@ -106,11 +106,13 @@ def _decompose(gram, columns, weight, keep, passes) -> tuple[Principal, Float[Ar
     """The principal stack, the rotation V (columns) that leads to it, and whether there was nothing to discard."""
     n, dtype = len(gram), gram.dtype
     # columns = lower @ basis, with basis ever closer to orthonormal rows
-    lower, unit = orthogonalise(gram, floor=n * jnp.finfo(dtype).eps)
+    # Parallel columns leave a pivot of that much rounding: n units alone are too few for long ones.
+    floor = 8 * n * jnp.finfo(dtype).eps
+    lower, unit = orthogonalise(gram, floor=floor)
     basis, pending = columns, unit
     for _ in range(passes - 1):
         basis = (Stack(_combine(pending, basis)),)
-        step, pending = orthogonalise(basis[0].gram(weight), floor=n * jnp.finfo(dtype).eps)
+        step, pending = orthogonalise(basis[0].gram(weight), floor=floor)
         lower = jnp.matmul(lower, step, precision=tree.HIGHEST)
     left, sigma, right = jnp.linalg.svd(lower)
     # One pass: rotate the vectors themselves, exact whatever the conditioning. Three: build them from the

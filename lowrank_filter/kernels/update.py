@@ -27,8 +27,9 @@ class Info(NamedTuple):
         site: the information that the data added, as a precision of the belief's structure; :func:`smooth` wants it.
         log_evidence: log p(y | earlier data) in nats, tempered like the likelihood.
         loss: Σ −log p(yᵢ | fᵢ) / temperature at the parameters of the linearisation, in nats.
-        truncated: what did not fit the structure, as a share in [0, 1]: of the low-rank part's trace (in the metric),
-            all blocks together; for a Kronecker precision the projection error of the added term in Frobenius norms.
+        truncated: what did not fit the structure: a share in [0, 1] of the low-rank part's trace (in the metric), all
+            blocks together; for a Kronecker precision the projection error of the sum over the norm of the added term,
+            in Frobenius norms, which passes 1 where the basis turns away from what it held.
         invalid: how many unmasked examples were left out because an input, output or target was not valid.
         discounted: Σ(1 − w) over the examples, how many of them outlying took away; None without a threshold.
         health: the step's :class:`Health`, None if it was not asked for.
