@@ -43,7 +43,7 @@ class Config:
     points: Points = "fixed"
 
     def __post_init__(self) -> None:
-        """Raise ValueError on a size below one, an unknown choice, or a negative floor."""
+        """Raise ValueError on a size below one, an unknown choice, a floor that is negative or not static."""
         for name in ("latent_dim", "hidden_dim", "encoder_dim", "posterior_samples", "prior_samples"):
             checks.count(name, getattr(self, name), minimum=1)
         for name in ("generator_hidden", "predictor_hidden"):
@@ -56,4 +56,6 @@ class Config:
                 checks.count(name, width, minimum=1)
         checks.choice("transition", self.transition, ("structured", "unstructured"))
         checks.choice("points", self.points, ("random", "fixed"))
+        checks.static("variance_floor", self.variance_floor)
         checks.not_negative("variance_floor", self.variance_floor)
+        checks.flag("summary", self.summary)

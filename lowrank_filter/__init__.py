@@ -12,7 +12,8 @@ from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.drivers.filters import Filter, extended_filter, laplace_filter
 from lowrank_filter.drivers.fit import fit
 from lowrank_filter.drivers.stream import Stream, filter_stream
-from lowrank_filter.kernels.belief import Belief, init, kronecker_init, penalty, sample, zero_site
+from lowrank_filter.kernels.belief import Belief, init, kronecker_init, penalty, sample, store, zero_site
+from lowrank_filter.kernels.health import Health, sliding_health
 from lowrank_filter.kernels.laplace import laplace_update
 from lowrank_filter.kernels.likelihoods import (
     Bernoulli,
@@ -35,6 +36,7 @@ __all__ = [
     "DiagLowRank",
     "Filter",
     "Gaussian",
+    "Health",
     "HeteroscedasticGaussian",
     "Info",
     "Kronecker",
@@ -59,8 +61,10 @@ __all__ = [
     "predict",
     "predictive",
     "sample",
+    "sliding_health",
     "smooth",
     "solve",
+    "store",
     "truncate",
     "update",
     "zero_site",

@@ -11,8 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import Array
 
 from lowrank_filter.algebra.tree import Tree
+
+LAYOUT = "use a scalar, one scalar per layer, or one value per parameter"
 
 
 def concrete(value: Any) -> bool:
@@ -24,27 +27,30 @@ def parameters(params: Tree) -> None:
     """At least one leaf, all of them floating point."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
-        raise ValueError("params: expected a pytree with at least one array, got an empty one")
+        raise ValueError(
+            "params: expected a pytree with at least one array, got an empty one; pass the network's parameters"
+        )
     for path, leaf in leaves:
         if not (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)):
-            kind = leaf.dtype if hasattr(leaf, "dtype") else type(leaf).__name__
             raise TypeError(
-                f"params{_name(path)}: expected a floating-point array, got {kind}; pass only the trainable arrays "
-                "and close over the rest in apply_fn"
+                f"params{_name(path)}: expected a floating-point array, got {_kind(leaf)}; pass only the trainable "
+                "arrays and close over the rest in apply_fn"
             )
 
 
-def same_shapes(name: str, value: Tree, like: Tree, *, leading: int | None = None) -> None:
-    """``value`` has ``like``'s structure and shapes, behind a leading axis if one is named."""
+def same_shapes(name: str, value: Tree, like: Tree, *, leading: int | None = None, advice: str = "") -> None:
+    """``value`` has ``like``'s structure and shapes, behind a leading axis if one is named, and holds numbers."""
+    advice = advice or "give it the structure and shapes of the parameters"
     expected, came = jax.tree.structure(like), jax.tree.structure(value)
     if expected != came:
-        raise ValueError(f"{name}: expected the tree structure of the parameters, {expected}; got {came}")
+        raise ValueError(f"{name}: expected the tree structure of the parameters, {expected}; got {came}; {advice}")
     prefix = () if leading is None else (leading,)
     pairs = zip(jax.tree_util.tree_leaves_with_path(value), jax.tree.leaves(like), strict=True)
     for (path, leaf), reference in pairs:
-        if jnp.shape(leaf) != prefix + jnp.shape(reference):
+        shape = shape_of(f"{name}{_name(path)}", leaf)
+        if shape != prefix + jnp.shape(reference):
             raise ValueError(
-                f"{name}{_name(path)}: expected shape {prefix + jnp.shape(reference)}, got {jnp.shape(leaf)}"
+                f"{name}{_name(path)}: expected shape {prefix + jnp.shape(reference)}, got {shape}; {advice}"
             )
 
 
@@ -53,10 +59,11 @@ def prefix(name: str, value: Tree, like: Tree) -> None:
 
     def covers(leaf: Any, subtree: Tree) -> None:
         for path, reference in jax.tree_util.tree_leaves_with_path(subtree):
-            if not broadcastable(jnp.shape(leaf), jnp.shape(reference)):
+            shape = shape_of(name, leaf)
+            if not broadcastable(shape, jnp.shape(reference)):
                 raise ValueError(
                     f"{name}{_name(path)}: expected a shape that broadcasts to {jnp.shape(reference)}, got "
-                    f"{jnp.shape(leaf)}; use a scalar, one scalar per layer, or one value per parameter"
+                    f"{shape}; {LAYOUT}"
                 )
 
     map_prefix(name, covers, value, like)
@@ -69,7 +76,7 @@ def map_prefix(name: str, function: Callable[[Any, Tree], Any], value: Tree, lik
         covered = structure.flatten_up_to(like)
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"{name}: expected a scalar or a pytree prefix of {jax.tree.structure(like)}, got {structure}"
+            f"{name}: expected a scalar or a pytree prefix of {jax.tree.structure(like)}, got {structure}; {LAYOUT}"
         ) from error
     return jax.tree.unflatten(structure, [function(*pair) for pair in zip(leaves, covered, strict=True)])
 
@@ -80,6 +87,14 @@ def broadcastable(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
         return np.broadcast_shapes(shape, target) == target
     except ValueError:
         return False
+
+
+def scalar(name: str, value: Any) -> None:
+    """One positive number."""
+    shape = shape_of(name, value)
+    if shape != ():
+        raise ValueError(f"{name}: expected one number, got shape {shape}; a sweep over several is a vmap")
+    positive(name, value)
 
 
 def positive(name: str, value: Tree) -> None:
@@ -105,20 +120,79 @@ def rank(value: Any) -> None:
 def count(name: str, value: Any, *, minimum: int) -> None:
     """A static integer of at least ``minimum``."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
-        raise ValueError(
-            f"{name}: expected a static integer >= {minimum}, got {value!r}"
-            + ("; mark it static under jax.jit" if isinstance(value, Tracer) else "")
-        )
+        advice = "mark it static under jax.jit" if isinstance(value, Tracer) else "give a Python integer"
+        raise ValueError(f"{name}: expected a static integer >= {minimum}, got {value!r}; {advice}")
 
 
 def choice(name: str, value: Any, options: tuple[str, ...]) -> None:
     """One of a few strings."""
-    if value not in options:
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, options))}, got {value!r}")
+    if not isinstance(value, str) or value not in options:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, options))}, got {value!r}; choose one of these")
+
+
+def flag(name: str, value: Any) -> None:
+    """A static boolean."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}: expected a static True or False, got {value!r}; give one of them")
+
+
+def instance(name: str, value: Any, kind: type, advice: str) -> None:
+    """A value of one of the package's own types."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: expected a {kind.__name__}, got {type(value).__name__}; {advice}")
+
+
+def operations(name: str, value: Any, needed: tuple[str, ...], advice: str) -> None:
+    """Something with these functions."""
+    missing = [operation for operation in needed if not callable(getattr(value, operation, None))]
+    if missing or isinstance(value, type):
+        came = f"{type(value).__name__} without {', '.join(missing)}" if missing else f"the class {value.__name__}"
+        raise TypeError(f"{name}: expected {', '.join(needed)} to be there, got {came}; {advice}")
+
+
+def key(name: str, value: Any) -> None:
+    """One typed random key."""
+    if not (hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)):
+        raise TypeError(f"{name}: expected a jax.random.key, got {_kind(value)}; make one with jax.random.key(0)")
+    if value.shape != ():
+        raise ValueError(f"{name}: expected one key, got shape {value.shape}; vmap over several")
+
+
+def floating(name: str, value: Any) -> None:
+    """A dtype of real numbers."""
+    try:
+        real = value is not None and jnp.issubdtype(jnp.dtype(value), jnp.floating)
+    except TypeError:
+        real = False
+    if not real:
+        raise TypeError(f"{name}: expected a floating-point dtype, got {value!r}; for instance jnp.bfloat16")
+
+
+def array(name: str, value: Any, advice: str) -> Array:
+    """An array of numbers or booleans."""
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name}: expected an array of numbers, got {_kind(value)}; {advice}") from error
+
+
+def shape_of(name: str, value: Any) -> tuple[int, ...]:
+    """The shape of something that is an array of real numbers."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is None and isinstance(value, bool | int | float | np.number | list | tuple):
+        try:
+            dtype = np.asarray(value).dtype
+        except ValueError:
+            dtype = None
+    real = dtype is not None and (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer))
+    if not real:
+        raise TypeError(f"{name}: expected real numbers, got {_kind(value)}; convert them to a floating-point array")
+    return np.shape(value) if isinstance(value, list | tuple) else jnp.shape(value)
 
 
 def _values(name: str, value: Tree, test: Callable, wanted: str) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(value):
+        shape_of(f"{name}{_name(path)}", leaf)
         if not concrete(leaf):
             continue
         array = np.asarray(leaf)
@@ -126,8 +200,12 @@ def _values(name: str, value: Tree, test: Callable, wanted: str) -> None:
         if bad.any():
             raise ValueError(
                 f"{name}{_name(path)}: expected {wanted} values, got {array[bad].ravel()[0]} "
-                f"({int(bad.sum())} of {array.size} values)"
+                f"({int(bad.sum())} of {array.size} values); correct them"
             )
+
+
+def _kind(value: Any) -> str:
+    return str(value.dtype) if hasattr(value, "dtype") else type(value).__name__
 
 
 def _name(path: tuple) -> str:

@@ -149,28 +149,35 @@ def fit(
             what differs), or no checkpoint that can be read; one that cannot is named in a warning and the one before
             it is used.
     """
-    if not (hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
-        raise TypeError(f"key: expected a jax.random.key, or an array of them, got {getattr(key, 'dtype', key)!r}")
+    checks.model(model)
+    checks.key(key, many=True)
+    checks.training(model, learning_rate, clip, beta, warmup, recency, options, optimizer, progress)
+    checks.folder("checkpoint", checkpoint)
     checks.count("burn_in", burn_in, minimum=0)
     for name, value in (("updates", updates), ("window", window), ("batch", batch), ("samples", samples)):
         checks.count(name, value, minimum=1)
     checks.count("evaluate_every", evaluate_every, minimum=1)
     for name, value in (("seeds", seeds), ("windows", windows)):
         checks.choice(name, value, ("auto", "vmap", "map"))
-    checks.stream(xs, ys, mask)
+    xs, ys, mask = checks.stream(xs, ys, mask)
+    checks.finite_stream(xs, ys, mask)
     if updates % evaluate_every:
-        raise ValueError(f"updates: expected a multiple of evaluate_every = {evaluate_every}, got {updates}")
+        raise ValueError(
+            f"updates: expected a multiple of evaluate_every = {evaluate_every}, got {updates}; change one"
+        )
     if len(xs) < window * (batch + 1):
         raise ValueError(
             f"xs: expected at least window x (batch + 1) = {window * (batch + 1)} steps, got {len(xs)}; "
             "take a shorter window or a smaller batch"
         )
-    held_out = None if validation is None else Data(*validation)
+    held_out = None if validation is None else Data(*checks.held_out(validation))
     if held_out is not None:
-        checks.stream(*held_out, x_dim=xs.shape[1], y_dim=ys.shape[1])
+        held_out = Data(*checks.stream(*held_out, x_dim=xs.shape[1], y_dim=ys.shape[1], where="validation "))
+        checks.finite_stream(*held_out, where="validation ")
         if burn_in >= len(held_out.xs):
             raise ValueError(
-                f"burn_in: expected fewer than the {len(held_out.xs)} steps of the validation stream, got {burn_in}"
+                f"burn_in: expected fewer than the {len(held_out.xs)} steps of the validation stream, got {burn_in}; "
+                "lower it"
             )
     shape = _Shape(updates, window, batch, evaluate_every, samples, burn_in, optimizer, _side(windows))
     knobs = _Knobs(learning_rate, clip, beta, warmup, recency, dict(options or {}))

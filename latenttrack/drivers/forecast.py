@@ -33,10 +33,16 @@ def forecast(
     Raises:
         ValueError: no ``ys`` for such a model; shapes are wrong.
     """
-    given = ys is not None
+    checks.model(model)
+    checks.key(key)
+    if state is None:
+        raise ValueError(
+            "state: expected that of a rollout's end, got None; model.initial_state(params) has seen nothing"
+        )
+    xs, given = checks.rows("xs", xs), ys is not None
     if not given:
         ys = jnp.zeros((len(xs), _width(model, params, state, xs)), xs.dtype)
-    checks.stream(xs, ys, None)
+    xs, ys, _ = checks.stream(xs, ys, None)
     unseen = jnp.zeros(len(xs), bool)
     _, outputs = model.rollout(params, key, xs, ys, state, samples=samples, mask=unseen)
     return outputs._replace(log_prob=-metrics.nll(ys, outputs.mean, outputs.variance)) if given else outputs

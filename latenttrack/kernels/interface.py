@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple, Protocol
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 Params = Any
 State = Any
@@ -14,12 +14,15 @@ class Outputs(NamedTuple):
     Attributes:
         mean: of the components [T, K, y_dim], in units of y.
         variance: of the components [T, K, y_dim], in units of y²; the aleatoric part.
-        log_prob: log density of the mixture at y [T], in nats, by log-sum-exp; 0 where y is masked.
+        log_prob: log density of the mixture at y [T], in nats, by log-sum-exp; 0 where y is masked or invalid.
+        invalid: steps [T] that were not masked but had a NaN or infinity in x or y, and were treated as not observed;
+            None for a model that does not look.
     """
 
     mean: Float[Array, "T K y_dim"]
     variance: Float[Array, "T K y_dim"]
     log_prob: Float[Array, " T"]
+    invalid: Bool[Array, " T"] | None = None
 
 
 class Aux(NamedTuple):

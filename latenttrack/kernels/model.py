@@ -61,22 +61,53 @@ class Model(NamedTuple):
     loss: Callable[..., tuple[Array, Aux]]
 
 
-@functools.lru_cache(maxsize=64)
 def build(config: Config, x_dim: int, y_dim: int) -> Model:
-    """The latent filter of these sizes. Equal arguments give the same functions, hence one compilation."""
+    """The latent filter of these sizes. Equal arguments give the same functions, hence one compilation.
+
+    Raises:
+        TypeError: ``config`` is not a :class:`Config`.
+        ValueError: a size is not a static integer, or below its minimum (0 inputs, 1 target).
+    """
+    checks.instance("config", config, Config, "write latenttrack.Config(...)")
     checks.count("x_dim", x_dim, minimum=0)
     checks.count("y_dim", y_dim, minimum=1)
+    return _build(config, int(x_dim), int(y_dim))
+
+
+@functools.lru_cache(maxsize=64)
+def _build(config: Config, x_dim: int, y_dim: int) -> Model:
     net = Network(config, x_dim, y_dim)
 
     def call(method: str, params: Params, *args: Any) -> Any:
         return net.apply({"params": params}, *args, method=method)
 
+    @functools.cache
+    def shapes() -> tuple[Params, State]:
+        params = jax.eval_shape(lambda: net.init(jax.random.key(0))["params"])
+        return params, jax.eval_shape(_initial, params)
+
+    def check(params: Params, *states: State) -> None:
+        expected, moving = shapes()
+        checks.like("params", params, expected, "take them from init(key) of the same model")
+        for state in states:
+            checks.like("state", state, moving, "take it from initial_state, update or rollout of the same model")
+
+    def check_width(name: str, value: Any, width: int, advice: str) -> Array:
+        array = checks.numbers(name, value, advice)
+        checks.shape(name, array, (width,), advice)
+        return array
+
     def init(key: Key[Array, ""]) -> Params:
         """Parameters, drawn from a key."""
+        checks.key(key)
         return net.init(key)["params"]
 
     def initial_state(params: Params) -> State:
         """Nothing seen: h = 0, and z as the posterior has it there."""
+        check(params)
+        return _initial(params)
+
+    def _initial(params: Params) -> State:
         summary = jnp.zeros(config.hidden_dim, params["recurrent"].dtype)
         mean, scale = call("posterior", params, summary)
         zero = jnp.zeros((), jnp.int32)
@@ -84,6 +115,7 @@ def build(config: Config, x_dim: int, y_dim: int) -> Model:
 
     def predict(params: Params, state: State) -> Prior:
         """p(z_t | z_{t−1}, h_{t−1}) with z_{t−1} integrated out, of the state after t−1."""
+        check(params, state)
         step = call("transition", params, state.summary)
         variance = _widened(step, state)
         if step.matrix is None:
@@ -93,27 +125,51 @@ def build(config: Config, x_dim: int, y_dim: int) -> Model:
 
     def generate(params: Params, z: Float[Array, " d"], state: State | None = None) -> Theta:
         """θ = g(z); with ``Config.summary`` its first bias also holds the state's summary (None: the initial one)."""
+        check(params, *([] if state is None else [state]))
+        z = check_width("z", z, config.latent_dim, "one draw from the prior; vmap over several")
         summary = jnp.zeros(config.hidden_dim, z.dtype) if state is None else state.summary
         return call("weights", params, z, summary)
 
     def emit_(theta: Theta, x: Float[Array, " x_dim"]) -> tuple[Float[Array, " y_dim"], Float[Array, " y_dim"]]:
         """Mean and variance of the predictor with parameters θ at x."""
+        checks.like("theta", theta, theta_shapes(), "take it from generate")
+        x = check_width("x", x, x_dim, "one step's inputs; vmap over several")
         return emit(theta, x, config.variance_floor)
 
     def update(
         params: Params, state: State, x: Float[Array, " x_dim"], y: Float[Array, " y_dim"], mask: Any = None
     ) -> State:
-        """q(z_t | h_t) with h_t = GRU(h_{t−1}, e(x_t, y_t)); a masked y leaves h alone and the prior as the belief."""
-        safe = y if mask is None else jnp.where(mask, y, 0)
-        hidden = call("advance", params, state.summary, x, safe)
-        mean, scale = call("posterior", params, hidden)
-        seen = State(state.step + 1, jnp.zeros_like(state.missed), hidden, mean, jnp.diag(scale))
-        if mask is None:
-            return seen
-        prior = predict(params, state)
-        root = jnp.linalg.cholesky(prior.covariance)
-        unseen = State(state.step + 1, state.missed + 1, state.summary, prior.mean, root)
-        return jax.tree.map(lambda a, b: jnp.where(mask, a, b), seen, unseen)
+        """q(z_t | h_t) with h_t = GRU(h_{t−1}, e(x_t, y_t)); a masked y leaves h alone and the prior as the belief.
+
+        So does a step with a NaN or infinity in x or y.
+        """
+        check(params, state)
+        x = check_width("x", x, x_dim, "one step's inputs; vmap over several streams")
+        y = check_width("y", y, y_dim, "one step's targets; vmap over several streams")
+        if mask is not None:
+            mask = checks.booleans("mask", mask)
+            checks.shape("mask", mask, (), "whether this step's y was observed")
+        valid = _valid(x, y)
+        x, y = jnp.where(valid, x, 0), jnp.where(valid if mask is None else valid & mask, y, 0)
+
+        def absorb() -> State:
+            hidden = call("advance", params, state.summary, x, y)
+            mean, scale = call("posterior", params, hidden)
+            return State(state.step + 1, jnp.zeros_like(state.missed), hidden, mean, jnp.diag(scale))
+
+        def wait() -> State:
+            prior = predict(params, state)
+            root = jnp.linalg.cholesky(prior.covariance)
+            return State(state.step + 1, state.missed + 1, state.summary, prior.mean, root)
+
+        if mask is None:  # an invalid step is rare: nothing is computed for it where there is none
+            return jax.lax.cond(valid, absorb, wait)
+        return jax.tree.map(lambda a, b: jnp.where(mask & valid, a, b), absorb(), wait())
+
+    @functools.cache
+    def theta_shapes() -> Theta:
+        z = jnp.zeros(config.latent_dim)
+        return jax.eval_shape(lambda params: call("weights", params, z, jnp.zeros(config.hidden_dim)), shapes()[0])
 
     def points(samples: int) -> Float[np.ndarray, "2 K d"]:
         return quadrature.points(samples, 1 if config.transition == "unstructured" else 2, config.latent_dim)
@@ -139,18 +195,26 @@ def build(config: Config, x_dim: int, y_dim: int) -> Model:
         samples: int = 32,
         mask: Bool[Array, " T"] | None = None,
     ) -> tuple[State, Outputs]:
-        """Predict, score, then update, at each step of a stream, in one ``lax.scan``."""
-        checks.stream(xs, ys, mask, x_dim, y_dim)
+        """Predict, score, then update, at each step of a stream, in one ``lax.scan``.
+
+        A step with a NaN or infinity in x or y is one without an observation; it is predicted with zeros in place of
+        what x lacks, and ``outputs.invalid`` tells it.
+        """
+        xs, ys, mask = checks.stream(xs, ys, mask, x_dim, y_dim)
+        checks.finite_stream(xs, ys, mask)
+        check(params, *([] if state is None else [state]))
+        checks.key(key)
         checks.count("samples", samples, minimum=1)
 
         def body(state: State, inputs: tuple) -> tuple[State, Outputs]:
             x, y, seen = inputs
             z = draw(params, key, state, samples)
-            mean, variance = call("emissions", params, z, state.summary, x)
-            safe = y if seen is None else jnp.where(seen, y, 0)
-            score = gaussian.mixture(gaussian.log_density(safe, mean, variance))
-            score = score if seen is None else jnp.where(seen, score, 0)
-            return update(params, state, x, y, seen), Outputs(mean, variance, score)
+            valid = _valid(x, y)
+            counts = valid if seen is None else valid & seen
+            mean, variance = call("emissions", params, z, state.summary, jnp.where(jnp.isfinite(x), x, 0))
+            score = gaussian.mixture(gaussian.log_density(jnp.where(counts, y, 0), mean, variance))
+            invalid = ~valid if seen is None else ~valid & seen
+            return update(params, state, x, y, seen), Outputs(mean, variance, jnp.where(counts, score, 0), invalid)
 
         state = initial_state(params) if state is None else state
         return jax.lax.scan(body, state, (xs, ys, mask))
@@ -168,8 +232,19 @@ def build(config: Config, x_dim: int, y_dim: int) -> Model:
         predictive: ArrayLike = 0.5,
     ) -> tuple[Float[Array, ""], Aux]:
         """(1 − p)(reconstruction + β KL) + p (−log mean of prior samples), a weighted mean over the observed steps."""
-        checks.stream(xs, ys, mask, x_dim, y_dim)
+        xs, ys, mask = checks.stream(xs, ys, mask, x_dim, y_dim)
+        checks.finite_stream(xs, ys, mask)
+        check(params, state)
+        checks.key(key)
+        checks.not_negative("beta", beta)
+        checks.within("predictive", predictive, 0.0, 1.0, "values in [0, 1]")
+        if weights is not None:
+            weights = checks.numbers("weights", weights, "one weight per time step")
+            checks.shape("weights", weights, (len(xs),), "one weight per time step")
         state = jax.lax.stop_gradient(state)
+        if mask is not None:  # what was not observed cannot spoil a gradient
+            mask = mask & jax.vmap(_valid)(xs, jnp.where(mask[:, None], ys, 0))
+            xs = jnp.where(jnp.isfinite(xs), xs, 0)
         observed = jnp.ones(len(xs), xs.dtype) if mask is None else mask.astype(xs.dtype)
         share = observed if weights is None else observed * weights
         share = share / jnp.maximum(jnp.sum(share), 1e-12)
@@ -207,6 +282,11 @@ def build(config: Config, x_dim: int, y_dim: int) -> Model:
         return total, Aux(reconstruction, kl, jax.lax.stop_gradient(last), scored)
 
     return Model(init, initial_state, predict, generate, emit_, update, rollout, loss)
+
+
+def _valid(x: Float[Array, " x_dim"], y: Float[Array, " y_dim"]) -> Bool[Array, ""]:
+    """Whether a step can be absorbed."""
+    return jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(y))
 
 
 class _Belief(NamedTuple):

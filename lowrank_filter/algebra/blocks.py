@@ -43,12 +43,12 @@ class Blocks:
         """Any prefix of the parameters will do; in blocks."""
         return self.layout.split(tree.broadcast(value, like))
 
-    def check(self, vector: Tree | None = None, *, positive: bool = True) -> None:
+    def check(self, vector: Tree | None = None, *, positive: bool = True, name: str = "vector") -> None:
         """Positive diagonals, and a vector shaped like the parameters."""
         if positive:
-            checks.positive("diag", [part.diag for part in self.parts])
+            checks.positive("precision.diag", [part.diag for part in self.parts])
         if vector is not None:
-            checks.same_shapes("vector", vector, self.layout.like())
+            checks.same_shapes(name, vector, self.layout.like())
 
     def matvec(self, vector: Tree) -> Tree:
         """Pᵤvᵤ for each block."""

@@ -9,13 +9,13 @@ def cholesky_plus_identity(gram: Float[Array, "k k"]) -> Float[Array, "k k"]:
     """L with L Lᵀ = I + G, for a Gram matrix G.
 
     Rows and columns are scaled to a unit diagonal first, so that the scale of single columns costs no accuracy.
-    Repeated columns of large norm would still make a pivot vanish in rounding. Every G_ii is therefore raised by k
+    Repeated columns of large norm would still make a pivot vanish in rounding. Every G_ii is therefore raised by 4k
     units of rounding, which is no more than the error with which G itself was summed, and nothing where G is zero:
     without process noise, prediction stays exact.
     """
     diagonal = jnp.diagonal(gram)
     scale = jax.lax.rsqrt(1 + diagonal)
-    raised = 1 + diagonal * (1 + 2 * len(gram) * jnp.finfo(gram.dtype).eps)
+    raised = 1 + diagonal * (1 + 4 * len(gram) * jnp.finfo(gram.dtype).eps)
     scaled = jnp.fill_diagonal(gram * jnp.outer(scale, scale), raised * scale**2, inplace=False)
     return jnp.linalg.cholesky(scaled) / scale[:, None]
 

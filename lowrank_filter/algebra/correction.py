@@ -24,4 +24,4 @@ def correction(precision: Any, columns: Tree, target: Float[Array, " n"]) -> Cor
     coefficients = jax.scipy.linalg.solve_triangular(lower, halfway, lower=True, trans="T")
     step = precision.solve(tree.combine(coefficients, columns))
     explained = target @ (gram @ coefficients)
-    return Correction(step, explained, jnp.sum(halfway**2), cholesky.logdet(lower))
+    return Correction(step, explained, jnp.sum(halfway**2), cholesky.logdet(lower), lower)

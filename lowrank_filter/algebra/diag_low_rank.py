@@ -37,14 +37,14 @@ class DiagLowRank(NamedTuple):
         """Any prefix of the parameters will do; as a full vector."""
         return tree.broadcast(value, like)
 
-    def check(self, vector: Tree | None = None, *, positive: bool = True) -> None:
+    def check(self, vector: Tree | None = None, *, positive: bool = True, name: str = "vector") -> None:
         """A factor shaped like the diagonal, which is positive, and a vector of that shape too."""
         leading = jax.tree.leaves(self.factor)
-        checks.same_shapes("factor", self.factor, self.diag, leading=leading[0].shape[0] if leading else 0)
+        checks.same_shapes("precision.factor", self.factor, self.diag, leading=leading[0].shape[0] if leading else 0)
         if positive:
-            checks.positive("diag", self.diag)
+            checks.positive("precision.diag", self.diag)
         if vector is not None:
-            checks.same_shapes("vector", vector, self.diag)
+            checks.same_shapes(name, vector, self.diag)
 
     def matvec(self, vector: Tree) -> Tree:
         """P v = d v + W Wᵀv."""
@@ -177,7 +177,7 @@ class DiagLowRank(NamedTuple):
         step = jax.tree.map(lambda a, b, v: (a + b)[0] * v, *ends, variance)
         explained = target @ (gram[self.rank :] @ coefficients)
         logdet = 2 * jnp.sum(jnp.log(jnp.diagonal(lower)[self.rank :]))
-        correction = Correction(step, explained, jnp.sum(halfway**2), logdet)
+        correction = Correction(step, explained, jnp.sum(halfway**2), logdet, lower)
 
         weight, measured = variance, gram
         if metric == "euclidean":

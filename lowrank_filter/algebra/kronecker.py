@@ -146,12 +146,12 @@ class Kronecker:
             for group, full in zip(self.layout.groups, whole, strict=True)
         )
 
-    def check(self, vector: Tree | None = None, *, positive: bool = True) -> None:
+    def check(self, vector: Tree | None = None, *, positive: bool = True, name: str = "vector") -> None:
         """Positive eigenvalues, and a vector shaped like the parameters."""
         if positive:
-            checks.positive("scale", [part.scale for part in self.parts])
+            checks.positive("precision.scale", [part.scale for part in self.parts])
         if vector is not None:
-            checks.same_shapes("vector", vector, self.layout.like())
+            checks.same_shapes(name, vector, self.layout.like())
 
     def matvec(self, vector: Tree) -> Tree:
         """U(S ∘ UᵀX V)Vᵀ."""

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from lowrank_filter import checks
 from lowrank_filter.algebra.tree import Tree
 
 Part = Literal["layer", "unit"]
@@ -47,6 +48,7 @@ def find_layers(params: Tree) -> tuple[Layer, ...]:
       heads, width]); or its first axis where only that fits the bias, or where both fit or there is none and the name
       is *weight* (equinox: [out, in], [out, in, height, width]).
     """
+    checks.parameters(params)
     leaves = jax.tree_util.tree_leaves_with_path(params)
     shapes = {path: jnp.shape(leaf) for path, leaf in leaves}
     taken: set[tuple] = set()
@@ -166,6 +168,8 @@ def layout(params: Tree, layers: Sequence[Layer] | None, part: Part) -> Layout:
     leaves = jax.tree_util.tree_leaves_with_path(params)
     position = {jax.tree_util.keystr(path): index for index, (path, _) in enumerate(leaves)}
     shapes = tuple(jnp.shape(leaf) for _, leaf in leaves)
+    if not (layers is None or isinstance(layers, list | tuple)) or isinstance(layers, Layer):
+        raise TypeError(f"layers: expected a sequence of Layer, got {type(layers).__name__}; see find_layers(params)")
     found = find_layers(params) if layers is None else tuple(layers)
     groups = [_layer_group(layer, position, shapes, merged=part == "layer") for layer in found]
     claimed = [leaf for group in groups for leaf in group.leaves]
@@ -189,13 +193,16 @@ def _layer_group(layer: Any, position: dict[str, int], shapes: Sequence[tuple[in
         raise TypeError(f"layers: expected Layer(kernel, bias, outputs), got {layer!r}; see find_layers(params)")
     for path in (layer.kernel, layer.bias):
         if path is not None and path not in position:
-            raise ValueError(f"layers: expected paths of parameters, {', '.join(position)}; got {path!r}")
+            raise ValueError(
+                f"layers: expected paths of parameters, {', '.join(position)}; got {path!r}; see find_layers(params)"
+            )
     kernel = position[layer.kernel]
-    axes = tuple(axis % len(shapes[kernel]) if shapes[kernel] else axis for axis in layer.outputs)
+    count = len(shapes[kernel])
+    axes = tuple(axis % count if -count <= axis < count else axis for axis in layer.outputs)
     if not axes or len(set(axes)) < len(axes) or not set(axes) < set(range(len(shapes[kernel]))):
         raise ValueError(
             f"layers: expected for outputs some of the axes of {layer.kernel}, whose shape is {shapes[kernel]}, "
-            f"got {layer.outputs}"
+            f"got {layer.outputs}; see find_layers(params)"
         )
     if layer.bias is None:
         return Group((kernel,), (axes,), layer.kernel, layer=True, merged=merged)
@@ -204,7 +211,7 @@ def _layer_group(layer: Any, position: dict[str, int], shapes: Sequence[tuple[in
     if _squeezed(shapes[bias]) != _squeezed(wanted):
         raise ValueError(
             f"layers: expected {layer.bias} with the shape of the outputs of {layer.kernel}, {wanted}; "
-            f"got {shapes[bias]}"
+            f"got {shapes[bias]}; give bias=None where it has none"
         )
     return Group((kernel, bias), (axes, tuple(range(len(shapes[bias])))), layer.kernel, layer=True, merged=merged)
 

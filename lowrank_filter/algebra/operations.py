@@ -9,6 +9,9 @@ from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
 
+OPERATIONS = ("check", "matvec", "solve", "logdet", "inverse_diagonal", "truncate")
+"""What is looked for in a precision before it is used."""
+
 Truncatable = TypeVar("Truncatable", bound=Precision)
 
 
@@ -22,6 +25,8 @@ def matvec(precision: Precision, vector: Tree) -> Tree:
     Raises:
         ValueError: the vector's structure or shapes are not those of the parameters.
     """
+    _precision(precision)
+    _given(vector)
     precision.check(vector, positive=False)
     return precision.matvec(vector)
 
@@ -36,6 +41,8 @@ def solve(precision: Precision, vector: Tree) -> Tree:
     Raises:
         ValueError: the vector's structure or shapes are not those of the parameters, or the diagonal is not positive.
     """
+    _precision(precision)
+    _given(vector)
     precision.check(vector)
     return precision.solve(vector)
 
@@ -46,6 +53,7 @@ def logdet(precision: Precision) -> Float[Array, ""]:
     Raises:
         ValueError: the diagonal is not positive.
     """
+    _precision(precision)
     precision.check()
     return precision.logdet()
 
@@ -56,6 +64,7 @@ def inverse_diagonal(precision: Precision) -> Tree:
     Raises:
         ValueError: the diagonal is not positive.
     """
+    _precision(precision)
     precision.check()
     return precision.inverse_diagonal()
 
@@ -76,6 +85,7 @@ def truncate(
         ValueError: rank is not a static integer ≥ 0, an option is unknown, or the diagonal is not positive while
             metric="relative".
     """
+    _precision(precision)
     checks.rank(rank)
     truncation_options(residual, metric)
     precision.check(positive=metric == "relative")
@@ -86,3 +96,14 @@ def truncation_options(residual: Any, metric: Any) -> None:
     """The two choices of a truncation are known ones."""
     checks.choice("residual", residual, ("diagonal", "drop"))
     checks.choice("metric", metric, ("relative", "euclidean"))
+
+
+def _precision(value: Any) -> None:
+    checks.operations("precision", value, OPERATIONS, "take belief.precision, or make a DiagLowRank")
+
+
+def _given(vector: Any) -> None:
+    if vector is None:
+        raise ValueError(
+            "vector: expected the tree structure of the parameters, got None; give a vector shaped like them"
+        )

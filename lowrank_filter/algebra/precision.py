@@ -20,12 +20,14 @@ class Correction(NamedTuple):
         explained: uᵀAᵀ (P + A Aᵀ)⁻¹ A u.
         unexplained: uᵀ(I + AᵀP⁻¹A)⁻¹ u = ‖u‖² − explained, computed without that subtraction.
         logdet: log det(P + A Aᵀ) − log det P.
+        lower: the Cholesky factor of the small matrix that was solved with; its size is the structure's own.
     """
 
     step: Tree
     explained: Float[Array, ""]
     unexplained: Float[Array, ""]
     logdet: Float[Array, ""]
+    lower: Float[Array, "m m"]
 
 
 class Misfit(NamedTuple):
@@ -36,7 +38,8 @@ class Misfit(NamedTuple):
 
     @property
     def share(self) -> Float[Array, ""]:
-        """The part left out, in [0, 1]; zero where there was nothing."""
+        """The part left out; zero where there was nothing. In [0, 1] for low-rank parts; where a Kronecker basis turns
+        away from what it held before, the loss of that counts too, and can be larger than what was added."""
         return jnp.where(self.whole > 0, self.left_out / jnp.where(self.whole > 0, self.whole, 1), 0)
 
 
@@ -93,7 +96,7 @@ class Precision(Protocol):
         """
         ...
 
-    def check(self, vector: Tree | None = None, *, positive: bool = True) -> None:
+    def check(self, vector: Tree | None = None, *, positive: bool = True, name: str = "vector") -> None:
         """Raise ValueError where it can be seen that this is no precision, or the vector not shaped for it."""
         ...
 

@@ -11,8 +11,8 @@ from lowrank_filter import checks
 from lowrank_filter.algebra.operations import truncation_options
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
-from lowrank_filter.drivers.fit import fit
-from lowrank_filter.kernels.batch import Apply
+from lowrank_filter.drivers.fit import check_optimizer, fit
+from lowrank_filter.kernels.batch import Apply, check_model
 from lowrank_filter.kernels.belief import Belief, init, kronecker_init
 from lowrank_filter.kernels.laplace import laplace_update
 from lowrank_filter.kernels.likelihoods import Likelihood
@@ -48,6 +48,8 @@ def extended_filter(
     residual: Residual = "diagonal",
     metric: Metric = "relative",
     temperature: ArrayLike = 1.0,
+    outlier_threshold: ArrayLike | None = None,
+    health: bool = False,
 ) -> Filter:
     """The extended Kalman filter of the weights, for streams; arguments as in init, predict and update.
 
@@ -55,10 +57,18 @@ def extended_filter(
     :func:`kronecker_init`, which has none.
 
     Raises:
+        TypeError: apply_fn, likelihood or a number is of the wrong kind.
         ValueError: an option is unknown or a visible value out of range.
     """
     start = _start(structure, precision, rank)
     truncation_options(residual, metric)
+    check_model(apply_fn, likelihood)
+    checks.not_negative("process_noise", process_noise)
+    checks.finite("transition", transition)
+    checks.scalar("temperature", temperature)
+    checks.flag("health", health)
+    if outlier_threshold is not None:
+        checks.scalar("outlier_threshold", outlier_threshold)
 
     def update_(belief: Belief, x: Any, y: Any, mask: Any = None, **dynamics: Any) -> tuple[Belief, Info]:
         return update(
@@ -72,6 +82,8 @@ def extended_filter(
             metric=metric,
             temperature=temperature,
             mask=mask,
+            outlier_threshold=outlier_threshold,
+            health=health,
             **dynamics,
         )
 
@@ -107,10 +119,21 @@ def laplace_filter(
     a ``key`` too, for the order of the mini-batches where ``fit_batch_size`` is given.
 
     Raises:
+        TypeError: apply_fn, likelihood or a number is of the wrong kind.
         ValueError: an option is unknown or a visible value out of range.
     """
     start = _start(structure, precision, rank)
     truncation_options(residual, metric)
+    check_model(apply_fn, likelihood)
+    checks.not_negative("process_noise", process_noise)
+    checks.finite("transition", transition)
+    checks.scalar("temperature", temperature)
+    checks.scalar("curvature_scale", curvature_scale)
+    check_optimizer(optimizer)
+    checks.count("steps", steps, minimum=0)
+    checks.count("batch_size", batch_size, minimum=1)
+    if fit_batch_size is not None:
+        checks.count("fit_batch_size", fit_batch_size, minimum=1)
 
     def update_(
         belief: Belief, x: Any, y: Any, mask: Any = None, key: Key[Array, ""] | None = None
@@ -148,9 +171,10 @@ def laplace_filter(
 
 def _start(structure: Structure, precision: Tree, rank: int | None) -> Callable[[Tree], Belief]:
     checks.choice("structure", structure, ("network", "layer", "unit", "kronecker"))
+    checks.positive("precision", precision)
     if structure == "kronecker":
         return lambda params: kronecker_init(params, precision)
     if rank is None:
-        raise ValueError(f"rank: expected a static integer >= 0 for structure={structure!r}, got None")
+        raise ValueError(f"rank: expected a static integer >= 0 for structure={structure!r}, got None; give one")
     checks.rank(rank)
     return lambda params: init(params, precision, rank=rank, blocks=structure)

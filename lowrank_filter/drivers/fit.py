@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, Key
 from lowrank_filter import checks
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.kernels.batch import Apply, Batch, localise, prepare
-from lowrank_filter.kernels.belief import Belief, penalty
+from lowrank_filter.kernels.belief import Belief, check_belief, penalty
 from lowrank_filter.kernels.likelihoods import Likelihood
 
 
@@ -67,20 +67,25 @@ def fit(
     """
     checks.count("steps", steps, minimum=0)
     checks.count("checkpoint_every", checkpoint_every, minimum=1)
-    checks.positive("temperature", temperature)
-    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        raise TypeError(f"optimizer: expected an optax.GradientTransformation, got {type(optimizer).__name__}")
+    checks.scalar("temperature", temperature)
+    check_optimizer(optimizer)
+    check_belief(belief)
     start = belief.mean if params is None else params
     checks.same_shapes("params", start, belief.mean)
+    checks.finite("params", start)
     start = jax.tree.map(lambda p, m: jnp.asarray(p, m.dtype), start, belief.mean)
     batch = prepare(start, apply_fn, likelihood, x, y, mask)
     size = len(batch.mask)
     if batch_size is not None:
         checks.count("batch_size", batch_size, minimum=1)
         if batch_size > size:
-            raise ValueError(f"batch_size: expected at most the {size} examples there are, got {batch_size}")
+            raise ValueError(f"batch_size: expected at most the {size} examples there are, got {batch_size}; lower it")
         if key is None:
-            raise ValueError("key: expected a jax.random.key for the order of the mini-batches, got None")
+            raise ValueError(
+                "key: expected a jax.random.key for the order of the mini-batches, got None; give one with batch_size="
+            )
+    if key is not None:
+        checks.key("key", key)
     if checkpoint is None or steps == 0:
         return _loop(belief, likelihood, batch, key, start, temperature, apply_fn, optimizer, steps, batch_size)
     from lowrank_filter.drivers.checkpoint import scan  # noqa: PLC0415  orbax takes seconds to import
@@ -95,6 +100,15 @@ def fit(
         identity={"batch_size": batch_size, "steps": steps},
     )
     return params, values
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Raise TypeError where it is none of optax."""
+    if isinstance(optimizer, type) or not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise TypeError(
+            f"optimizer: expected an optax.GradientTransformation, got {type(optimizer).__name__}; for instance "
+            "optax.adam(1e-2)"
+        )
 
 
 @functools.partial(jax.jit, static_argnums=(6, 7, 8, 9))

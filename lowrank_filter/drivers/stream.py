@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from lowrank_filter import checks
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.drivers.filters import Filter
-from lowrank_filter.kernels.belief import Belief
+from lowrank_filter.kernels.batch import given, inputs
+from lowrank_filter.kernels.belief import Belief, check_belief
 from lowrank_filter.kernels.update import Info
 
 History = Literal["final", "means", "all"]
@@ -72,11 +73,17 @@ def filter_stream(
     checks.choice("history", history, ("final", "means", "all"))
     checks.count("chunk_size", chunk_size, minimum=1)
     checks.count("checkpoint_every", checkpoint_every, minimum=1)
+    checks.instance("filter", filter, Filter, "build one with extended_filter or laplace_filter")
+    check_belief(belief)
+    x, y = inputs(x), checks.array("y", y, "an array of targets with one row per example")
+    mask = None if mask is None else given(mask)
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves((x, y, mask))}
     if len(sizes) != 1 or () in sizes or (0,) in sizes:
-        raise ValueError(f"x, y, mask: expected one leading axis of at least one example, got {sorted(sizes)}")
+        raise ValueError(
+            f"x, y, mask: expected one leading axis of at least one example, got {sorted(sizes)}; cut them alike"
+        )
     size = sizes.pop()[0]
-    present = jnp.ones(size, bool) if mask is None else jnp.asarray(mask).astype(bool)
+    present = jnp.ones(size, bool) if mask is None else mask
     steps = -(-size // chunk_size)
 
     def chunks(leaf: Any) -> Any:
@@ -110,9 +117,9 @@ def filter_stream(
 
 
 def _same_belief(after: Belief, before: Belief) -> None:
-    shapes, start = jax.tree.map(jnp.shape, after), jax.tree.map(jnp.shape, before)
+    shapes, start = (jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), b) for b in (after, before))
     if shapes != start:
         raise ValueError(
-            f"belief: expected the rank and shapes that the filter's update returns, {shapes}, got {start}; "
+            f"belief: expected the rank, shapes and dtypes that the filter's update returns, {shapes}, got {start}; "
             "start from filter.init(params)"
         )

@@ -42,6 +42,7 @@ class Local(NamedTuple):
         score: uᵢ [B, r], with Sᵢuᵢ = ∇_f loss.
         counts: [B], which examples count.
         invalid: [B], unmasked examples left out because their inputs, outputs or targets are not valid.
+        weight: [B], what each example counts for where outliers count less, else None.
     """
 
     loss: Float[Array, " B"]
@@ -50,6 +51,7 @@ class Local(NamedTuple):
     score: Float[Array, "B r"]
     counts: Bool[Array, " B"]
     invalid: Bool[Array, " B"]
+    weight: Float[Array, " B"] | None = None
 
 
 def prepare(params: Tree, apply_fn: Apply, likelihood: Likelihood, x: Any, y: Any, mask: Any) -> Batch:
@@ -60,26 +62,21 @@ def prepare(params: Tree, apply_fn: Apply, likelihood: Likelihood, x: Any, y: An
         ValueError: an empty batch, leading axes that differ, outputs not [B, C], targets or mask of another shape, or
             (where values can be seen) NaN or targets out of the likelihood's domain in an unmasked example.
     """
-    if not isinstance(likelihood, Likelihood):
-        raise TypeError(
-            f"likelihood: expected a Likelihood such as Categorical(), got {likelihood!r}; to bring your own, "
-            "subclass lowrank_filter.Likelihood"
-        )
-    x = jax.tree.map(jnp.asarray, x)
-    y = jnp.asarray(y)
+    check_likelihood(likelihood)
+    x = inputs(x)
+    y = checks.array("y", y, "an array of targets with one row per example")
     outputs = output_count(params, apply_fn, x)
     size = _size(x)
     if y.shape[:1] != (size,):
-        raise ValueError(f"y: expected a leading axis of {size} like x, got shape {y.shape}")
+        raise ValueError(f"y: expected a leading axis of {size} like x, got shape {y.shape}; one target per example")
     likelihood.check(outputs)
     y = _targets(likelihood, outputs, y)
     if mask is None:
         kept = jnp.ones(size, bool)
     else:
-        kept = jnp.asarray(mask)
+        kept = given(mask)
         if kept.shape != (size,):
-            raise ValueError(f"mask: expected shape ({size},), one entry per example, got {kept.shape}")
-        kept = kept.astype(bool)
+            raise ValueError(f"mask: expected shape ({size},), got {kept.shape}; one entry per example")
     usable = kept & _finite(x, size)
     batch = Batch(_filled(usable, x), _masked(kept, y), kept, usable)
     _visible(likelihood, outputs, batch)
@@ -88,21 +85,89 @@ def prepare(params: Tree, apply_fn: Apply, likelihood: Likelihood, x: Any, y: An
     return batch._replace(x=_filled(usable, batch.x), usable=usable)
 
 
-def localise(likelihood: Likelihood, outputs: Float[Array, "B C"], batch: Batch, temperature: Any) -> Local:
-    """The likelihood's loss, root and score at the outputs, divided by the temperature; zero where nothing counts."""
+def check_model(apply_fn: Any, likelihood: Any) -> None:
+    """A function and a likelihood, before there are examples.
+
+    Raises:
+        TypeError: they are not.
+    """
+    if not callable(apply_fn):
+        raise TypeError(
+            f"apply_fn: expected a function (params, x) -> outputs [B, C], got {type(apply_fn).__name__}; "
+            "pass the function itself"
+        )
+    check_likelihood(likelihood)
+
+
+def check_likelihood(likelihood: Any) -> None:
+    """An instance of a likelihood.
+
+    Raises:
+        TypeError: something else.
+    """
+    if not isinstance(likelihood, Likelihood):
+        raise TypeError(
+            f"likelihood: expected a Likelihood such as Categorical(), got {likelihood!r}; to bring your own, "
+            "subclass lowrank_filter.Likelihood"
+        )
+
+
+def inputs(x: Any) -> Any:
+    """Inputs as arrays.
+
+    Raises:
+        TypeError: a leaf is no array.
+    """
+    paths, structure = jax.tree_util.tree_flatten_with_path(x)
+    advice = "an array, or a pytree of arrays, with one row per example"
+    return structure.unflatten([checks.array(f"x{jax.tree_util.keystr(path)}", leaf, advice) for path, leaf in paths])
+
+
+def given(mask: Any) -> Bool[Array, "..."]:
+    """A mask as booleans; numbers are welcome where they are 0 and 1.
+
+    Raises:
+        TypeError: no array.
+        ValueError: other numbers.
+    """
+    kept = checks.array("mask", mask, "one boolean per example")
+    if kept.dtype != bool and checks.concrete(kept) and not np.isin(np.asarray(kept), (0, 1)).all():
+        raise ValueError(
+            f"mask: expected booleans, got {kept.dtype} with other values than 0 and 1; True keeps an example"
+        )
+    return kept.astype(bool)
+
+
+def localise(
+    likelihood: Likelihood, outputs: Float[Array, "B C"], batch: Batch, temperature: Any, threshold: Any = None
+) -> Local:
+    """The likelihood's loss, root and score at the outputs, divided by the temperature; zero where nothing counts.
+
+    With a threshold c, an example weighs w = 1/(1 + ‖u‖²/c²): its temperature is divided by that, so ‖√w u‖ < c.
+    """
     counts = batch.usable & jax.vmap(_valid, in_axes=(None, 0, 0))(likelihood, outputs, batch.y)
     # A second zeroing, after which no derivative of an example that does not count can be anything but finite.
     outputs = jnp.where(counts[:, None], outputs, 0)
     targets = _masked(counts, batch.y)
     scale = jax.lax.rsqrt(jnp.asarray(temperature, outputs.dtype))
     excess = jax.vmap(likelihood.normaliser)(outputs)
+    root = _masked(counts, jax.vmap(likelihood.root)(outputs, targets))
+    score = _masked(counts, jax.vmap(likelihood.whitened_score)(outputs, targets))
+    weight = None
+    if threshold is not None:
+        weight = 1 / (1 + jnp.sum(jnp.square(score / jnp.asarray(threshold, score.dtype)), axis=1))
+        scale = scale * jnp.sqrt(weight)
+        root, score = root * scale[:, None, None], score * scale[:, None]
+    else:
+        root, score = root * scale, score * scale
     return Local(
         _masked(counts, jax.vmap(likelihood.nll)(outputs, targets)) * scale**2,
         None if excess is None else _masked(counts, excess) * scale**2,
-        _masked(counts, jax.vmap(likelihood.root)(outputs, targets)) * scale,
-        _masked(counts, jax.vmap(likelihood.whitened_score)(outputs, targets)) * scale,
+        root,
+        score,
         counts,
         batch.mask & ~counts,
+        weight,
     )
 
 
@@ -121,17 +186,21 @@ def output_count(params: Tree, apply_fn: Apply, x: Any) -> int:
         ValueError: leading axes that differ, an empty batch, or outputs of another shape.
     """
     if not callable(apply_fn):
-        raise TypeError(f"apply_fn: expected a function (params, x) -> outputs [B, C], got {type(apply_fn).__name__}")
+        raise TypeError(
+            f"apply_fn: expected a function (params, x) -> outputs [B, C], got {type(apply_fn).__name__}; "
+            "pass the function itself"
+        )
     size = _size(x)
     try:
         out = jax.eval_shape(apply_fn, params, x)
-    except TypeError as error:
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise ValueError(
-            f"apply_fn: expected a function of (params, x) that takes x of shape {_shapes(x)}; it failed: {error}"
+            f"apply_fn: expected a function of (params, x) that takes x of shape {_shapes(x)}, got "
+            f"{type(error).__name__} from it: {str(error).split(chr(10))[0]}; correct it or the shape of x"
         ) from error
     if not hasattr(out, "shape") or len(out.shape) != 2 or out.shape[0] != size:
         raise ValueError(
-            f"apply_fn: expected outputs of shape ({size}, C) for a batch of {size} examples, got "
+            f"apply_fn: expected outputs of shape ({size}, C) for x with {size} examples, got "
             f"{_shapes(out)}; add an axis for a single output"
         )
     return out.shape[1]
@@ -140,7 +209,9 @@ def output_count(params: Tree, apply_fn: Apply, x: Any) -> int:
 def _size(x: Any) -> int:
     sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(x)}
     if len(sizes) != 1 or () in sizes:
-        raise ValueError(f"x: expected one leading axis of B examples, got shapes {_shapes(x)}")
+        raise ValueError(
+            f"x: expected one leading axis of B examples, got shapes {_shapes(x)}; put examples along the first axis"
+        )
     size = sizes.pop()[0]
     if size == 0:
         raise ValueError("x: expected at least one example, got an empty batch; skip the update instead")
@@ -156,13 +227,16 @@ def _targets(likelihood: Likelihood, outputs: int, y: Array) -> Array:
     if wanted is None:
         return y
     if wanted == () and not jnp.issubdtype(y.dtype, jnp.integer):
-        raise TypeError(f"y: expected integer labels of shape ({len(y)},), got {y.dtype} of shape {y.shape}")
+        raise TypeError(
+            f"y: expected integer labels of shape ({len(y)},), got {y.dtype} of shape {y.shape}; "
+            "convert them, or take another likelihood"
+        )
     if wanted == (1,) and y.ndim == 1:
         y = y[:, None]
     if y.shape[1:] != wanted:
         raise ValueError(
             f"y: expected shape {(len(y), *wanted)} for {type(likelihood).__name__} with {outputs} outputs, "
-            f"got {y.shape}"
+            f"got {y.shape}; one row per example"
         )
     return y
 

@@ -1,17 +1,18 @@
 """Beliefs about parameters, and what can be asked of one without data."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, DTypeLike, Float, Key
 
 from lowrank_filter import checks
 from lowrank_filter.algebra import blocks as block_diagonal
-from lowrank_filter.algebra import kronecker, tree
+from lowrank_filter.algebra import kronecker, storage, tree
 from lowrank_filter.algebra.diag_low_rank import DiagLowRank
 from lowrank_filter.algebra.layout import Layer, layout
+from lowrank_filter.algebra.operations import OPERATIONS
 from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.tree import Tree
 
@@ -57,7 +58,10 @@ def init(
     mean, diag = _prior(params, precision)
     if blocks == "network":
         if layers is not None:
-            raise ValueError('layers: expected blocks="layer" or blocks="unit" with it, got "network", which has none')
+            raise ValueError(
+                'layers: expected blocks="layer" or blocks="unit" with it, got "network"; leave layers out, '
+                "since that has none"
+            )
         return Belief(mean, DiagLowRank(diag, tree.zeros(mean, rank)))
     return Belief(mean, block_diagonal.diagonal(diag, rank, layout(mean, layers, blocks)))
 
@@ -101,6 +105,19 @@ def _prior(params: Tree, precision: Tree) -> tuple[Tree, Tree]:
     return mean, tree.broadcast(precision, mean)
 
 
+def check_belief(belief: Any) -> None:
+    """A belief whose mean and precision fit each other, and are finite and positive where that can be seen.
+
+    Raises:
+        TypeError: something else than a :class:`Belief`, or than a precision in it.
+        ValueError: the mean has another structure or other shapes than the precision, or values are wrong.
+    """
+    checks.instance("belief", belief, Belief, "make one with init or kronecker_init")
+    checks.operations("belief.precision", belief.precision, OPERATIONS, "make a belief with init or kronecker_init")
+    belief.precision.check(belief.mean, name="belief.mean")
+    checks.finite("belief.mean", belief.mean)
+
+
 def penalty(belief: Belief, params: Tree) -> Float[Array, ""]:
     """½(θ − m)ᵀP(θ − m), the regulariser of a MAP step; its gradient is P(θ − m).
 
@@ -110,9 +127,10 @@ def penalty(belief: Belief, params: Tree) -> Float[Array, ""]:
     Raises:
         ValueError: ``params`` has another structure or other shapes than the mean.
     """
+    check_belief(belief)
     checks.same_shapes("params", params, belief.mean)
     difference = jax.tree.map(jnp.subtract, params, belief.mean)
-    return 0.5 * belief.precision.quadratic(difference)
+    return 0.5 * storage.widened(belief.precision).quadratic(difference)
 
 
 def sample(key: Key[Array, ""], belief: Belief, n: int) -> Tree:
@@ -121,10 +139,34 @@ def sample(key: Key[Array, ""], belief: Belief, n: int) -> Tree:
     Raises:
         ValueError: ``n`` is not a static integer ≥ 0.
     """
+    checks.key("key", key)
+    check_belief(belief)
     checks.count("n", n, minimum=0)
-    return jax.tree.map(jnp.add, belief.precision.draw(key, n), belief.mean)
+    return jax.tree.map(jnp.add, storage.widened(belief.precision).draw(key, n), belief.mean)
+
+
+def store(belief: Belief, dtype: DTypeLike) -> Belief:
+    """The belief with its factor W in ``dtype``, for instance ``jnp.bfloat16``: half the memory of k·D numbers.
+
+    Mean and diagonal stay as they are. The kernels compute in the diagonal's dtype and give back factors in the one
+    that they were stored in, so a stream goes on as it began. The rounded factor's W Wᵀ is positive semi-definite, so P
+    stays positive definite.
+
+    Raises:
+        TypeError: ``belief`` is not one, or ``dtype`` is no floating-point dtype.
+        ValueError: the precision has no low-rank factor: the bases of a :class:`Kronecker` must stay orthogonal.
+    """
+    check_belief(belief)
+    checks.floating("dtype", dtype)
+    if not storage.parts(belief.precision):
+        raise ValueError(
+            f"belief: expected a precision with low-rank factors, got "
+            f"{type(belief.precision).__name__}; keep it as it is"
+        )
+    return belief._replace(precision=storage.narrowed(belief.precision, dtype))
 
 
 def zero_site(belief: Belief) -> Precision:
     """The site of a step without data: nothing was learned there. For :func:`smooth`."""
+    check_belief(belief)
     return jax.tree.map(jnp.zeros_like, belief.precision)

@@ -14,7 +14,12 @@ from lowrank_filter.kernels.likelihoods import Likelihood
 
 
 def gradients(
-    params: Tree, apply_fn: Apply, likelihood: Likelihood, batch: Batch, temperature: ArrayLike
+    params: Tree,
+    apply_fn: Apply,
+    likelihood: Likelihood,
+    batch: Batch,
+    temperature: ArrayLike,
+    threshold: ArrayLike | None = None,
 ) -> tuple[Local, Columns]:
     """The likelihood at the outputs, and the columns JᵢᵀSᵢ, example by example: n = B·r of them.
 
@@ -23,7 +28,7 @@ def gradients(
     """
 
     def local(outputs: Array) -> Local:
-        return localise(likelihood, outputs, batch, temperature)
+        return localise(likelihood, outputs, batch, temperature, threshold)
 
     reading = layers.read(apply_fn, params, batch.x)
     if reading.exact_diagonal() and (where := places([use.labels for use in reading.uses], params)) is not None:

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
 from lowrank_filter import checks
+from lowrank_filter.algebra import storage
 from lowrank_filter.algebra.operations import truncation_options
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.kernels.batch import Apply, localise, prepare
-from lowrank_filter.kernels.belief import Belief, penalty
+from lowrank_filter.kernels.belief import Belief, check_belief, penalty
 from lowrank_filter.kernels.ggn import curvature
 from lowrank_filter.kernels.likelihoods import Likelihood
 from lowrank_filter.kernels.update import Info
@@ -65,19 +66,20 @@ def laplace_update(
         TypeError: apply_fn, likelihood or labels are of the wrong kind.
         ValueError: shapes, options or visible values are wrong; the message says which.
     """
+    check_belief(belief)
     rank = belief.precision.rank if rank is None else rank
     checks.rank(rank)
     checks.count("batch_size", batch_size, minimum=1)
     if iterations is not None:
         checks.count("iterations", iterations, minimum=0)
     truncation_options(residual, metric)
-    checks.positive("temperature", temperature)
-    checks.positive("curvature_scale", curvature_scale)
+    checks.scalar("temperature", temperature)
+    checks.scalar("curvature_scale", curvature_scale)
     checks.same_shapes("params", params, belief.mean)
     checks.finite("params", params)
     params = jax.tree.map(lambda p, m: jnp.asarray(p, m.dtype), params, belief.mean)
     batch = prepare(params, apply_fn, likelihood, x, y, mask)
-    prior = belief.precision
+    prior = storage.widened(belief.precision)
     operator = curvature(
         params,
         apply_fn,
@@ -91,4 +93,5 @@ def laplace_update(
     local = localise(likelihood, apply_fn(params, batch.x), batch, temperature)
     loss = jnp.sum(local.loss)
     log_evidence = -loss - penalty(belief, params) + 0.5 * (prior.logdet() - precision.logdet())
+    precision, site = (storage.stored_like(p, belief.precision) for p in (precision, site))
     return Belief(params, precision), Info(site, log_evidence, loss, misfit.share, jnp.sum(local.invalid))

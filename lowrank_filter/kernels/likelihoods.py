@@ -144,16 +144,19 @@ class Gaussian(Likelihood):
 
     def check(self, outputs: int) -> None:
         """The covariance fits the outputs and is positive."""
-        shape = jnp.shape(self.covariance)
+        shape = checks.shape_of("Gaussian covariance", self.covariance)
         if shape not in ((), (outputs,), (outputs, outputs)):
             raise ValueError(
                 f"Gaussian: expected a covariance of shape (), ({outputs},) or ({outputs}, {outputs}) for "
-                f"{outputs} outputs, got {shape}"
+                f"{outputs} outputs, got {shape}; a scalar is the variance of each"
             )
         if len(shape) < 2:
             checks.positive("Gaussian covariance", self.covariance)
         elif checks.concrete(self.covariance) and not jnp.all(jnp.isfinite(jnp.linalg.cholesky(self.covariance))):
-            raise ValueError("Gaussian: expected a positive definite covariance, got one without a Cholesky factor")
+            raise ValueError(
+                "Gaussian: expected a positive definite covariance, got one without a Cholesky factor; "
+                "add a multiple of the identity"
+            )
 
     def _lower(self, output: Array) -> Array:
         covariance = jnp.asarray(self.covariance, output.dtype)
@@ -253,7 +256,7 @@ class HeteroscedasticGaussian(Likelihood):
         if outputs % 2:
             raise ValueError(
                 f"HeteroscedasticGaussian: expected an even number of outputs (means, then log variances), "
-                f"got {outputs}"
+                f"got {outputs}; give the network one more"
             )
 
     def _standardise(self, output: Array, target: Array) -> tuple[Array, Array]:

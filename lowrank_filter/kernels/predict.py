@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from lowrank_filter import checks
-from lowrank_filter.algebra import tree
+from lowrank_filter.algebra import storage, tree
 from lowrank_filter.algebra.tree import Tree
-from lowrank_filter.kernels.belief import Belief
+from lowrank_filter.kernels.belief import Belief, check_belief
 
 
 def predict(belief: Belief, process_noise: Tree, transition: Tree = 1.0) -> Belief:
@@ -27,11 +27,13 @@ def predict(belief: Belief, process_noise: Tree, transition: Tree = 1.0) -> Beli
             gets more than one noise or transition in a layer.
     """
     mean, noise, decay = moved(belief, process_noise, transition)
-    return Belief(mean, belief.precision.propagate(noise, decay))
+    precision = storage.widened(belief.precision).propagate(noise, decay)
+    return Belief(mean, storage.stored_like(precision, belief.precision))
 
 
 def moved(belief: Belief, process_noise: Tree, transition: Tree) -> tuple[Tree, Any, Any]:
     """The predicted mean, and noise and transition in the form that the precision's operations take; all checked."""
+    check_belief(belief)
     checks.prefix("process_noise", process_noise, belief.mean)
     checks.not_negative("process_noise", process_noise)
     checks.prefix("transition", transition, belief.mean)

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lowrank_filter.algebra import tree
-from lowrank_filter.kernels.batch import Apply, output_count
-from lowrank_filter.kernels.belief import Belief
+from lowrank_filter import checks
+from lowrank_filter.algebra import storage, tree
+from lowrank_filter.kernels.batch import Apply, inputs, output_count
+from lowrank_filter.kernels.belief import Belief, check_belief
 
 
 class Predictive(NamedTuple):
@@ -34,15 +35,19 @@ def predictive(belief: Belief, apply_fn: Apply, x: Any, *, batch_size: int = 32)
         batch_size: examples whose Jacobians (C·D numbers each) are held at once, static.
 
     Raises:
-        ValueError: an empty batch, or outputs that are not [B, C].
+        TypeError: belief, apply_fn or inputs are of the wrong kind.
+        ValueError: an empty batch, outputs that are not [B, C], or a batch size below 1.
     """
-    x = jax.tree.map(jnp.asarray, x)
+    check_belief(belief)
+    precision = storage.widened(belief.precision)
+    checks.count("batch_size", batch_size, minimum=1)
+    x = inputs(x)
     outputs = output_count(belief.mean, apply_fn, x)
 
     def one(example: Any) -> Predictive:
         single = jax.tree.map(lambda leaf: leaf[None], example)
         mean, pull_back = jax.vjp(lambda params: apply_fn(params, single)[0], belief.mean)
-        rows = jax.vmap(lambda e: belief.precision.whiten(pull_back(e)[0]))(jnp.eye(outputs, dtype=mean.dtype))
+        rows = jax.vmap(lambda e: precision.whiten(pull_back(e)[0]))(jnp.eye(outputs, dtype=mean.dtype))
         return Predictive(mean, tree.gram(rows, rows))
 
     return jax.lax.map(one, x, batch_size=batch_size)

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from lowrank_filter import checks
-from lowrank_filter.algebra import tree
-from lowrank_filter.algebra.operations import truncation_options
+from lowrank_filter.algebra import storage, tree
+from lowrank_filter.algebra.operations import OPERATIONS, truncation_options
 from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
@@ -50,6 +50,10 @@ def smooth(
     Raises:
         ValueError: stacks of different lengths, arguments that are not prefixes, negative noise, a negative rank.
     """
+    checks.instance("beliefs", beliefs, Belief, "stack filtered beliefs, or take steps.beliefs of filter_stream")
+    for name, precision in (("beliefs.precision", beliefs.precision), ("sites", sites)):
+        checks.operations(name, precision, OPERATIONS, "stack info.site of each step, or take steps.info.site")
+    beliefs, sites = beliefs._replace(precision=storage.widened(beliefs.precision)), storage.widened(sites)
     steps = _steps(beliefs, sites)
     last = jax.tree.map(lambda leaf: leaf[-1], beliefs)
     rank = last.precision.rank if rank is None else rank
@@ -90,12 +94,14 @@ def _steps(beliefs: Belief, sites: Precision) -> int:
     lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves((beliefs, sites))}
     if len(lengths) != 1 or () in lengths or (0,) in lengths:
         raise ValueError(
-            f"beliefs, sites: expected stacks of T >= 1 steps along a leading axis, got leading axes {sorted(lengths)}"
+            f"beliefs, sites: expected stacks of T >= 1 steps along a leading axis, got leading axes "
+            f"{sorted(lengths)}; "
+            "stack them with jax.tree.map(lambda *b: jnp.stack(b), *list)"
         )
     if jax.tree.structure(beliefs.precision) != jax.tree.structure(sites):
         raise ValueError(
             f"sites: expected precisions like the beliefs', {jax.tree.structure(beliefs.precision)}; got "
-            f"{jax.tree.structure(sites)}"
+            f"{jax.tree.structure(sites)}; take info.site of the same filter"
         )
     return lengths.pop()[0]
 
@@ -105,14 +111,14 @@ def _per_step(name: str, value: Tree, like: Tree, steps: int) -> Any:
 
     def stacked(leaf: Any, covered: Tree) -> bool:
         shapes = [jnp.shape(reference) for reference in jax.tree.leaves(covered)]
-        shape = jnp.shape(leaf)
+        shape = checks.shape_of(name, leaf)
         if all(checks.broadcastable(shape, reference) for reference in shapes):
             return False
         if shape[:1] == (steps,) and all(checks.broadcastable(shape[1:], reference) for reference in shapes):
             return True
         raise ValueError(
             f"{name}: expected a scalar or a pytree prefix of the parameters, the same for all steps or stacked along "
-            f"T = {steps}; got a leaf of shape {shape} for parameters of shape {shapes[0]}"
+            f"T = {steps}; got a leaf of shape {shape} for parameters of shape {shapes[0]}; {checks.LAYOUT}"
         )
 
     is_stacked = checks.map_prefix(name, stacked, value, like)

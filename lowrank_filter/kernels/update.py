@@ -7,13 +7,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from lowrank_filter import checks
+from lowrank_filter.algebra import storage
 from lowrank_filter.algebra.operations import truncation_options
 from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.kernels.batch import Apply, prepare
-from lowrank_filter.kernels.belief import Belief
+from lowrank_filter.kernels.belief import Belief, check_belief
 from lowrank_filter.kernels.gradients import gradients
+from lowrank_filter.kernels.health import Health, measure
 from lowrank_filter.kernels.likelihoods import Likelihood
 from lowrank_filter.kernels.predict import moved
 
@@ -25,9 +27,12 @@ class Info(NamedTuple):
         site: the information that the data added, as a precision of the belief's structure; :func:`smooth` wants it.
         log_evidence: log p(y | earlier data) in nats, tempered like the likelihood.
         loss: Σ −log p(yᵢ | fᵢ) / temperature at the parameters of the linearisation, in nats.
-        truncated: what did not fit the structure, as a share in [0, 1]: of the low-rank part's trace (in the metric),
-            all blocks together; for a Kronecker precision the projection error of the added term in Frobenius norms.
+        truncated: what did not fit the structure: a share in [0, 1] of the low-rank part's trace (in the metric), all
+            blocks together; for a Kronecker precision the projection error of the sum over the norm of the added term,
+            in Frobenius norms, which passes 1 where the basis turns away from what it held.
         invalid: how many unmasked examples were left out because an input, output or target was not valid.
+        discounted: Σ(1 − w) over the examples, how many of them outlying took away; None without a threshold.
+        health: the step's :class:`Health`, None if it was not asked for.
     """
 
     site: Precision
@@ -35,6 +40,8 @@ class Info(NamedTuple):
     loss: Float[Array, ""]
     truncated: Float[Array, ""]
     invalid: Int[Array, ""]
+    discounted: Float[Array, ""] | None = None
+    health: Health | None = None
 
 
 def update(
@@ -51,6 +58,8 @@ def update(
     mask: Any = None,
     process_noise: Tree | None = None,
     transition: Tree = 1.0,
+    outlier_threshold: ArrayLike | None = None,
+    health: bool = False,
 ) -> tuple[Belief, Info]:
     """Condition a belief on a batch of examples, with the network linearised at its mean.
 
@@ -77,6 +86,10 @@ def update(
             belief comes back bit for bit (at equal rank).
         process_noise, transition: if given, ``belief`` is first predicted with them, as :func:`predict` does, in the
             same pass over the factor: a third less time in a stream.
+        outlier_threshold: c > 0, in standard deviations of the observations: an example weighs w = 1/(1 + ‖uᵢ‖²/c²), so
+            that none moves the mean by more than one at c would (WoLF, arXiv 2405.05646). Loss and evidence are then
+            those of the weighted likelihood. None: all weigh the same, and an outlier moves the mean in proportion.
+        health: whether ``info`` has a :class:`Health`, static.
 
     Returns:
         The posterior belief, and :class:`Info`.
@@ -85,17 +98,21 @@ def update(
         TypeError: apply_fn, likelihood or labels are of the wrong kind.
         ValueError: shapes, options or visible values are wrong; the message says which.
     """
+    check_belief(belief)
     rank = belief.precision.rank if rank is None else rank
     checks.rank(rank)
     truncation_options(residual, metric)
-    checks.positive("temperature", temperature)
+    checks.scalar("temperature", temperature)
+    checks.flag("health", health)
+    if outlier_threshold is not None:
+        checks.scalar("outlier_threshold", outlier_threshold)
     noise = decay = None
     mean = belief.mean
     if process_noise is not None:
         mean, noise, decay = moved(belief, process_noise, transition)
     batch = prepare(mean, apply_fn, likelihood, x, y, mask)
-    local, columns = gradients(mean, apply_fn, likelihood, batch, temperature)
-    precision, site, correction, misfit = belief.precision.condition(
+    local, columns = gradients(mean, apply_fn, likelihood, batch, temperature, outlier_threshold)
+    precision, site, correction, misfit = storage.widened(belief.precision).condition(
         columns,
         local.score.ravel(),
         rank=rank,
@@ -104,6 +121,7 @@ def update(
         noise=noise,
         transition=decay,
     )
+    precision, site = (storage.stored_like(p, belief.precision) for p in (precision, site))
     mean = jax.tree.map(jnp.subtract, mean, correction.step)
     loss = jnp.sum(local.loss)
     if local.excess is None:
@@ -111,5 +129,7 @@ def update(
     else:  # −½‖u‖² + ½ explained would cancel where the data say much more than the prior
         fit = -jnp.sum(local.excess) - 0.5 * correction.unexplained
     log_evidence = fit - 0.5 * correction.logdet
-    info = Info(site, log_evidence, loss, misfit.share, jnp.sum(local.invalid))
+    discounted = None if local.weight is None else jnp.sum(jnp.where(local.counts, 1 - local.weight, 0))
+    record = measure(correction, misfit, local) if health else None
+    info = Info(site, log_evidence, loss, misfit.share, jnp.sum(local.invalid), discounted, record)
     return Belief(mean, precision), info
