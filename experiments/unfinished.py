@@ -56,7 +56,7 @@ class Unfinished:
 
 def _read(path: Path, like: Tree) -> Tree:
     structure = jax.tree.structure(like)
-    with np.load(path, allow_pickle=False) as kept:
+    with path.open("rb") as raw, np.load(raw, allow_pickle=False) as kept:
         leaves = [kept[name] for name in kept.files]  # the archive's checksums are compared here
     if len(leaves) != structure.num_leaves:
         raise ValueError(f"it holds {len(leaves)} arrays and not {structure.num_leaves}")

@@ -15,7 +15,8 @@ def read(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
         ValueError: it is no whole ``npz`` file, or lacks one of them, or holds objects; the message names the file.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: numpy leaves a file open that turns out to be none of its own.
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {name: file[name] for name in names}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(

@@ -37,7 +37,7 @@ def load(folder: Path, name: str, mask: np.ndarray | None) -> tuple[dict[str, An
     content = noted(folder, name, None)
     path = folder / f"{name}.npz"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             steps = Steps(*(file[f"steps_{field}"] for field in Steps._fields))
             latent = file["latent"] if "latent" in file.files else None
             found = Found(steps, file["mean"], latent, content["chosen"], {})
