@@ -175,7 +175,7 @@ def _reorthogonalised(newest: Tree, basis: Tree) -> Tree:
         # The long stack first: the second operand is the one that a CPU transposes.
         outside = jax.tree.map(jnp.subtract, stack, tree.combine(tree.gram(basis, stack).T, basis))
         gram = tree.gram(outside, outside)
-        _, inverse = orthogonalise(gram, floor=8 * len(gram) * jnp.finfo(gram.dtype).eps)
+        _, inverse = orthogonalise(gram, floor=len(gram) * jnp.finfo(gram.dtype).eps)
         return tree.combine(inverse, outside)
 
     # Once is not enough: the first projection leaves rounding of the size of what it removed.

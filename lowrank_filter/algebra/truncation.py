@@ -106,8 +106,7 @@ def _decompose(gram, columns, weight, keep, passes) -> tuple[Principal, Float[Ar
     """The principal stack, the rotation V (columns) that leads to it, and whether there was nothing to discard."""
     n, dtype = len(gram), gram.dtype
     # columns = lower @ basis, with basis ever closer to orthonormal rows
-    # Parallel columns leave a pivot of that much rounding: n units alone are too few for long ones.
-    floor = 8 * n * jnp.finfo(dtype).eps
+    floor = n * jnp.finfo(dtype).eps
     lower, unit = orthogonalise(gram, floor=floor)
     basis, pending = columns, unit
     for _ in range(passes - 1):
@@ -130,11 +129,18 @@ def _decompose(gram, columns, weight, keep, passes) -> tuple[Principal, Float[Ar
 
 
 def orthogonalise(gram: Float[Array, "n n"], floor: Any) -> tuple[Float[Array, "n n"], Float[Array, "n n"]]:
-    """L and L⁻¹ with L Lᵀ ≈ G, columns scaled to unit norm before the Cholesky and zero columns left alone."""
+    """L and L⁻¹ with L Lᵀ ≈ G, columns scaled to unit norm before the Cholesky and zero columns left alone.
+
+    Exactly parallel columns leave a pivot of the floor less the rounding of G. Where that is not positive, as for long
+    columns in float32, the floor is raised; everywhere, it would cost accuracy in proportion.
+    """
     norm = jnp.sqrt(jnp.diagonal(gram))
     inverse_norm = jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1), 0)
-    scaled = jnp.fill_diagonal(gram * jnp.outer(inverse_norm, inverse_norm), 1 + floor, inplace=False)
-    cholesky = jnp.linalg.cholesky(scaled)
+    scaled = gram * jnp.outer(inverse_norm, inverse_norm)
+    cholesky, raised = (
+        jnp.linalg.cholesky(jnp.fill_diagonal(scaled, 1 + f, inplace=False)) for f in (floor, 16 * floor)
+    )
+    cholesky = jnp.where(jnp.all(jnp.isfinite(cholesky)), cholesky, raised)
     return cholesky * norm[:, None], inverse_lower(cholesky) * inverse_norm[None, :]
 
 
