@@ -220,6 +220,19 @@ def broadcast(prefix):
     return flat({"a": jax.tree.map(lambda leaf: leaf + prefix["a"], ZERO["a"]), "gain": prefix["gain"]})
 
 
+def woodbury(kind, precision, matrix):
+    """What Woodbury's subtraction costs where a block has no more parameters than columns: nearly nothing is left.
+
+    With s the trace of WᵀD⁻¹W, 1/(1 + s) of the terms is, of a system whose condition is 1 + s.
+    """
+    structure, rank = kind
+    if structure == "kronecker" or rank < 2 or (structure == "network" and rank < D):
+        return 1.0
+    parts = [precision] if structure == "network" else precision.parts
+    diag = parts[0].diag if structure == "network" else precision.layout.join([jnp.asarray(p.diag) for p in parts])
+    return (np.diag(matrix) / flat(diag)).max() ** 2
+
+
 def check(case):
     kind, dtype = case.kind, case.dtype
     (*rest, columns, target), matrix, added = build(case)
@@ -234,7 +247,7 @@ def check(case):
 
     eps = np.finfo(dtype).eps
     vector, q, a = flat(rest[2]), broadcast(rest[3]), broadcast(rest[4])
-    condition = np.linalg.cond(matrix)
+    condition = max(np.linalg.cond(matrix), woodbury(kind, rest[0], matrix))
     # As well determined as rounding of the numbers lets it be, relative to the largest.
     direct, solved = 300 * eps, 300 * eps * condition
     size = np.abs(matrix).max() * np.abs(vector).max()
@@ -262,8 +275,10 @@ def check(case):
         near(flat(came["gain"]), covariance @ decay @ predicted @ vector, twice * np.abs(vector).max(),
              np.abs(covariance @ decay @ predicted).max())  # fmt: skip
     largest = np.abs(matrix).max()
-    near(np.diag(came["truncated"]), np.diag(matrix), direct, largest)
-    assert np.linalg.eigvalsh(matrix - came["dropped"]).min() >= -300 * eps * largest
+    # Of exactly dependent columns, truncation loses digits in proportion to the floor of their pivots.
+    cut = 300 * direct if kind[1] > D else 10 * direct
+    near(np.diag(came["truncated"]), np.diag(matrix), cut, largest)
+    assert np.linalg.eigvalsh(matrix - came["dropped"]).min() >= -cut * largest
     # Symmetric and positive definite, all of them.
     for name in ("predicted", "truncated", "posterior", "fused", "sum"):
         assert np.abs(came[name] - came[name].T).max() <= 300 * eps * np.abs(came[name]).max()
