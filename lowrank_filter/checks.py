@@ -5,6 +5,7 @@ outside a traced computation; inside one, the updates report them in ``info.inva
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -148,6 +149,12 @@ def operations(name: str, value: Any, needed: tuple[str, ...], advice: str) -> N
     if missing or isinstance(value, type):
         came = f"{type(value).__name__} without {', '.join(missing)}" if missing else f"the class {value.__name__}"
         raise TypeError(f"{name}: expected {', '.join(needed)} to be there, got {came}; {advice}")
+
+
+def folder(name: str, value: Any) -> None:
+    """A path, or None."""
+    if value is not None and not isinstance(value, str | Path):
+        raise TypeError(f"{name}: expected the path of a folder, got {_kind(value)}; give a str or a Path")
 
 
 def key(name: str, value: Any) -> None:

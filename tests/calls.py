@@ -102,6 +102,11 @@ def count(minimum: int, *, optional: bool = False) -> dict[str, Any]:
     return wrong | ({"zero": 0} if minimum > 0 else {}) | ({} if optional else {"None": None})
 
 
+def folder() -> dict[str, Any]:
+    """The path of one, or None."""
+    return {"number": 1, "bool": True, "object": object(), "tracer": Traced(1.0)}
+
+
 def choice() -> dict[str, Any]:
     """One of a few strings."""
     return {
@@ -120,7 +125,7 @@ def flag() -> dict[str, Any]:
 
 def number(*, zero: bool = False, negative: bool = False, infinite: bool = False, optional: bool = False) -> dict:
     """One real number."""
-    wrong = {"NaN": NAN, "text": "1", "bool": True, "complex": 1j, "list of texts": ["a"], "object": object()}
+    wrong = {"NaN": NAN, "text": "1", "bool": True, "complex": 1j, "list of texts": ["words"], "object": object()}
     wrong |= {"wrong shape": jnp.ones(3), "wrong shape, traced": Traced(np.ones(3, np.float32))}
     if not optional:
         wrong["None"] = None

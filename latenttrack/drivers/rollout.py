@@ -44,11 +44,11 @@ def rollout(
         ValueError: shapes or options are wrong; the folder holds another run (the message shows what differs), or no
             checkpoint that can be read. One that cannot is named in a warning and the one before it is used.
     """
-    checks.stream(xs, ys, mask)
+    checks.model(model)
+    xs, ys, mask = checks.stream(xs, ys, mask)
     checks.count("samples", samples, minimum=1)
     checks.count("checkpoint_every", checkpoint_every, minimum=1)
-    if not len(xs):
-        raise ValueError("xs: expected at least one time step, got none; leave the call out")
+    checks.folder("checkpoint", checkpoint)
     state = model.initial_state(params) if state is None else state
     if checkpoint is None:
         return model.rollout(params, key, xs, ys, state, samples, mask)

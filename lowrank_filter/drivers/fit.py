@@ -66,10 +66,11 @@ def fit(
             or no checkpoint that can be read; one that cannot is named in a warning and the one before it is used.
     """
     checks.count("steps", steps, minimum=0)
+    checks.folder("checkpoint", checkpoint)
     checks.count("checkpoint_every", checkpoint_every, minimum=1)
     checks.scalar("temperature", temperature)
     check_optimizer(optimizer)
-    check_belief(belief)
+    check_belief(belief, needed=("quadratic",))
     start = belief.mean if params is None else params
     checks.same_shapes("params", start, belief.mean)
     checks.finite("params", start)

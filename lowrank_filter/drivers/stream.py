@@ -72,6 +72,7 @@ def filter_stream(
     """
     checks.choice("history", history, ("final", "means", "all"))
     checks.count("chunk_size", chunk_size, minimum=1)
+    checks.folder("checkpoint", checkpoint)
     checks.count("checkpoint_every", checkpoint_every, minimum=1)
     checks.instance("filter", filter, Filter, "build one with extended_filter or laplace_filter")
     check_belief(belief)

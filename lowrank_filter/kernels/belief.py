@@ -105,16 +105,19 @@ def _prior(params: Tree, precision: Tree) -> tuple[Tree, Tree]:
     return mean, tree.broadcast(precision, mean)
 
 
-def check_belief(belief: Any) -> None:
+def check_belief(belief: Any, needed: tuple[str, ...] = OPERATIONS) -> None:
     """A belief whose mean and precision fit each other, and are finite and positive where that can be seen.
+
+    A precision of one's own need only have the operations that are used; it is checked where it knows how.
 
     Raises:
         TypeError: something else than a :class:`Belief`, or than a precision in it.
         ValueError: the mean has another structure or other shapes than the precision, or values are wrong.
     """
     checks.instance("belief", belief, Belief, "make one with init or kronecker_init")
-    checks.operations("belief.precision", belief.precision, OPERATIONS, "make a belief with init or kronecker_init")
-    belief.precision.check(belief.mean, name="belief.mean")
+    checks.operations("belief.precision", belief.precision, needed, "make a belief with init or kronecker_init")
+    if hasattr(belief.precision, "check"):
+        belief.precision.check(belief.mean, name="belief.mean")
     checks.finite("belief.mean", belief.mean)
 
 
@@ -127,7 +130,7 @@ def penalty(belief: Belief, params: Tree) -> Float[Array, ""]:
     Raises:
         ValueError: ``params`` has another structure or other shapes than the mean.
     """
-    check_belief(belief)
+    check_belief(belief, needed=("quadratic",))
     checks.same_shapes("params", params, belief.mean)
     difference = jax.tree.map(jnp.subtract, params, belief.mean)
     return 0.5 * storage.widened(belief.precision).quadratic(difference)

@@ -162,8 +162,22 @@ TABLE = {
             "optimizer": calls.optimizer(optional=True),
             "seeds": calls.choice(),
             "windows": calls.choice(),
-            "checkpoint": {"number": 1, "bool": True, "object": object()},
+            "checkpoint": calls.folder(),
             "progress": {"text": "print", "number": 1, "bool": True},
+        },
+    ),
+    "rollout": Call(
+        lt.rollout,
+        {"model": MODEL, "params": PARAMS, "key": KEY, **STREAM},
+        {
+            "model": {"None": None, "text": "lt", "number": 1, "class": dict},
+            "params": like(PARAMS),
+            "key": calls.key(),
+            **STREAMS,
+            "state": like(STATE, optional=True),
+            "samples": calls.count(1),
+            "checkpoint": calls.folder(),
+            "checkpoint_every": calls.count(1),
         },
     ),
     "forecast": Call(

@@ -246,6 +246,8 @@ TABLE = {
             "key": calls.key(optional=True),
             "params": {k: v for k, v in VECTOR.items() if k != "None"} | NOT_FINITE,
             "temperature": POSITIVE,
+            "checkpoint": calls.folder(),
+            "checkpoint_every": calls.count(1),
         },
     ),
     "smooth": Call(
@@ -336,6 +338,8 @@ TABLE = {
             "mask": calls.mask(4),
             "chunk_size": calls.count(1),
             "history": CHOICE,
+            "checkpoint": calls.folder(),
+            "checkpoint_every": calls.count(1),
         },
     ),
     "store": Call(
@@ -343,7 +347,7 @@ TABLE = {
         {"belief": BELIEF, "dtype": jnp.bfloat16},
         {
             "belief": BELIEFS | {"no factor": lf.kronecker_init(PARAMS)},
-            "dtype": {"None": None, "text": "half", "integers": int, "number": 16, "complex": complex},
+            "dtype": {"None": None, "text": "words", "integers": int, "number": 16, "complex": complex},
         },
     ),
     "sliding_health": Call(
