@@ -97,7 +97,7 @@ def test_summary_leaves_masked_steps_out_and_nothing_else():
     log_prob = jnp.where(seen, -metrics.nll(ys, mean, variance), 0).at[jnp.argmax(seen)].set(-1e7)
     outputs = lt.Outputs(mean, variance, log_prob)
     came = jax.jit(metrics.summary)(outputs, ys.at[~seen].set(jnp.nan), seen)
-    kept = lt.Outputs(*(leaf[seen] for leaf in outputs))
+    kept = jax.tree.map(lambda leaf: leaf[seen], outputs)
     expected = metrics.summary(kept, ys[seen])
     for name, a, b in zip(came._fields, came, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, err_msg=name)
