@@ -122,6 +122,7 @@ def test_around_a_task_that_is_missing_its_neighbours_are_averaged() -> None:
     np.testing.assert_array_equal(models["neighbours"].used, [2.0] * 5)
 
 
+@pytest.mark.slow
 def test_whitened_steps_end_where_the_others_do(tasks: Tasks) -> None:
     belief = lf.kronecker_init(NETWORK.init(jax.random.key(0)), 1.0)
     task = methods.Task(tasks.train_x[0, 0], tasks.train_y[0, 0], jax.random.key(1), np.asarray(True))

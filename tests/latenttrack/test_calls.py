@@ -215,7 +215,7 @@ TABLE = {
             "mask": {"text": "seen", "vector": np.ones(2, bool), "fraction": 0.5, "object": object()},
         },
     ),
-    "rollout": Call(
+    "model.rollout": Call(
         MODEL.rollout,
         {"params": PARAMS, "key": KEY, **STREAM, "samples": 2},
         {
@@ -303,7 +303,8 @@ def own(module):
 
 
 def test_the_table_has_every_public_name_and_parameter():
-    public = {name: getattr(lt, name) for name in lt.__all__} | MODEL._asdict() | own(lt.metrics)
+    public = {name: getattr(lt, name) for name in lt.__all__} | own(lt.metrics)
+    public |= {f"model.{name}" if name in public else name: part for name, part in MODEL._asdict().items()}
     calls.assert_complete(TABLE, public, WITHOUT | CONTAINERS_OF_METRICS)
 
 

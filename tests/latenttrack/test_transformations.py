@@ -126,6 +126,7 @@ def test_grad(name):
     assert abs(slope - difference) < 1e-6 * max(1, abs(difference))
 
 
+@pytest.mark.slow
 def test_gradient_of_the_loss_in_its_parameters():
     params, state, xs, ys = begin(1, 0.7)
     direction = latent.params(MODEL, 3)

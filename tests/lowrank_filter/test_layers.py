@@ -178,7 +178,7 @@ NETWORKS = {
 """Each with its parameters and the shape of its inputs; those of flax where it is there."""
 
 
-@pytest.mark.parametrize("blocks", ["layer", "unit"])
+@pytest.mark.parametrize("blocks", [pytest.param("layer", marks=pytest.mark.slow), "unit"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_blocks_of_any_network(name, blocks):
     """Blocks from layer inputs and output gradients where they can be read, from whole gradients where not."""

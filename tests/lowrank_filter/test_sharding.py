@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import pytest
 import sharded
 
+pytestmark = pytest.mark.slow  # a process of its own that compiles for eight devices
+
 
 @pytest.fixture(scope="module")
 def kernels():

@@ -24,7 +24,9 @@ FULL = 40  # no block is larger: nothing is truncated
 BLOCKS = ("network", "layer", "unit")
 STRUCTURES = (*BLOCKS, "kronecker")
 # A layer's block differs from a unit's in its sizes alone.
-OTHERS = (pytest.param("layer", marks=pytest.mark.slow), "unit", "kronecker")
+LAYER, UNIT = (pytest.param(name, marks=pytest.mark.slow) for name in ("layer", "unit"))
+OTHERS = (LAYER, "unit", "kronecker")
+FEW = (LAYER, UNIT, "kronecker")
 LIKELIHOOD = lf.Categorical()
 
 
@@ -233,7 +235,7 @@ def test_algebra(structure):
             assert dense.relative_error(one, other) < 1e-9, name
 
 
-@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("structure", ["network", *FEW])
 def test_gain_and_smoothing(structure):
     """Means and covariances of the smoother; a Kronecker message is projected into its family at every sum."""
     _, beliefs, infos = sequence(structure)
@@ -258,7 +260,7 @@ def test_gain_and_smoothing(structure):
         assert dense.relative_error(np.linalg.inv(densified(step.precision)), np.linalg.inv(expected)) < 1e-9
 
 
-@pytest.mark.parametrize("structure", OTHERS)
+@pytest.mark.parametrize("structure", FEW)
 def test_draws_and_predictive(structure):
     belief = sequence(structure)[1][-1]
     covariance = np.linalg.inv(densified(belief.precision))
@@ -275,7 +277,7 @@ def test_draws_and_predictive(structure):
     assert dense.relative_error(came.covariance, np.einsum("bcd,de,bfe->bcf", jacobian, covariance, jacobian)) < 1e-9
 
 
-@pytest.mark.parametrize("structure", STRUCTURES[1:])
+@pytest.mark.parametrize("structure", OTHERS)
 def test_linearised_update(structure):
     predicted, _, _ = sequence(structure)
     belief, (x, y) = predicted[0], data(3)
@@ -294,7 +296,7 @@ def test_linearised_update(structure):
     assert np.isfinite(info.log_evidence)
 
 
-@pytest.mark.parametrize("blocks", ["layer", "unit"])
+@pytest.mark.parametrize("blocks", [LAYER, "unit"])
 @pytest.mark.parametrize("rank", [1, 3])
 def test_one_block_is_the_network(blocks, rank):
     """A network of one layer, and a layer of one unit, are one block: the same filter to rounding."""
@@ -324,7 +326,7 @@ def test_one_block_is_the_network(blocks, rank):
 
 
 @pytest.mark.parametrize("metric", ["relative", "euclidean"])
-@pytest.mark.parametrize("blocks", ["layer", "unit"])
+@pytest.mark.parametrize("blocks", [LAYER, "unit"])
 def test_each_block_keeps_its_leading_directions(blocks, metric):
     """By iteration: there are more examples than would be decomposed."""
     rng = np.random.default_rng(4)
@@ -352,7 +354,7 @@ def test_memory_is_what_the_formula_says(structure):
     assert numbers == (kronecker if structure == "kronecker" else (FULL + 1) * D)
 
 
-@pytest.mark.parametrize("structure", STRUCTURES[1:])
+@pytest.mark.parametrize("structure", FEW)
 def test_nothing_seen_changes_nothing(structure):
     belief = sequence(structure)[1][0]
     x, y = data(0)
@@ -364,7 +366,7 @@ def test_nothing_seen_changes_nothing(structure):
     assert info.truncated == 0
 
 
-@pytest.mark.parametrize("structure", OTHERS)
+@pytest.mark.parametrize("structure", FEW)
 def test_single_precision(structure):
     """The covariance's action in float32 after three tasks, against the same computation in float64."""
     belief = predict(sequence(structure)[1][-1], noises(structure))
@@ -379,7 +381,7 @@ def test_single_precision(structure):
     assert dense.relative_error(came, exact) < 100 * np.finfo(np.float32).eps
 
 
-@pytest.mark.parametrize("structure", OTHERS)
+@pytest.mark.parametrize("structure", FEW)
 def test_a_stream_through_a_built_filter(structure):
     x, y = data(1)
     built = lf.extended_filter(net, LIKELIHOOD, rank=4, structure=structure, process_noise=0.01)

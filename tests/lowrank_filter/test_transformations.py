@@ -165,7 +165,7 @@ KERNELS = {
     )
 }  # fmt: skip
 
-# Whole steps of the two structures that compile for ten seconds: always under vmap, elsewhere in the slow suite.
+# Whole steps of the two structures, which compile for twenty seconds: in the slow suite.
 LONG = ("unit", "kronecker")
 MOST = [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in KERNELS]
 
@@ -199,7 +199,7 @@ def test_jit_is_the_plain_call(name):
     assert_equal(lanes(name)[1], KERNELS[name](SEEDS[1], VALUES[1]))
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", MOST)
 def test_vmap_over_seeds_and_hyperparameters(name):
     """Every value for every seed."""
     over_seeds = jax.vmap(chex.assert_max_traces(KERNELS[name], n=1), (0, None))

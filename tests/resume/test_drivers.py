@@ -63,6 +63,7 @@ def test_a_stopped_fit_goes_on(tmp_path, monkeypatch):
     assert runs.digest(runs.fit(tmp_path, every=30)) == runs.digest(runs.fit(None))
 
 
+@pytest.mark.slow
 def test_a_stopped_rollout_goes_on(tmp_path, monkeypatch):
     import latenttrack.drivers.checkpoint  # noqa: PLC0415
 
