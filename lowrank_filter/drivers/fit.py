@@ -58,7 +58,7 @@ def fit(
     checks.count("steps", steps, minimum=0)
     checks.scalar("temperature", temperature)
     check_optimizer(optimizer)
-    check_belief(belief)
+    check_belief(belief, ("quadratic",))
     start = belief.mean if params is None else params
     checks.same_shapes("params", start, belief.mean)
     checks.finite("params", start)

@@ -105,7 +105,7 @@ def _prior(params: Tree, precision: Tree) -> tuple[Tree, Tree]:
     return mean, tree.broadcast(precision, mean)
 
 
-def check_belief(belief: Any) -> None:
+def check_belief(belief: Any, needed: tuple[str, ...] = OPERATIONS) -> None:
     """A belief whose mean and precision fit each other, and are finite and positive where that can be seen.
 
     Raises:
@@ -113,8 +113,9 @@ def check_belief(belief: Any) -> None:
         ValueError: the mean has another structure or other shapes than the precision, or values are wrong.
     """
     checks.instance("belief", belief, Belief, "make one with init or kronecker_init")
-    checks.operations("belief.precision", belief.precision, OPERATIONS, "make a belief with init or kronecker_init")
-    belief.precision.check(belief.mean, name="belief.mean")
+    checks.operations("belief.precision", belief.precision, needed, "make a belief with init or kronecker_init")
+    if hasattr(belief.precision, "check"):  # one's own, for training alone, needs its quadratic form and no more
+        belief.precision.check(belief.mean, name="belief.mean")
     checks.finite("belief.mean", belief.mean)
 
 
@@ -127,7 +128,7 @@ def penalty(belief: Belief, params: Tree) -> Float[Array, ""]:
     Raises:
         ValueError: ``params`` has another structure or other shapes than the mean.
     """
-    check_belief(belief)
+    check_belief(belief, ("quadratic",))
     checks.same_shapes("params", params, belief.mean)
     difference = jax.tree.map(jnp.subtract, params, belief.mean)
     return 0.5 * storage.widened(belief.precision).quadratic(difference)

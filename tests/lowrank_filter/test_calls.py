@@ -343,7 +343,7 @@ TABLE = {
         {"belief": BELIEF, "dtype": jnp.bfloat16},
         {
             "belief": BELIEFS | {"no factor": lf.kronecker_init(PARAMS)},
-            "dtype": {"None": None, "text": "half", "integers": int, "number": 16, "complex": complex},
+            "dtype": {"None": None, "text": "short", "integers": int, "number": 16, "complex": complex},
         },
     ),
     "sliding_health": Call(
