@@ -31,8 +31,8 @@ def build(
 ) -> StreamFunctions:
     """The extended Kalman filter of a perceptron's weights for one target.
 
-    Its parameters are the prior mean and the filter's numbers, all traced: ``process_noise``, ``precision`` and
-    ``variance`` (of the observation, where ``noise`` is "constant").
+    Its parameters are the prior mean and the filter's numbers, all traced: ``process_noise``, ``precision``,
+    ``outlier_threshold`` in standard deviations, and ``variance`` (of the observation, where ``noise`` is "constant").
     """
     if y_dim != 1:
         raise ValueError(f"y_dim: expected 1, got {y_dim}; the weight filter here has one target")
@@ -44,7 +44,12 @@ def build(
     def filter_of(params: Any) -> lf.Filter:
         likelihood = lf.HeteroscedasticGaussian() if outputs == 2 else lf.Gaussian(params["variance"])
         return lf.extended_filter(
-            apply_fn, likelihood, rank=rank, precision=params["precision"], process_noise=params["process_noise"]
+            apply_fn,
+            likelihood,
+            rank=rank,
+            precision=params["precision"],
+            process_noise=params["process_noise"],
+            outlier_threshold=params["outlier_threshold"],
         )
 
     def init(key: Array) -> dict[str, Any]:
@@ -53,6 +58,7 @@ def build(
             "precision": jnp.asarray(10.0),
             "process_noise": jnp.asarray(1e-6),
             "variance": jnp.asarray(0.8),
+            "outlier_threshold": jnp.asarray(10.0),
         }
 
     def initial_state(params: Any) -> lf.Belief:

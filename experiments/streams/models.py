@@ -46,7 +46,7 @@ MODELS: Mapping[str, Entry] = {
     "weight_filter": Entry(
         lambda x, y, _: weights.build(x, y),
         trained=False,
-        grid={"process_noise": (1e-7, 1e-6, 1e-5), "precision": (10.0, 100.0)},
+        grid={"process_noise": (1e-7, 1e-6, 1e-5, 1e-4), "outlier_threshold": (10.0, 30.0)},
     ),
     "ensemble": Entry(lambda x, y, _: static.ensemble(x, y)),
     "dssm": Entry(lambda x, y, _: dssm.build(x, y), samples_prior=True),
