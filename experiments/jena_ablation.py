@@ -7,11 +7,11 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments import options
+from experiments import options, pictures
 from experiments.baselines import dssm, gru, static, vrnn
 from experiments.data import series
 from experiments.results import written_whole
-from experiments.streams import comparison, pictures, protocol
+from experiments.streams import comparison, protocol
 from experiments.streams.models import LABELS, LT, Entry, latent
 from experiments.streams.protocol import Variant
 from experiments.streams.study import Budget
@@ -160,13 +160,16 @@ class JenaAblation:
         console.print(stress_table(models, self.betas), highlight=False)
         panels = {
             floor: {
-                name: (self.betas, [models[_row(name, floor, beta)]["max_nll"] or float("nan") for beta in self.betas])
+                LABELS[name]: (
+                    self.betas,
+                    [models[_row(name, floor, beta)]["max_nll"] or float("nan") for beta in self.betas],
+                )
                 for name in ("lt_structured", "lt_unstructured", *BUILDERS)
                 if name not in UNWEIGHTED
             }
             for floor in FLOORS
         }
-        pictures.curves(folder / "max-nll.png", "β", "NLL of the worst step of any seed [nats]", panels)
+        pictures.log_lines(folder / "max-nll.png", "β", "NLL of the worst step of any seed [nats]", panels)
 
 
 def _row(name: str, floor: str, beta: float) -> str:

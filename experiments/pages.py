@@ -25,6 +25,12 @@ def write_page(folder: Path, title: str) -> None:
         file.write(("\n\n".join(part for part in parts if part) + "\n").encode())
 
 
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def _accuracy(content: Mapping[str, Any]) -> str:
     tasks = content["tasks"] if len(content["tasks"]) <= 10 else []
     rows = [
@@ -33,7 +39,7 @@ def _accuracy(content: Mapping[str, Any]) -> str:
         for name, method in content["methods"].items()
     ]
     seeds = len(next(iter(content["methods"].values()))["accuracy"]["per_seed"])
-    return f"Test accuracy, %, mean ± standard error over {seeds} seeds.\n\n" + _table(["method", "mean", *tasks], rows)
+    return f"Test accuracy, %, mean ± standard error over {seeds} seeds.\n\n" + table(["method", "mean", *tasks], rows)
 
 
 def _curve(content: Mapping[str, Any]) -> str:
@@ -46,7 +52,7 @@ def _curve(content: Mapping[str, Any]) -> str:
         cost = f"{method['state_bytes'] / 1e6:.1f}", f"{method.get('update_seconds', 0):.2f}"
         rows.append([label(name), *accuracy, *cost, f"{seconds[len(seconds) // 2]:.1f}"])
     head = ["method", *(f"{task} tasks" for task in tasks), "MB", "update, s", "task, s"]
-    return "Accuracy averaged over the tasks so far, %; memory of the state, median seconds.\n\n" + _table(head, rows)
+    return "Accuracy averaged over the tasks so far, %; memory of the state, median seconds.\n\n" + table(head, rows)
 
 
 def _measures(content: Mapping[str, Any]) -> str:
@@ -63,7 +69,7 @@ def _measures(content: Mapping[str, Any]) -> str:
         + [f"{scale * method[key]['mean']:{form}}" if key in method else "" for key, scale, form in columns.values()]
         for name, method in content["methods"].items()
     ]
-    return _table(["method", *columns], rows)
+    return table(["method", *columns], rows)
 
 
 def _pairs(content: Mapping[str, Any]) -> str:
@@ -77,7 +83,7 @@ def _pairs(content: Mapping[str, Any]) -> str:
         rows.append([names, tasks, points, won, "  ".join(f"{100 * value:+.1f}" for value in seeds)])
     if not rows:
         return ""
-    return "Paired differences, points.\n\n" + _table(["methods", "tasks", "mean", "won", "each seed"], rows)
+    return "Paired differences, points.\n\n" + table(["methods", "tasks", "mean", "won", "each seed"], rows)
 
 
 def _chosen(content: Mapping[str, Any]) -> str:
@@ -92,8 +98,3 @@ def _names(joined: str) -> str:
 def _percent(accuracy: Mapping[str, Any]) -> str:
     error = accuracy["standard_error"]
     return f"{100 * accuracy['mean']:.1f}" + ("" if error is None else f" ± {100 * error:.1f}")
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

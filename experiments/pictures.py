@@ -340,6 +340,22 @@ def curves(
     _save(figure, path)
 
 
+def log_lines(path: Path, x: str, y: str, panels: Mapping[str, Mapping[str, tuple[Sequence[float], Any]]]) -> None:
+    """Draw named lines on logarithmic axes, one panel beside the other; what is not finite is left out of a line."""
+    figure = Figure(figsize=(6 * len(panels), 5), layout="constrained")
+    for axes, (title, lines) in zip(
+        figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels.items(), strict=True
+    ):
+        for name, (places, values) in lines.items():
+            axes.plot(places, values, "o-", linewidth=2.4, markersize=7.5, label=name)
+        axes.set(xscale="log", yscale="log", title=title)
+        axes.set_xlabel(x, fontsize=_TEXT, color=_INK)
+        _plain_axes(axes, grid="both")
+    figure.axes[0].set_ylabel(y, fontsize=_TEXT, color=_INK)
+    figure.axes[0].legend(frameon=False, fontsize=_TEXT)
+    _save(figure, path)
+
+
 def _name(method: str, labels: Mapping[str, str] | None) -> str:
     return (labels or {}).get(method, label(method))
 

@@ -1,9 +1,7 @@
 """Pictures of predictions of a stream: PNG files, written whole or not at all."""
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -149,20 +147,6 @@ def trajectory(stream: Stream, latent: np.ndarray) -> Figure:
         figure.colorbar(points, ax=right, label="hour of day")
         right.set(xlabel="first principal direction", ylabel="second")
     return figure
-
-
-def curves(path: Path, x: str, y: str, panels: Mapping[str, Mapping[str, tuple[Sequence[float], Any]]]) -> None:
-    """Draw lines on logarithmic axes, one panel beside the other; what is not finite is left out of a line."""
-    figure = Figure(figsize=(5.5 * len(panels), 4.2), layout="constrained")
-    for axes, (title, lines) in zip(
-        figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels.items(), strict=True
-    ):
-        for colour, (name, (places, values)) in zip(itertools.cycle(_COLOURS), lines.items(), strict=False):
-            axes.plot(places, values, "o-", color=colour, label=_label(name))
-        axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y, title=title)
-    figure.axes[0].legend(frameon=False)
-    with written_whole(path) as file:
-        figure.savefig(file, format="png", dpi=_DPI)
 
 
 def _days(stream: Stream, days: int, start: int) -> slice:
