@@ -187,7 +187,7 @@ def _learners(rank: int, tasks: int, learning_rates: tuple[float, ...]) -> dict[
     """Each method and its grid; joint training is no learner."""
     rates = {"learning_rate": learning_rates}
     fixed = rates | {"prior": (1.0,)}
-    scales = {"curvature": (0.3, 1.0, 3.0)}
+    scales = {"curvature": (1.0, 3.0, 10.0)}
     # In coordinates whitened by one strength, a rate is that strength's root times smaller.
     anchored = {"learning_rate": tuple(10 * rate for rate in learning_rates), "prior": (1.0,)}
     return {
