@@ -52,7 +52,7 @@ class TruncationCost(Experiment):
 
     seeds: int = 2
     """Number of seeds: each has another split and other starting weights."""
-    ranks: tuple[int, ...] = (1, 5, 10, 20, 50, 100)
+    ranks: tuple[int, ...] = (1, 5, 20, 100)
     """Directions kept."""
     examples: int = 1000
     """Images in the curvature."""
@@ -128,12 +128,20 @@ class TruncationCost(Experiment):
 
 @functools.cache
 def _absorbed(residual: Residual, metric: Metric, rank: int) -> Callable[[Array, Array, Split], Any]:
-    def absorb(start: Float[Array, " D"], params: Float[Array, " D"], data: Split) -> lf.Belief:
-        prior = lf.init(start, 1.0, rank=rank)
-        arguments = (prior, params, SMALL_FLAT.apply, LIKELIHOOD, data.train_x, data.train_y)
+    """The belief after two updates of half the examples each: the first one alone does not tell the metrics apart."""
+
+    @jax.jit
+    def absorb(belief: lf.Belief, params: Float[Array, " D"], x: Array, y: Array) -> lf.Belief:
+        arguments = (belief, params, SMALL_FLAT.apply, LIKELIHOOD, x, y)
         return lf.laplace_update(*arguments, residual=residual, metric=metric)[0]
 
-    return jax.jit(absorb)
+    def both(start: Float[Array, " D"], params: Float[Array, " D"], data: Split) -> lf.Belief:
+        belief, half = lf.init(start, 1.0, rank=rank), len(data.train_y) // 2
+        for part in (slice(half), slice(half, None)):
+            belief = absorb(belief, params, data.train_x[part], data.train_y[part])
+        return belief
+
+    return both
 
 
 @jax.jit
@@ -184,8 +192,8 @@ def _write_page(folder: Path, rows: list[dict[str, Any]], seeds: int) -> None:
 
 _PAGE = """# What truncation costs
 
-The rank-k posterior of a network of 64-20-10 (D = 1,510) after a Laplace update with 1,000 digits, against the dense
-generalised Gauss-Newton posterior at the same maximum, in float64; mean over {seeds} seeds, made by
+The rank-k posterior of a network of 64-20-10 (D = 1,510) after two Laplace updates with half of the digits each,
+against the dense generalised Gauss-Newton posterior at the same maximum, in float64; mean over {seeds} seeds, made by
 `python -m experiments truncation`. KL and log determinant in nats; variance: of the outputs at 100 test images, median
 ratio. Ratio of curvature: the smallest and the largest vᵀPv / vᵀP_exact v of any direction; over: the share of the
 generalised eigenvectors whose curvature is overestimated.
