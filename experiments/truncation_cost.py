@@ -90,7 +90,7 @@ class TruncationCost(Experiment):
         path = results.write(content, self.output)
         unfinished.clear()
         console.print(_table(rows))
-        _write_page(path.parent, rows, self.seeds)
+        _write_page(path.parent, rows, settings)
         console.print(f"Results are in [bold]{path.parent}[/bold].")
 
     def _measured(self, seed: int, choices: list[tuple]) -> dict[tuple, dict[str, float]]:
@@ -176,7 +176,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _write_page(folder: Path, rows: list[dict[str, Any]], seeds: int) -> None:
+def _write_page(folder: Path, rows: list[dict[str, Any]], settings: dict[str, Any]) -> None:
     lines: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
     for title, name in (("KL(exact‖it)", "kl_exact_approximate"), ("KL(it‖exact)", "kl_approximate_exact")):
         lines[title] = {}
@@ -185,15 +185,15 @@ def _write_page(folder: Path, rows: list[dict[str, Any]], seeds: int) -> None:
             ranks.append(row["rank"])
             values.append(row[name])
     pictures.log_lines(folder / "truncation.png", "rank", "nats", lines)
-    text = _PAGE.format(seeds=seeds, table=pages.table(_HEAD, map(_cells, rows)))
+    text = _PAGE.format(**settings, table=pages.table(_HEAD, map(_cells, rows)))
     with results.written_whole(folder / "README.md") as file:
         file.write(text.encode())
 
 
 _PAGE = """# What truncation costs
 
-The rank-k posterior of a network of 64-20-10 (D = 1,510) after two Laplace updates with half of the digits each,
-against the dense generalised Gauss-Newton posterior at the same maximum, in float64; mean over {seeds} seeds, made by
+The rank-k posterior of a network of 64-20-10 (D = 1,510) after two Laplace updates with half of {examples:,} digits
+each, against the dense generalised Gauss-Newton posterior at the same maximum, in float64; mean over {seeds} seeds, made by
 `python -m experiments truncation`. KL and log determinant in nats; variance: of the outputs at 100 test images, median
 ratio. Ratio of curvature: the smallest and the largest vᵀPv / vᵀP_exact v of any direction; over: the share of the
 generalised eigenvectors whose curvature is overestimated.
