@@ -193,10 +193,10 @@ def _write_page(folder: Path, rows: list[dict[str, Any]], settings: dict[str, An
 _PAGE = """# What truncation costs
 
 The rank-k posterior of a network of 64-20-10 (D = 1,510) after two Laplace updates with half of {examples:,} digits
-each, against the dense generalised Gauss-Newton posterior at the same maximum, in float64; mean over {seeds} seeds, made by
-`python -m experiments truncation`. KL and log determinant in nats; variance: of the outputs at 100 test images, median
-ratio. Ratio of curvature: the smallest and the largest vᵀPv / vᵀP_exact v of any direction; over: the share of the
-generalised eigenvectors whose curvature is overestimated.
+each, against the dense generalised Gauss-Newton posterior at the same maximum, in float64; mean over {seeds} seeds,
+made by `python -m experiments truncation`. KL and log determinant in nats; variance: of the outputs at 100 test images,
+median ratio. Ratio of curvature: the smallest and the largest vᵀPv / vᵀP_exact v of any direction; over: the share of
+the generalised eigenvectors whose curvature is overestimated.
 
 {table}
 
