@@ -17,7 +17,7 @@ from experiments.streams.protocol import Stream
 from experiments.streams.study import Budget, Choice, Found
 
 PAIRS = tuple(
-    (ours, theirs) for ours in ("lt_structured", "lt_unstructured") for theirs in ("vrnn", "gru", "gru_mixture")
+    (ours, theirs) for ours in ("lt_structured", "lt_unstructured") for theirs in ("vrnn", "dssm", "gru", "gru_mixture")
 )
 """Models compared seed by seed, where no others are named."""
 Results = dict[str, dict[str, Found]]
