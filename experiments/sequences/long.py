@@ -104,10 +104,10 @@ class LongSequence(Experiment):
         fewer = _rows(images, slice(self.tuned_train), (images.train_x[-_HELD_OUT:], images.train_y[-_HELD_OUT:]))
         checkpoints = (*(t for t in CHECKPOINTS if t < self.tasks), self.tasks)
         name_of_all = "long" + ("" if self.hidden == (100, 100) else "-" + "-".join(map(str, self.hidden)))
-        chosen_alike = ("output", "methods", "seeds", "tasks", "train", "preset", "hidden", "resume")
+        chosen_alike = ("methods", "seeds", "tasks", "train", "preset", "hidden")
         network = mlp(784, self.hidden, 10)
-        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        del settings["resume"]
+        apart = ("output", "resume")
+        settings = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in apart}
         depends = {k: v for k, v in settings.items() if k not in chosen_alike}
         kept = self.output / name_of_all / "unfinished"
         with claimed(kept, depends, resume=self.resume):
@@ -143,7 +143,7 @@ class LongSequence(Experiment):
             others = [other for other in found if other not in ("kronecker", "joint")]
             content = results.build(
                 name_of_all,
-                settings=settings | {"output": str(self.output), "checkpoints": checkpoints},
+                settings=settings | {"checkpoints": checkpoints},
                 grid={name: dict(grid) for name, (_, grid) in learners.items() if name in found},
                 seconds=seconds,
                 tasks=[str(task + 1) for task in range(self.tasks)],
