@@ -35,12 +35,15 @@ class Experiment:
         """The experiment with a preset's defaults."""
         return cls(**{"preset": preset, **(cls.published if preset == "published" else {}), **given})
 
+    def depends(self) -> dict[str, Any]:
+        """The options on which results depend."""
+        apart = ("preset", "output", "resume")
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in apart}
+        return {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+
     def place(self, console: Console) -> dict[str, Any]:
         """For ``compare``: where to write and print, whether to go on, and all options, on which results depend."""
-        apart = ("preset", "output", "resume")
-        depends = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in apart}
-        depends = {name: str(value) if isinstance(value, Path) else value for name, value in depends.items()}
-        return {"output": self.output, "console": console, "resume": self.resume, "options": depends}
+        return {"output": self.output, "console": console, "resume": self.resume, "options": self.depends()}
 
     def run(self, console: Console) -> None:
         """Run, write and draw."""

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 import lowrank_filter as lf
 from experiments import pages, pictures, results
@@ -40,6 +40,22 @@ QUANTITIES = (
     "smallest_ratio",
     "share_over",
 )
+_HEAD = (
+    *("residual", "metric", "rank", "KL(exact‖it)", "KL(it‖exact)", "log det − exact", "variance / exact"),
+    *("ratio of curvature", "over"),
+)
+_PAGE = """# What truncation costs
+
+The rank-k posterior of a network of 64-20-10 (D = 1,510) after two Laplace updates with half of {examples:,} digits
+each, against the dense generalised Gauss-Newton posterior at the same maximum, in float64; mean over {seeds} seeds,
+made by `python -m experiments truncation`. KL and log determinant in nats; variance: of the outputs at 100 test images,
+median ratio. Ratio of curvature: the smallest and the largest vᵀPv / vᵀP_exact v of any direction; over: the share of
+the generalised eigenvectors whose curvature is overestimated.
+
+{table}
+
+![truncation.png](truncation.png)
+"""
 Residual = Literal["diagonal", "drop"]
 Metric = Literal["relative", "euclidean"]
 
@@ -152,12 +168,6 @@ def _ratios(approximate: Float[Array, "D D"], exact: Float[Array, "D D"]) -> Flo
     return jnp.linalg.eigvalsh(jax.scipy.linalg.solve_triangular(root, half.T, lower=True))
 
 
-_HEAD = (
-    *("residual", "metric", "rank", "KL(exact‖it)", "KL(it‖exact)", "log det − exact", "variance / exact"),
-    *("ratio of curvature", "over"),
-)
-
-
 def _cells(row: dict[str, Any]) -> list[str]:
     return [
         *(row["residual"], row["metric"], str(row["rank"])),
@@ -170,35 +180,23 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(*_HEAD, title="What truncation costs, 64-20-10", title_justify="left", title_style="bold")
+    numbers = (Column(name, justify="right") for name in _HEAD[2:])
+    table = Table(
+        *_HEAD[:2], *numbers, title="What truncation costs, 64-20-10", title_justify="left", title_style="bold"
+    )
     for row in rows:
         table.add_row(*_cells(row))
     return table
 
 
 def _write_page(folder: Path, rows: list[dict[str, Any]], settings: dict[str, Any]) -> None:
-    lines: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
+    lines = {}
     for title, name in (("KL(exact‖it)", "kl_exact_approximate"), ("KL(it‖exact)", "kl_approximate_exact")):
-        lines[title] = {}
-        for row in rows:
-            ranks, values = lines[title].setdefault(f"{row['residual']}, {row['metric']}", ([], []))
-            ranks.append(row["rank"])
-            values.append(row[name])
+        lines[title] = {
+            ", ".join(choice): tuple(zip(*((row["rank"], row[name]) for row in part), strict=True))
+            for choice, part in itertools.groupby(rows, lambda row: (row["residual"], row["metric"]))
+        }
     pictures.log_lines(folder / "truncation.png", "rank", "nats", lines)
     text = _PAGE.format(**settings, table=pages.table(_HEAD, map(_cells, rows)))
     with results.written_whole(folder / "README.md") as file:
         file.write(text.encode())
-
-
-_PAGE = """# What truncation costs
-
-The rank-k posterior of a network of 64-20-10 (D = 1,510) after two Laplace updates with half of {examples:,} digits
-each, against the dense generalised Gauss-Newton posterior at the same maximum, in float64; mean over {seeds} seeds,
-made by `python -m experiments truncation`. KL and log determinant in nats; variance: of the outputs at 100 test images,
-median ratio. Ratio of curvature: the smallest and the largest vᵀPv / vᵀP_exact v of any direction; over: the share of
-the generalised eigenvectors whose curvature is overestimated.
-
-{table}
-
-![truncation.png](truncation.png)
-"""

@@ -104,11 +104,10 @@ class LongSequence(Experiment):
         fewer = _rows(images, slice(self.tuned_train), (images.train_x[-_HELD_OUT:], images.train_y[-_HELD_OUT:]))
         checkpoints = (*(t for t in CHECKPOINTS if t < self.tasks), self.tasks)
         name_of_all = "long" + ("" if self.hidden == (100, 100) else "-" + "-".join(map(str, self.hidden)))
-        chosen_alike = ("methods", "seeds", "tasks", "train", "preset", "hidden")
+        chosen_alike = ("methods", "seeds", "tasks", "train", "hidden")
         network = mlp(784, self.hidden, 10)
-        apart = ("output", "resume")
-        settings = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in apart}
-        depends = {k: v for k, v in settings.items() if k not in chosen_alike}
+        settings = {"preset": self.preset} | self.depends()
+        depends = {name: value for name, value in self.depends().items() if name not in chosen_alike}
         kept = self.output / name_of_all / "unfinished"
         with claimed(kept, depends, resume=self.resume):
             self._run(console, name_of_all, network, settings, Unfinished(kept, depends), whole, fewer, checkpoints)

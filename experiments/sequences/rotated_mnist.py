@@ -74,7 +74,7 @@ class RotatedMnist(Experiment):
             methods=(
                 *(
                     Method(
-                        {f"{NAMES[form]}{report}": which for report, which in REPORTS.items()},
+                        reports(form, REPORTS),
                         fixed | {"noise": self.noises},
                         follow(filtering(Structure(form, self.rank))),
                     )
@@ -82,7 +82,7 @@ class RotatedMnist(Experiment):
                 ),
                 *(
                     Method(
-                        {f"{NAMES[form]}{report}": which for report, which in UNSEEN.items()},
+                        reports(form, UNSEEN),
                         fixed | {"noise": tuple(noise for noise in self.noises if noise > 0.01)},
                         follow(filtering(Structure(form, self.rank)), middle),
                         (middle,),
@@ -117,6 +117,11 @@ class RotatedMnist(Experiment):
             x_label="task",
         )
         console.print(f"Results and pictures are in [bold]{folder}[/bold].")
+
+
+def reports(form: Form, kinds: Mapping[str, str]) -> dict[str, str]:
+    """The reports of one structure's filter by name, and which of the run's models each stands for."""
+    return {f"{NAMES[form]}{name}": which for name, which in kinds.items()}
 
 
 def looking_back(prefix: str, middle: int) -> list[Pair]:

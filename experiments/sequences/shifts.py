@@ -15,7 +15,7 @@ from experiments.methods import Method, filtering, follow, streaming
 from experiments.networks import mlp
 from experiments.presets import Experiment
 from experiments.results import Pair
-from experiments.sequences.rotated_mnist import NAMES, REPORTS, UNSEEN, looking_back
+from experiments.sequences.rotated_mnist import NAMES, REPORTS, UNSEEN, looking_back, reports
 from experiments.structures import Form, Structure
 
 Shift = Literal["split", "disjoint", "brightness", "sets"]
@@ -53,27 +53,20 @@ class Shifts(Experiment):
         fixed = rates | {"prior": (1.0,)}
         drift = {"noise": (0.0, 0.01, 0.1), "curvature": (3.0, 10.0, 30.0)}
         filters = [
-            Method(
-                {f"{NAMES[form]}{report}": which for report, which in REPORTS.items()},
-                fixed | drift,
-                follow(filtering(Structure(form, self.rank))),
-            )
+            Method(reports(form, REPORTS), fixed | drift, follow(filtering(Structure(form, self.rank))))
             for form in self.structures
         ]
         baselines = ("sequential", "anchor", "ewc", "lofi") if "network" in self.structures else ()
         pairs = [Pair("filter_last", baseline) for baseline in baselines]
         parts = _parts(self.shift, self.side)
-        middle = len(parts) // 2
-        for form in self.structures:
-            name = NAMES[form]
-            if self.shift != "brightness":
-                pairs.append(Pair(f"{name}smoother", f"{name}filter"))
-                continue
-            # The light changes in steps, so one that was never seen can be filled in.
-            reports = {f"{name}{report}": which for report, which in UNSEEN.items()}
-            run = follow(filtering(Structure(form, self.rank)), middle)
-            filters.append(Method(reports, fixed | drift, run, (middle,)))
-            pairs += looking_back(name, middle)
+        if self.shift == "brightness":  # the light changes in steps, so one that was never seen can be filled in
+            middle = len(parts) // 2
+            for form in self.structures:
+                run = follow(filtering(Structure(form, self.rank)), middle)
+                filters.append(Method(reports(form, UNSEEN), fixed | drift, run, (middle,)))
+                pairs += looking_back(NAMES[form], middle)
+        else:
+            pairs += [Pair(f"{NAMES[form]}smoother", f"{NAMES[form]}filter") for form in self.structures]
         compare(
             f"shifts-{self.shift}",
             f"Shift of {self.shift}: test accuracy, %",
