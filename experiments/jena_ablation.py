@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments import options, pictures
+from experiments import options, pages, pictures
 from experiments.baselines import dssm, gru, static, vrnn
 from experiments.data import series
 from experiments.results import written_whole
@@ -178,10 +178,7 @@ def _row(name: str, floor: str, beta: float) -> str:
 
 def stress_table(models: Mapping[str, Any], betas: tuple[float, ...]) -> str:
     """The worst step, the 99.9 % quantile and the steps above 10 nats of each model, floor and β, as markdown."""
-    lines = [
-        "| model | floor | β | NLL | max NLL | 99.9 % | steps > 10 | failed |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
+    rows = []
     for name in ("lt_structured", "lt_unstructured", *BUILDERS):
         for floor in FLOORS:
             for beta in betas[-1:] if name in UNWEIGHTED else betas:
@@ -191,8 +188,7 @@ def stress_table(models: Mapping[str, Any], betas: tuple[float, ...]) -> str:
                     for value, digits in ((one["max_nll"], 0), (one["quantile999"], 1), (one["nll"]["mean"], 3))
                 )
                 weight = "–" if name in UNWEIGHTED else f"{beta:g}"
-                lines.append(
-                    f"| {LABELS[name]} | {floor} | {weight} | {mean} | {worst} | {tail} | {one['spikes']['mean']:.1f} "
-                    f"| {100 * one['failure_rate']:.0f} % |"
-                )
-    return "\n".join(lines)
+                spikes, failed = f"{one['spikes']['mean']:.1f}", f"{100 * one['failure_rate']:.0f} %"
+                rows.append((LABELS[name], floor, weight, mean, worst, tail, spikes, failed))
+    head = ("model", "floor", "β", "NLL", "max NLL", "99.9 %", "steps > 10", "failed")
+    return pages.table(head, rows, words=2)

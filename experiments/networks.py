@@ -63,7 +63,7 @@ def mlp(inputs: int, hidden: Sequence[int], outputs: int) -> Network:
 def cnn(
     side: int, outputs: int, *, channels: Sequence[int] = (32, 16, 4), hidden: int = 8, colours: int = 1
 ) -> Network:
-    """Convolutions 3×3, each with rectified linear units and pooling over 2×2, then two dense layers."""
+    """Convolutions 3×3 with rectified linear units, pooled over 2×2 down to three pixels, then two dense layers."""
     return flax(_CNN(tuple(channels), hidden, outputs), (side, side, colours))
 
 
@@ -96,9 +96,10 @@ class _Conv(linen.Module):
     @linen.compact
     def __call__(self, x: Float[Array, "B h w c"]) -> Float[Array, "B h w o"]:
         height, width = x.shape[1:3]
-        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        shifts = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
-        return linen.Dense(self.width)(jnp.concatenate(shifts, axis=-1))
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        x = jnp.concatenate([x[:, :, j : j + width] for j in range(3)], axis=-1)
+        x = jnp.concatenate([x[:, i : i + height] for i in range(3)], axis=-1)
+        return linen.Dense(self.width)(x)
 
 
 class _CNN(linen.Module):
@@ -109,9 +110,17 @@ class _CNN(linen.Module):
     @linen.compact
     def __call__(self, x: Float[Array, "B h w c"]) -> Float[Array, "B C"]:
         for width in self.channels:
-            x = linen.max_pool(linen.relu(_Conv(width)(x)), (2, 2), (2, 2))
+            x = linen.relu(_Conv(width)(x))
+            if min(x.shape[1:3]) > 3:
+                x = _pooled(x)
         x = linen.relu(linen.Dense(self.hidden)(x.reshape(len(x), -1)))
         return linen.Dense(self.outputs)(x)
+
+
+def _pooled(x: Float[Array, "B h w c"]) -> Float[Array, "B h//2 w//2 c"]:
+    """The maximum over 2×2: ``linen.max_pool``, whose gradient is slow on CPUs."""
+    height, width = x.shape[1] // 2, x.shape[2] // 2
+    return x[:, : 2 * height, : 2 * width].reshape(len(x), height, 2, width, 2, -1).max(axis=(2, 4))
 
 
 class _ResNet(linen.Module):

@@ -25,9 +25,9 @@ def write_page(folder: Path, title: str) -> None:
         file.write(("\n\n".join(part for part in parts if part) + "\n").encode())
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1) -> str:
+    """Markdown; the first columns hold words, the others numbers, aligned to the right."""
+    lines = [head, ["---"] * words + ["---:"] * (len(head) - words), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -83,7 +83,7 @@ def _pairs(content: Mapping[str, Any]) -> str:
         rows.append([names, tasks, points, won, "  ".join(f"{100 * value:+.1f}" for value in seeds)])
     if not rows:
         return ""
-    return "Paired differences, points.\n\n" + table(["methods", "tasks", "mean", "won", "each seed"], rows)
+    return "Paired differences, points.\n\n" + table(["methods", "tasks", "mean", "won", "each seed"], rows, words=2)
 
 
 def _chosen(content: Mapping[str, Any]) -> str:

@@ -197,6 +197,6 @@ def _write_page(folder: Path, rows: list[dict[str, Any]], settings: dict[str, An
             for choice, part in itertools.groupby(rows, lambda row: (row["residual"], row["metric"]))
         }
     pictures.log_lines(folder / "truncation.png", "rank", "nats", lines)
-    text = _PAGE.format(**settings, table=pages.table(_HEAD, map(_cells, rows)))
+    text = _PAGE.format(**settings, table=pages.table(_HEAD, map(_cells, rows), words=2))
     with results.written_whole(folder / "README.md") as file:
         file.write(text.encode())

@@ -47,23 +47,22 @@ class NoiseStructure(Experiment):
     """Gradual brightness with a CNN: no noise, the same for all, on some layers, relative, or by the evidence."""
 
     published: ClassVar[Mapping[str, Any]] = {
-        "seeds": 5,
         "steps": 500,
         "noises": (1e-4, 1e-3, 1e-2, 1e-1, 1.0),
         "channels": (32, 16, 4),
         "curvature_examples": 750,
     }
 
-    seeds: int = 3
+    seeds: int = 5
     """Number of seeds: each has other images and starting weights."""
     train: int = 750
     """Training images a task."""
-    channels: tuple[int, ...] = (16, 8, 4)
+    channels: tuple[int, ...] = (8, 8, 4)
     """Of the convolutions."""
     curvature_examples: int = 250
     """Images of a task in its curvature."""
-    steps: int = 100
-    """Gradient steps a task."""
+    steps: int = 300
+    """Gradient steps a task; the rate falls linearly to zero within it."""
     side: int = 14
     """Pixels along each side of an image."""
     darkest: float = 0.2
@@ -79,7 +78,7 @@ class NoiseStructure(Experiment):
         """Run, write and draw."""
         seeds = range(self.seeds)
         sizes = {"train": self.train, "val": 500, "test": 1000}
-        rates = {"learning_rate": (3e-3,)}
+        rates = {"learning_rate": (1e-2,)}
         # The evidence is the model's at curvature scale 1 alone, so all are held to that.
         fixed = rates | {"prior": (1.0,), "curvature": (1.0,)}
         structure = Structure(self.structure, self.rank)
@@ -98,7 +97,7 @@ class NoiseStructure(Experiment):
             return {name: "last", f"{name}_own": "own"}
 
         compare(
-            "noise",
+            "noise" if self.darkest == NoiseStructure.darkest else f"noise-{self.darkest:g}",
             "Fashion-MNIST getting darker, by structure of the process noise: test accuracy, %",
             methods=(
                 *(Method(reports(name), fixed | grid, run) for name, grid in grids.items()),
@@ -107,7 +106,7 @@ class NoiseStructure(Experiment):
                 Method({"joint": "joint"}, rates, methods.joint),
             ),
             network=cnn(self.side, 10, channels=self.channels),
-            training=methods.Training(self.steps, 75, min(self.curvature_examples, self.train)),
+            training=methods.Training(self.steps, 75, min(self.curvature_examples, self.train), decay=True),
             tasks=tasks.sequence([smaller(part, self.side) for part in parts], **sizes, seeds=seeds),
             seeds=seeds,
             settings=sizes

@@ -9,6 +9,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
+from experiments import pages
 from experiments.claim import claimed
 from experiments.results import versions, write, written_whole
 from experiments.streams import pictures, records, scores, study
@@ -213,9 +214,7 @@ def write_report(path: Path, content: Mapping[str, Any], introduction: str, pict
     """Write the tables and pictures as markdown."""
     lines = [f"# {content['experiment']}", "", introduction, ""]
     for variant, found in content["variants"].items():
-        lines += [f"## {variant}: {found['target']}", "", "| " + " | ".join(_COLUMNS) + " |"]
-        lines += ["|---|" + "---:|" * (len(_COLUMNS) - 1)]
-        lines += ["| " + " | ".join(row) + " |" for row in _rows(found)] + [""]
+        lines += [f"## {variant}: {found['target']}", "", pages.table(_COLUMNS, _rows(found)), ""]
         if found["paired"]:
             lines += ["Paired differences of the mean NLL over seeds (negative: the first is better):", ""]
             lines += [f"- {_pair(pair)}" for pair in found["paired"]] + [""]

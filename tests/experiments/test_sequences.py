@@ -119,7 +119,7 @@ class TestCamelyon17:
         params = logits.init(jax.random.key(0))
         assert logits.apply(params, tasks.train_x[0, 0]).shape == (1, 2)
         kernels = [leaf.shape for leaf in jax.tree.leaves(params) if leaf.ndim == 2]
-        assert kernels == [(4, 8), (8, 2), (27, 32), (288, 16), (144, 4)]
+        assert kernels == [(16, 8), (8, 2), (27, 32), (288, 16), (144, 4)]
 
     @pytest.mark.parametrize("node", ["../../1", "1.5", ""])
     def test_a_table_leads_nowhere_else(self, folder: Path, node: str) -> None:
