@@ -1,7 +1,7 @@
 """Several methods on one sequence of tasks: run, choose, write, print and draw."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from experiments.results import MethodResult, Pair
 from experiments.tasks import Tasks
 from experiments.tuning import Runner, configurations, tune
 from experiments.unfinished import Unfinished
+
+Draw = Callable[[Path, Mapping[str, MethodResult]], None]
 
 
 def compare(
@@ -34,6 +36,7 @@ def compare(
     options: Mapping[str, Any] | None = None,
     notes: Mapping[str, Any] | None = None,
     resume: bool = True,
+    draw: Draw | None = None,
 ) -> tuple[Path, dict[str, MethodResult]]:
     """Tune and score each method, write ``output/NAME/results.json``, and print the tables.
 
@@ -42,6 +45,7 @@ def compare(
         options: whatever else the results depend on; an interrupted run with other ones is not gone on with.
         notes: what is written beside the settings and is none, such as seconds that were measured.
         resume: whether to go on with what an interrupted run kept.
+        draw: (folder, results) → None, for pictures of its own.
 
     Returns:
         The folder of the results, and each report's result in the order of the methods.
@@ -55,7 +59,7 @@ def compare(
     depends = settings | {"tasks": tasks.names} | {f"option {key}": value for key, value in (options or {}).items()}
     arguments = (name, title, methods, network, training, tasks, seeds, settings | dict(notes or {}), pairs)
     with claimed(folder, depends, resume=resume):
-        return _compare(*arguments, output, console, Unfinished(folder, depends))
+        return _compare(*arguments, output, console, Unfinished(folder, depends), draw)
 
 
 def _compare(
@@ -71,6 +75,7 @@ def _compare(
     output: Path,
     console: Console,
     unfinished: Unfinished,
+    draw: Draw | None,
 ) -> tuple[Path, dict[str, MethodResult]]:
     found: dict[str, MethodResult] = {}
     seconds: dict[str, float] = {}
@@ -106,6 +111,8 @@ def _compare(
     pictures.means(path.parent / "means.png", found, title)
     with_matrix = {name: result for name, result in found.items() if result.matrix is not None and name != "filter"}
     pictures.accuracy_matrices(path.parent / "matrices.png", tasks.names, with_matrix)
+    if draw is not None:
+        draw(path.parent, found)
     pages.write_page(path.parent, title)
     unfinished.clear()
     return path.parent, found

@@ -5,7 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.results import written_whole
+import numpy as np
+from jaxtyping import Float
+
+from experiments.results import standard_error, written_whole
 from experiments.tables import label, short
 
 _PICTURE = ("accuracy.png", "noise.png", "long.png", "rank.png", "means.png", "matrices.png")
@@ -52,7 +55,26 @@ def _curve(content: Mapping[str, Any]) -> str:
         cost = f"{method['state_bytes'] / 1e6:.1f}", f"{method.get('update_seconds', 0):.2f}"
         rows.append([label(name), *accuracy, *cost, f"{seconds[len(seconds) // 2]:.1f}"])
     head = ["method", *(f"{task} tasks" for task in tasks), "MB", "update, s", "task, s"]
-    return "Accuracy averaged over the tasks so far, %; memory of the state, median seconds.\n\n" + table(head, rows)
+    text = "Accuracy averaged over the tasks so far, %; memory of the state, median seconds.\n\n" + table(head, rows)
+    differences = [
+        [f"{label(pair['better'])} – {label(pair['worse'])}"]
+        + [_points(column) for column in _along(methods, pair["better"], pair["worse"]).T]
+        for pair in content["paired"]
+        if {pair["better"], pair["worse"]} <= set(methods)
+    ]
+    if not differences:
+        return text
+    return f"{text}\n\nTheir paired differences, points.\n\n" + table(["methods", *head[1:-3]], differences)
+
+
+def _along(methods: Mapping[str, Any], better: str, worse: str) -> Float[np.ndarray, "S K"]:
+    """Differences along the sequence."""
+    return np.subtract(*(methods[name]["curve"]["per_seed"] for name in (better, worse)))
+
+
+def _points(per_seed: Float[np.ndarray, " S"]) -> str:
+    error = standard_error(per_seed)
+    return f"{100 * per_seed.mean():+.2f}" + ("" if error is None else f" ± {100 * error:.2f}")
 
 
 def _measures(content: Mapping[str, Any]) -> str:

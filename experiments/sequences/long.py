@@ -150,8 +150,8 @@ class LongSequence(Experiment):
                 pairs=[Pair("kronecker", other) for other in others] if "kronecker" in found else (),
             )
             folder = results.write(content, self.output).parent
-            pages.write_page(folder, f"{self.tasks} permutations of MNIST")
             pictures.curves(folder / "long.png", found, f"{self.tasks} permutations of MNIST")
+            pages.write_page(folder, f"{self.tasks} permutations of MNIST")
         unfinished.clear()
         console.print(_table(found, self.tasks))
 

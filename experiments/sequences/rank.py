@@ -51,7 +51,7 @@ class Rank(Experiment):
         fixed = {"learning_rate": (1e-3,), "prior": (1.0,), "curvature": self.curvature}
         structures = {f"rank {rank}": Structure("network", rank) for rank in (0, *self.ranks)}
         cost = costs(structures)
-        folder, found = compare(
+        _, found = compare(
             "rank",
             f"Permuted MNIST, {self.tasks} tasks, by rank: test accuracy after the last, %",
             methods=tuple(
@@ -64,10 +64,12 @@ class Rank(Experiment):
             settings=sizes | {"hidden": (100, 100)},
             notes={"cost": cost},
             pairs=tuple(Pair(f"rank {rank}", "rank 0") for rank in self.ranks),
+            draw=lambda folder, found: pictures.against_cost(
+                folder / "rank.png", found, cost, "Permuted MNIST: what the rank buys"
+            ),
             **self.place(console),
         )
         console.print(_table(found, cost))
-        pictures.against_cost(folder / "rank.png", found, cost, "Permuted MNIST: what the rank buys")
 
 
 def elbow(found: Mapping[str, MethodResult], within: float = 0.005) -> str:

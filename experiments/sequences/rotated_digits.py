@@ -1,6 +1,8 @@
 """Five tasks of slowly turning digits: filtering, smoothing, and a task never seen."""
 
 import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
 
 from rich.console import Console
 
@@ -10,7 +12,7 @@ from experiments.data import digits
 from experiments.methods import Method, filtering, follow
 from experiments.networks import mlp
 from experiments.presets import Experiment
-from experiments.results import Pair
+from experiments.results import MethodResult, Pair
 from experiments.structures import Structure
 
 MIDDLE = 2
@@ -39,7 +41,18 @@ class RotatedDigits(Experiment):
         fixed = {"learning_rate": (3e-3,), "prior": (1.0,)}
         learner = filtering(Structure("network", self.rank))
         drift = {"noise": (0.1, 0.3, 1.0), "curvature": (10.0, 30.0)}
-        folder, found = compare(
+
+        def draw(folder: Path, found: Mapping[str, MethodResult]) -> None:
+            pictures.accuracy_per_task(
+                folder / "accuracy.png",
+                sequence.names,
+                found,
+                "Five tasks of 50 digits, each turned 10° further",
+                examples=sequence.test_x[0, :, 0].reshape(-1, 8, 8),
+                x_label="task",
+            )
+
+        folder, _ = compare(
             "rotated-digits",
             "Rotated digits: test accuracy, %",
             methods=(
@@ -79,14 +92,7 @@ class RotatedDigits(Experiment):
                 Pair("smoother", "filter", (0, 1)),
                 Pair("interpolated", "forecast"),
             ),
+            draw=draw,
             **self.place(console),
-        )
-        pictures.accuracy_per_task(
-            folder / "accuracy.png",
-            sequence.names,
-            found,
-            "Five tasks of 50 digits, each turned 10° further",
-            examples=sequence.test_x[0, :, 0].reshape(-1, 8, 8),
-            x_label="task",
         )
         console.print(f"Results and pictures are in [bold]{folder}[/bold].")

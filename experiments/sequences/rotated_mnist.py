@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -68,6 +69,26 @@ class RotatedMnist(Experiment):
         rates = {"learning_rate": (3e-3,)}
         fixed = rates | {"prior": (1.0,), "curvature": self.curvatures}
         middle = self.tasks // 2
+
+        def draw(folder: Path, found: Mapping[str, MethodResult]) -> None:
+            pictures.noise(
+                folder / "noise.png",
+                {
+                    name: along_noise(result, self.noises)
+                    for name, result in found.items()
+                    if name.endswith(("filter", "smoother"))
+                },
+                f"Turning over {self.angle:g}°: tasks 1 to 3 against process noise",
+            )
+            pictures.accuracy_per_task(
+                folder / "accuracy.png",
+                sequence.names,
+                {name: result for name, result in found.items() if not name.endswith(("forecast", "neighbours"))},
+                f"Five tasks of {self.train} MNIST digits, turned over {self.angle:g}°",
+                examples=sequence.test_x[0, :, 0].reshape(-1, 14, 14),
+                x_label="task",
+            )
+
         folder, found = compare(
             "rotated-mnist" + (f"-{self.angle:g}" if self.angle != 30 else ""),
             f"MNIST at 14×14 turned over {self.angle:g}°: test accuracy, %",
@@ -99,23 +120,11 @@ class RotatedMnist(Experiment):
             seeds=seeds,
             settings=sizes | {"angles": angles, "hidden": (50, 50), "rank": self.rank},
             pairs=[pair for form in self.structures for pair in looking_back(NAMES[form], middle)],
+            draw=draw,
             **self.place(console),
         )
         for form in self.structures:
             console.print(noise_table(found, NAMES[form], self.noises))
-        pictures.noise(
-            folder / "noise.png",
-            {name: along_noise(found[name], self.noises) for name in found if name.endswith(("filter", "smoother"))},
-            f"Turning over {self.angle:g}°: tasks 1 to 3 against process noise",
-        )
-        pictures.accuracy_per_task(
-            folder / "accuracy.png",
-            sequence.names,
-            {name: result for name, result in found.items() if not name.endswith(("forecast", "neighbours"))},
-            f"Five tasks of {self.train} MNIST digits, turned over {self.angle:g}°",
-            examples=sequence.test_x[0, :, 0].reshape(-1, 14, 14),
-            x_label="task",
-        )
         console.print(f"Results and pictures are in [bold]{folder}[/bold].")
 
 

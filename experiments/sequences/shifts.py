@@ -51,7 +51,9 @@ class Shifts(Experiment):
         sizes = {"train": self.train, "val": 300, "test": 1000}
         rates = {"learning_rate": (3e-3,)}
         fixed = rates | {"prior": (1.0,)}
-        drift = {"noise": (0.0, 0.01, 0.1), "curvature": (3.0, 10.0, 30.0)}
+        # Tasks that contradict each other are remembered with a hundred times more.
+        strengths = (3.0, 10.0, 30.0) if self.shift == "brightness" else (3.0, 30.0, 300.0, 3000.0)
+        drift = {"noise": (0.0, 0.01, 0.1), "curvature": strengths}
         filters = [
             Method(reports(form, REPORTS), fixed | drift, follow(filtering(Structure(form, self.rank))))
             for form in self.structures
@@ -73,10 +75,10 @@ class Shifts(Experiment):
             methods=(
                 Method({"sequential": "last"}, rates, follow(methods.sequential)),
                 Method({"alone": "own"}, rates, follow(methods.alone)),
-                Method({"anchor": "last"}, fixed | {"strength": (3.0, 30.0, 300.0)}, follow(methods.anchor)),
+                Method({"anchor": "last"}, fixed | {"strength": (3.0, 30.0, 300.0, 3000.0)}, follow(methods.anchor)),
                 Method(
                     {"ewc": "last"},
-                    fixed | {"curvature": (3.0, 10.0, 30.0)},
+                    fixed | {"curvature": strengths},
                     follow(filtering(Structure("network", 0))),
                 ),
                 Method({"lofi": "last"}, {"prior": (10.0, 30.0), "noise": (0.0,)}, follow(streaming(self.rank))),
