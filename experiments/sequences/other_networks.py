@@ -49,7 +49,8 @@ class OtherNetworks(Experiment):
         seeds = range(self.seeds)
         sizes = {"train": self.train, "val": 300, "test": 1000}
         rates = {"learning_rate": (3e-3,)}
-        fixed = rates | {"prior": (1.0,), "curvature": (3.0, 30.0)}
+        fixed = rates | {"prior": (1.0,)}
+        strengths = (3.0, 30.0, 300.0)
         structures = {"ewc": Structure("network", 0), "filter_last": Structure("network", self.rank)}
         structures |= {"kronecker_filter_last": Structure("kronecker")}
         parts = tasks.split(fashion_mnist(), [(first, first + 1) for first in range(0, 10, 2)], labels="position")
@@ -60,8 +61,9 @@ class OtherNetworks(Experiment):
                 f"Fashion-MNIST two classes at a time, {name}: test accuracy, %",
                 methods=(
                     Method({"sequential": "last"}, rates, follow(methods.sequential)),
+                    Method({"anchor": "last"}, fixed | {"strength": strengths}, follow(methods.anchor)),
                     *(
-                        Method({report: "last"}, fixed, follow(filtering(structure)))
+                        Method({report: "last"}, fixed | {"curvature": strengths}, follow(filtering(structure)))
                         for report, structure in structures.items()
                     ),
                     Method({"joint": "joint"}, rates, methods.joint),
@@ -71,7 +73,7 @@ class OtherNetworks(Experiment):
                 tasks=sequence,
                 seeds=seeds,
                 settings=sizes | {"network": name, "rank": self.rank},
-                pairs=[Pair(report, baseline) for report in structures for baseline in ("sequential",)]
+                pairs=[Pair(report, baseline) for report in structures for baseline in ("sequential", "anchor")]
                 + [Pair("kronecker_filter_last", "ewc"), Pair("filter_last", "ewc")],
                 **self.place(console),
             )

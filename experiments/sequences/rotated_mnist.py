@@ -112,6 +112,11 @@ class RotatedMnist(Experiment):
                 ),
                 Method({"sequential": "last"}, {"learning_rate": (1e-3, 3e-3)}, follow(methods.sequential)),
                 Method({"alone": "own"}, rates, follow(methods.alone)),
+                Method(
+                    {"anchor": "last"},
+                    rates | {"prior": (1.0,), "strength": (3.0, 30.0, 300.0)},
+                    follow(methods.anchor),
+                ),
                 Method({"joint": "joint"}, rates, methods.joint),
             ),
             network=mlp(196, (50, 50), 10),
