@@ -59,7 +59,7 @@ class Shifts(Experiment):
             for form in self.structures
         ]
         baselines = ("sequential", "anchor", "ewc", "lofi") if "network" in self.structures else ()
-        pairs = [Pair("filter_last", baseline) for baseline in baselines]
+        pairs = [Pair(f"{NAMES[form]}filter_last", each) for form in self.structures for each in baselines]
         parts = _parts(self.shift, self.side)
         if self.shift == "brightness":  # the light changes in steps, so one that was never seen can be filled in
             middle = len(parts) // 2
