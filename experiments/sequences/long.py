@@ -188,7 +188,7 @@ def _learners(rank: int, tasks: int, learning_rates: tuple[float, ...]) -> dict[
     fixed = rates | {"prior": (1.0,)}
     scales = {"curvature": (1.0, 3.0, 10.0)}
     # In coordinates whitened by one strength, a rate is that strength's root times smaller.
-    anchored = {"learning_rate": tuple(10 * rate for rate in learning_rates), "prior": (1.0,)}
+    anchored = {"learning_rate": tuple(scale * rate for rate in learning_rates for scale in (1, 10)), "prior": (1.0,)}
     return {
         "kronecker": (filtering(Structure("kronecker"), fit=turned), fixed | scales),
         "osla": (osla(fit=turned), fixed | scales),
