@@ -4,7 +4,7 @@ PY := .venv/bin/python
 # LAPACK on more threads than free cores stalls small decompositions by orders of magnitude.
 export OPENBLAS_NUM_THREADS := 1
 
-# jaxlib 0.10's CPU runtime can wait for ever where it runs several batched products at once (blocks per unit).
+# jaxlib 0.10's CPU runtime can wait for ever where it decomposes several batches at once (blocks per unit): rarer so.
 SERIAL := --xla_cpu_enable_concurrency_optimized_scheduler=false
 
 RUNS := rotated-digits permuted-digits permuted-mnist long rotated-mnist noise rank truncation shifts networks \

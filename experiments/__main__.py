@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,6 +79,9 @@ class All(Experiment):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, or ``arguments``, and run one experiment."""
+    # On a CPU, jaxlib's decomposition of a batch waits in one of XLA's threads for others of them. Blocks per unit have
+    # one for each layer: when every thread is in one, all wait for ever. Read when JAX first computes.
+    os.environ.setdefault("NPROC", str(max(16, os.cpu_count() or 1)))
     # The preset and a file decide the defaults that --help shows and that the other options replace.
     file = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     file.add_argument("--config", type=Path)
