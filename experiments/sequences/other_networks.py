@@ -50,7 +50,7 @@ class OtherNetworks(Experiment):
         sizes = {"train": self.train, "val": 300, "test": 1000}
         rates = {"learning_rate": (3e-3,)}
         fixed = rates | {"prior": (1.0,)}
-        strengths = (3.0, 30.0, 300.0)
+        strengths = (10.0, 100.0)
         structures = {"ewc": Structure("network", 0), "filter_last": Structure("network", self.rank)}
         structures |= {"kronecker_filter_last": Structure("kronecker")}
         parts = tasks.split(fashion_mnist(), [(first, first + 1) for first in range(0, 10, 2)], labels="position")
