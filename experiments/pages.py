@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from experiments.results import standard_error, written_whole
 from experiments.tables import label, short
@@ -58,23 +57,16 @@ def _curve(content: Mapping[str, Any]) -> str:
     text = "Accuracy averaged over the tasks so far, %; memory of the state, median seconds.\n\n" + table(head, rows)
     differences = [
         [f"{label(pair['better'])} – {label(pair['worse'])}"]
-        + [_points(column) for column in _along(methods, pair["better"], pair["worse"]).T]
+        + [
+            _with_error(column.mean(), standard_error(column), "+.2f")
+            for column in np.subtract(*(methods[pair[side]]["curve"]["per_seed"] for side in ("better", "worse"))).T
+        ]
         for pair in content["paired"]
         if {pair["better"], pair["worse"]} <= set(methods)
     ]
     if not differences:
         return text
     return f"{text}\n\nTheir paired differences, points.\n\n" + table(["methods", *head[1:-3]], differences)
-
-
-def _along(methods: Mapping[str, Any], better: str, worse: str) -> Float[np.ndarray, "S K"]:
-    """Differences along the sequence."""
-    return np.subtract(*(methods[name]["curve"]["per_seed"] for name in (better, worse)))
-
-
-def _points(per_seed: Float[np.ndarray, " S"]) -> str:
-    error = standard_error(per_seed)
-    return f"{100 * per_seed.mean():+.2f}" + ("" if error is None else f" ± {100 * error:.2f}")
 
 
 def _measures(content: Mapping[str, Any]) -> str:
@@ -97,9 +89,9 @@ def _measures(content: Mapping[str, Any]) -> str:
 def _pairs(content: Mapping[str, Any]) -> str:
     rows = []
     for pair in content["paired"]:
-        seeds, error = pair["per_seed"], pair["standard_error"]
+        seeds = pair["per_seed"]
         tasks = "all" if pair["tasks"] is None else ", ".join(content["tasks"][task] for task in pair["tasks"])
-        points = f"{100 * pair['difference']:+.1f}" + ("" if error is None else f" ± {100 * error:.1f}")
+        points = _with_error(pair["difference"], pair["standard_error"], "+.1f")
         won = f"{sum(value > 0 for value in seeds)} of {len(seeds)}"
         names = f"{label(pair['better'])} – {label(pair['worse'])}"
         rows.append([names, tasks, points, won, "  ".join(f"{100 * value:+.1f}" for value in seeds)])
@@ -118,5 +110,9 @@ def _names(joined: str) -> str:
 
 
 def _percent(accuracy: Mapping[str, Any]) -> str:
-    error = accuracy["standard_error"]
-    return f"{100 * accuracy['mean']:.1f}" + ("" if error is None else f" ± {100 * error:.1f}")
+    return _with_error(accuracy["mean"], accuracy["standard_error"], ".1f")
+
+
+def _with_error(mean: float, error: float | None, form: str) -> str:
+    """Both in percent."""
+    return f"{100 * mean:{form}}" + ("" if error is None else f" ± {100 * error:{form.removeprefix('+')}}")

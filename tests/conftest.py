@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 # Compiling is nine tenths of these tests' time, and takes a fifth of it this way. XLA_FLAGS= in the environment tests
-# what the compiler makes of the packages otherwise. The last flag: with batched products side by side, as blocks have
-# them, jaxlib 0.10's CPU runtime can wait for ever.
+# what the compiler makes of the packages otherwise. The last flag: with decompositions of batches side by side, as
+# blocks have them, jaxlib 0.10's CPU runtime can wait for ever.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "

@@ -20,8 +20,6 @@ from experiments.sequences.shifts import smaller
 from experiments.structures import Form, Structure
 
 Grid = dict[str, tuple[float, ...]]
-STRENGTHS = (3.0, 30.0, 300.0)
-"""Of an anchor without curvature."""
 
 
 def noise(params: Any, hyper: Hyper) -> Any:
@@ -106,7 +104,11 @@ class NoiseStructure(Experiment):
                 *(Method(reports(name), fixed | grid, run) for name, grid in grids.items()),
                 Method(reports("evidence"), fixed | {"noise": self.noises[1:2]}, follow(by_evidence(structure))),
                 Method({"sequential": "last"}, rates, follow(methods.sequential)),
-                Method({"anchor": "last"}, rates | {"prior": (1.0,), "strength": STRENGTHS}, follow(methods.anchor)),
+                Method(
+                    {"anchor": "last"},
+                    rates | {"prior": (1.0,), "strength": (3.0, 30.0, 300.0)},
+                    follow(methods.anchor),
+                ),
                 Method({"joint": "joint"}, rates, methods.joint),
             ),
             network=cnn(self.side, 10, channels=self.channels),

@@ -58,7 +58,7 @@ class Shifts(Experiment):
             Method(reports(form, REPORTS), fixed | drift, follow(filtering(Structure(form, self.rank))))
             for form in self.structures
         ]
-        baselines = ("sequential", "anchor", "ewc", "lofi") if "network" in self.structures else ()
+        baselines = ("sequential", "anchor", "ewc", "lofi")
         pairs = [Pair(f"{NAMES[form]}filter_last", each) for form in self.structures for each in baselines]
         parts = _parts(self.shift, self.side)
         if self.shift == "brightness":  # the light changes in steps, so one that was never seen can be filled in
