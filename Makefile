@@ -4,15 +4,10 @@ PY := .venv/bin/python
 # LAPACK on more threads than free cores stalls small decompositions by orders of magnitude.
 export OPENBLAS_NUM_THREADS := 1
 
-# jaxlib 0.10's CPU runtime can wait for ever where it decomposes several batches at once (blocks per unit): rarer so.
-SERIAL := --xla_cpu_enable_concurrency_optimized_scheduler=false
-
 RUNS := rotated-digits permuted-digits permuted-mnist long rotated-mnist noise rank truncation shifts networks \
   structures jena jena-ablation streams
 
 .PHONY: $(RUNS) test test-slow test-oldest test-newest test-alone test-wheel check benchmark clean
-
-$(RUNS) benchmark: export XLA_FLAGS := $(SERIAL)
 
 $(RUNS): .venv/installed
 	$(PY) -m experiments $@

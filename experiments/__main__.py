@@ -8,6 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+# LAPACK on more threads than free cores stalls small decompositions by orders of magnitude; read when JAX is imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# On a CPU, jaxlib's decomposition of a batch waits in one of XLA's threads for others of them. Blocks per unit have one
+# for each layer: when every thread is in one, all wait for ever. Read when JAX first computes, which imports below do.
+os.environ.setdefault("NPROC", str(max(16, os.cpu_count() or 1)))
+
 import tyro
 from rich.console import Console
 
@@ -79,9 +85,6 @@ class All(Experiment):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, or ``arguments``, and run one experiment."""
-    # On a CPU, jaxlib's decomposition of a batch waits in one of XLA's threads for others of them. Blocks per unit have
-    # one for each layer: when every thread is in one, all wait for ever. Read when JAX first computes.
-    os.environ.setdefault("NPROC", str(max(16, os.cpu_count() or 1)))
     # The preset and a file decide the defaults that --help shows and that the other options replace.
     file = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     file.add_argument("--config", type=Path)
