@@ -35,7 +35,7 @@ def predict(belief: lf.Belief) -> lf.Belief:
 def gain(belief: lf.Belief) -> Array:
     """G v of the smoother for a vector v."""
     precision = belief.precision
-    noise, transition = (precision.spread("", value, belief.mean) for value in (NOISE, 1.0))
+    noise, transition = (precision.in_structure("", value, belief.mean) for value in (NOISE, 1.0))
     return precision.smoothing_gain(belief.mean, noise, transition)
 
 

@@ -34,7 +34,7 @@ from experiments.sequences.shifts import Shifts
 from experiments.streams_others import Streams
 from experiments.structure_comparison import StructureComparison
 from experiments.truncation_cost import TruncationCost
-from lowrank_filter.drivers.exclusive import alone
+from lowrank_filter.common.lock import alone
 
 EXPERIMENTS: dict[str, type[Experiment]] = {
     "rotated-digits": RotatedDigits,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.results import plain, written_whole
-from lowrank_filter.drivers.exclusive import alone
+from lowrank_filter.common.lock import alone
 
 
 class SettingsChangedError(RuntimeError):

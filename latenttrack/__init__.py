@@ -4,12 +4,12 @@ h, z ─predict→ p(z) ─generate→ weights ─emit(x)→ prediction ─updat
 """
 
 from latenttrack import metrics
-from latenttrack.config import Config
 from latenttrack.drivers.fit import Data, Fit, History, fit
 from latenttrack.drivers.forecast import forecast
 from latenttrack.drivers.rollout import rollout
-from latenttrack.kernels.interface import Aux, Outputs, StreamModel
-from latenttrack.kernels.model import Model, Prior, State, build
+from latenttrack.interface import Aux, Outputs, StreamModel
+from latenttrack.tracking.config import Config
+from latenttrack.tracking.model import Model, Prior, State, build
 
 __all__ = [
     "Aux",

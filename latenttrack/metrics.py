@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from jax.scipy.stats import norm
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from latenttrack import checks
+from latenttrack import stream_checks
 from latenttrack.algebra import gaussian
-from latenttrack.kernels.interface import Outputs
+from latenttrack.interface import Outputs
+from lowrank_filter.common import checks
 
 Components = Float[Array, "T K y_dim"]
 Targets = Float[Array, "T y_dim"]
@@ -20,14 +21,14 @@ Targets = Float[Array, "T y_dim"]
 
 def nll(ys: Targets, mean: Components, variance: Components) -> Float[Array, " T"]:
     """−log (1/K) Σ_k N(y; mean_k, diag variance_k) at each step, in nats, by log-sum-exp."""
-    ys, mean = checks.scored(ys, mean)
-    mean, variance = checks.components(mean, variance)
+    ys, mean = stream_checks.scored(ys, mean)
+    mean, variance = stream_checks.components(mean, variance)
     return -gaussian.mixture(gaussian.log_density(ys[:, None], mean, variance))
 
 
 def squared_error(ys: Targets, mean: Components) -> Float[Array, "T y_dim"]:
     """(y − mixture mean)²."""
-    ys, mean = checks.scored(ys, mean)
+    ys, mean = stream_checks.scored(ys, mean)
     return jnp.square(ys - jnp.mean(mean, axis=1))
 
 
@@ -37,8 +38,8 @@ def crps(ys: Targets, mean: Components, variance: Components, *, batch_size: int
     (1/K) Σ_k A(y − μ_k, σ_k²) − 1/(2K²) Σ_kl A(μ_k − μ_l, σ_k² + σ_l²), A(m, s²) = 2 s φ(m/s) + m (2 Φ(m/s) − 1).
     In units of y. ``batch_size`` steps at a time hold K² numbers per channel.
     """
-    ys, mean = checks.scored(ys, mean)
-    mean, variance = checks.components(mean, variance)
+    ys, mean = stream_checks.scored(ys, mean)
+    mean, variance = stream_checks.components(mean, variance)
     checks.count("batch_size", batch_size, minimum=1)
 
     def one(inputs: tuple[Array, Array, Array]) -> Float[Array, " y_dim"]:
@@ -57,14 +58,14 @@ def _absolute(mean: Array, variance: Array) -> Array:
 
 def pit(ys: Targets, mean: Components, variance: Components) -> Float[Array, "T y_dim"]:
     """Probability integral transform: the mixture's distribution function at y. Uniform where calibrated."""
-    ys, mean = checks.scored(ys, mean)
-    mean, variance = checks.components(mean, variance)
+    ys, mean = stream_checks.scored(ys, mean)
+    mean, variance = stream_checks.components(mean, variance)
     return jnp.mean(norm.cdf((ys[:, None] - mean) / jnp.sqrt(variance)), axis=1)
 
 
 def coverage(pits: Float[Array, "..."], level: ArrayLike) -> Float[Array, "..."]:
     """1 where y lies in the mixture's central interval of probability ``level``, else 0; from the :func:`pit`."""
-    pits = checks.axes("pits", pits, 0, "(...,) from pit")
+    pits = stream_checks.axes("pits", pits, 0, "(...,) from pit")
     checks.within("level", level, 0.0, 1.0, "values in [0, 1]")
     return (jnp.abs(pits - 0.5) <= 0.5 * jnp.asarray(level)).astype(pits.dtype)
 
@@ -73,7 +74,7 @@ def calibration_error(
     pits: Float[Array, "T y_dim"], mask: Bool[Array, " T"] | None = None, *, levels: int = 99
 ) -> Float[Array, ""]:
     """Mean over probabilities p = 1/(levels + 1) … and channels of |share of PIT ≤ p − p| (Kuleshov et al. 2018)."""
-    pits = checks.axes("pits", pits, 2, "(T, y_dim) from pit")
+    pits = stream_checks.axes("pits", pits, 2, "(T, y_dim) from pit")
     checks.count("levels", levels, minimum=1)
     if mask is not None:
         mask = checks.booleans("mask", mask)
@@ -89,20 +90,20 @@ def calibration_error(
 
 def uncertainty(mean: Components, variance: Components) -> tuple[Float[Array, "T y_dim"], Float[Array, "T y_dim"]]:
     """Aleatoric and epistemic variance: the mean of the variances, the variance of the means. Their sum is total."""
-    mean, variance = checks.components(mean, variance)
+    mean, variance = stream_checks.components(mean, variance)
     return jnp.mean(variance, axis=1), jnp.var(mean, axis=1)
 
 
 def failure_rate(nlls: Float[Array, "runs T"], threshold: ArrayLike = 1e6) -> Float[Array, ""]:
     """Share of runs with a step above ``threshold`` nats, or without a number."""
-    nlls = checks.axes("nlls", nlls, 1, "(runs, T)")
-    checks.threshold(threshold)
+    nlls = stream_checks.axes("nlls", nlls, 1, "(runs, T)")
+    stream_checks.threshold(threshold)
     return jnp.mean(jnp.any(~(nlls <= threshold), axis=-1))
 
 
 def first_shares(nlls: Float[Array, "models T"]) -> Float[Array, " models"]:
     """Share of steps at which each model has the lowest score; models that tie divide the step, NaN is last."""
-    nlls = checks.axes("nlls", nlls, 2, "(models, T)")
+    nlls = stream_checks.axes("nlls", nlls, 2, "(models, T)")
     scores = jnp.where(jnp.isnan(nlls), jnp.inf, nlls)
     first = (scores == jnp.min(scores, axis=0)).astype(nlls.dtype)
     return jnp.mean(first / jnp.sum(first, axis=0), axis=-1)
@@ -110,8 +111,8 @@ def first_shares(nlls: Float[Array, "models T"]) -> Float[Array, " models"]:
 
 def spikes(nlls: Float[Array, "*batch T"], threshold: ArrayLike = 10.0) -> Int[Array, "*batch"]:
     """Steps above ``threshold`` nats, or without a number."""
-    nlls = checks.axes("nlls", nlls, 1, "(..., T)")
-    checks.threshold(threshold)
+    nlls = stream_checks.axes("nlls", nlls, 1, "(..., T)")
+    stream_checks.threshold(threshold)
     return jnp.sum(~(nlls <= threshold), axis=-1)
 
 
@@ -202,9 +203,9 @@ def health(outputs: Outputs, ys: Targets, mask: Bool[Array, " T"] | None = None,
 def _observed(outputs: Outputs, ys: Targets, mask: Any) -> tuple[Targets, Bool[Array, " T"]]:
     """Targets, zero where not observed, and which steps were."""
     checks.instance("outputs", outputs, Outputs, "take it from a rollout")
-    ys, _ = checks.scored(ys, outputs.mean)
-    checks.components(outputs.mean, outputs.variance)
-    _, ys, mask = checks.stream(ys, ys, mask)
+    ys, _ = stream_checks.scored(ys, outputs.mean)
+    stream_checks.components(outputs.mean, outputs.variance)
+    _, ys, mask = stream_checks.stream(ys, ys, mask)
     seen = jnp.ones(len(ys), bool) if mask is None else mask
     if outputs.invalid is not None:
         seen = seen & ~outputs.invalid

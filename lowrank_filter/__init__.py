@@ -6,8 +6,8 @@ params ─init→ belief ─predict→ belief ─update(data)→ belief … ─s
 from lowrank_filter.algebra.blocks import Blocks
 from lowrank_filter.algebra.diag_low_rank import DiagLowRank
 from lowrank_filter.algebra.kronecker import Kronecker
-from lowrank_filter.algebra.layout import Layer, find_layers
 from lowrank_filter.algebra.operations import inverse_diagonal, logdet, matvec, solve, truncate
+from lowrank_filter.algebra.partition import Layer, find_layers
 from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.drivers.filters import Filter, extended_filter, laplace_filter
 from lowrank_filter.drivers.fit import fit

@@ -139,7 +139,7 @@ def number(*, zero: bool = False, negative: bool = False, infinite: bool = False
 
 
 def key(*, optional: bool = False, many: bool = False) -> dict[str, Any]:
-    wrong = {"seed": 0, "old style": jnp.zeros(2, jnp.uint32), "text": "key", "floats": jnp.zeros(2)}
+    wrong = {"seed": 0, "text": "key", "floats": jnp.zeros(2)}
     keys = jax.random.split(jax.random.key(0), 4)
     wrong["many"] = keys.reshape(2, 2) if many else keys
     return wrong | ({} if optional else {"None": None})

@@ -6,7 +6,7 @@ from typing import Any
 
 import pooch
 
-from lowrank_filter.drivers.exclusive import alone
+from lowrank_filter.common.lock import alone
 
 _SECONDS = 30
 

@@ -267,7 +267,7 @@ class Follower:
         settings: Mapping[str, Any],
     ) -> Block:
         """Task by task; what there is after each is kept until the block is done."""
-        from lowrank_filter.drivers.checkpoint import Checkpoint  # noqa: PLC0415  orbax takes seconds to import
+        from lowrank_filter.common.checkpoint import Checkpoint  # noqa: PLC0415  orbax takes seconds to import
 
         nothing = np.zeros(0)
         params = jax.eval_shape(self._network.init, key)

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
-from latenttrack import checks
-from latenttrack.kernels.interface import Params, State, StreamModel
+from latenttrack import stream_checks
+from latenttrack.interface import Params, State, StreamModel
+from lowrank_filter.common import checks
 
 Side = Literal["auto", "vmap", "map"]
 
@@ -149,9 +150,9 @@ def fit(
             what differs), or no checkpoint that can be read; one that cannot is named in a warning and the one before
             it is used.
     """
-    checks.model(model)
-    checks.key(key, many=True)
-    checks.training(model, learning_rate, clip, beta, warmup, recency, options, optimizer, progress)
+    stream_checks.model(model)
+    key = checks.key("key", key, many=True)
+    stream_checks.training(model, learning_rate, clip, beta, warmup, recency, options, optimizer, progress)
     checks.folder("checkpoint", checkpoint)
     checks.count("burn_in", burn_in, minimum=0)
     for name, value in (("updates", updates), ("window", window), ("batch", batch), ("samples", samples)):
@@ -159,8 +160,8 @@ def fit(
     checks.count("evaluate_every", evaluate_every, minimum=1)
     for name, value in (("seeds", seeds), ("windows", windows)):
         checks.choice(name, value, ("auto", "vmap", "map"))
-    xs, ys, mask = checks.stream(xs, ys, mask)
-    checks.finite_stream(xs, ys, mask)
+    xs, ys, mask = stream_checks.stream(xs, ys, mask)
+    stream_checks.finite_stream(xs, ys, mask)
     if updates % evaluate_every:
         raise ValueError(
             f"updates: expected a multiple of evaluate_every = {evaluate_every}, got {updates}; change one"
@@ -170,10 +171,10 @@ def fit(
             f"xs: expected at least window x (batch + 1) = {window * (batch + 1)} steps, got {len(xs)}; "
             "take a shorter window or a smaller batch"
         )
-    held_out = None if validation is None else Data(*checks.held_out(validation))
+    held_out = None if validation is None else Data(*stream_checks.held_out(validation))
     if held_out is not None:
-        held_out = Data(*checks.stream(*held_out, x_dim=xs.shape[1], y_dim=ys.shape[1], where="validation "))
-        checks.finite_stream(*held_out, where="validation ")
+        held_out = Data(*stream_checks.stream(*held_out, x_dim=xs.shape[1], y_dim=ys.shape[1], where="validation "))
+        stream_checks.finite_stream(*held_out, where="validation ")
         if burn_in >= len(held_out.xs):
             raise ValueError(
                 f"burn_in: expected fewer than the {len(held_out.xs)} steps of the validation stream, got {burn_in}; "
@@ -237,7 +238,7 @@ def _on_host(
     with contextlib.ExitStack() as stack:
         saved, done = None, 0
         if folder is not None:
-            from latenttrack.drivers.checkpoint import Checkpoint  # noqa: PLC0415  orbax takes seconds to import
+            from lowrank_filter.common.checkpoint import Checkpoint  # noqa: PLC0415  orbax takes seconds to import
 
             program = _rounds.lower(model, shape, over, training, data, held_out, knobs).as_text()
             identity = {

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from latenttrack import checks, metrics
-from latenttrack.kernels.interface import Outputs, Params, State, StreamModel
+from latenttrack import metrics, stream_checks
+from latenttrack.interface import Outputs, Params, State, StreamModel
+from lowrank_filter.common import checks
 
 
 def forecast(
@@ -33,16 +34,16 @@ def forecast(
     Raises:
         ValueError: no ``ys`` for such a model; shapes are wrong.
     """
-    checks.model(model)
-    checks.key(key)
+    stream_checks.model(model)
+    key = checks.key("key", key)
     if state is None:
         raise ValueError(
             "state: expected that of a rollout's end, got None; model.initial_state(params) has seen nothing"
         )
-    xs, given = checks.rows("xs", xs), ys is not None
+    xs, given = stream_checks.rows("xs", xs), ys is not None
     if not given:
         ys = jnp.zeros((len(xs), _width(model, params, state, xs)), xs.dtype)
-    xs, ys, _ = checks.stream(xs, ys, None)
+    xs, ys, _ = stream_checks.stream(xs, ys, None)
     unseen = jnp.zeros(len(xs), bool)
     _, outputs = model.rollout(params, key, xs, ys, state, samples=samples, mask=unseen)
     return outputs._replace(log_prob=-metrics.nll(ys, outputs.mean, outputs.variance)) if given else outputs

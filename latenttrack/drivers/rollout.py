@@ -4,8 +4,9 @@ from pathlib import Path
 
 from jaxtyping import Array, Bool, Float, Key
 
-from latenttrack import checks
-from latenttrack.kernels.interface import Outputs, Params, State, StreamModel
+from latenttrack import stream_checks
+from latenttrack.interface import Outputs, Params, State, StreamModel
+from lowrank_filter.common import checks
 
 
 def rollout(
@@ -44,15 +45,15 @@ def rollout(
         ValueError: shapes or options are wrong; the folder holds another run (the message shows what differs), or no
             checkpoint that can be read. One that cannot is named in a warning and the one before it is used.
     """
-    checks.model(model)
-    xs, ys, mask = checks.stream(xs, ys, mask)
+    stream_checks.model(model)
+    xs, ys, mask = stream_checks.stream(xs, ys, mask)
     checks.count("samples", samples, minimum=1)
     checks.count("checkpoint_every", checkpoint_every, minimum=1)
     checks.folder("checkpoint", checkpoint)
     state = model.initial_state(params) if state is None else state
     if checkpoint is None:
         return model.rollout(params, key, xs, ys, state, samples, mask)
-    from latenttrack.drivers.checkpoint import scan  # noqa: PLC0415  orbax takes seconds to import
+    from lowrank_filter.common.checkpoint import scan  # noqa: PLC0415  orbax takes seconds to import
 
     def advance(fixed: tuple, state: State, part: tuple) -> tuple[State, Outputs]:
         (params, key), (xs, ys, mask) = fixed, part

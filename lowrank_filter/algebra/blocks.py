@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from lowrank_filter import checks
 from lowrank_filter.algebra import krylov, tree
-from lowrank_filter.algebra.columns import Columns, Stack
 from lowrank_filter.algebra.correction import correction
 from lowrank_filter.algebra.diag_low_rank import DiagLowRank, remainder
-from lowrank_filter.algebra.layout import Layout
+from lowrank_filter.algebra.example_gradients import Columns, Stack
+from lowrank_filter.algebra.partition import Layout
 from lowrank_filter.algebra.precision import Correction, Curvature, Misfit
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
+from lowrank_filter.common import checks
 
 
 @jax.tree_util.register_dataclass
@@ -39,7 +39,7 @@ class Blocks:
         """k, the number of vectors in each block's factor."""
         return self.parts[0].factor.shape[-2]
 
-    def spread(self, name: str, value: Tree, like: Tree) -> tuple[Float[Array, "_U _m"], ...]:
+    def in_structure(self, name: str, value: Tree, like: Tree) -> tuple[Float[Array, "_U _m"], ...]:
         """Any prefix of the parameters will do; in blocks."""
         return self.layout.split(tree.broadcast(value, like))
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lowrank_filter.algebra import cholesky, tree
+from lowrank_filter.algebra import small_matrices, tree
 from lowrank_filter.algebra.precision import Correction
 from lowrank_filter.algebra.tree import Tree
 
@@ -18,10 +18,10 @@ def correction(precision: Any, columns: Tree, target: Float[Array, " n"]) -> Cor
     """
     white = jax.vmap(precision.whiten)(columns)
     gram = tree.gram(white, white)
-    lower = cholesky.cholesky_plus_identity(gram)
+    lower = small_matrices.cholesky_plus_identity(gram)
     target = target.astype(gram.dtype)
-    halfway = cholesky.solve_lower(lower, target)
+    halfway = small_matrices.solve_lower(lower, target)
     coefficients = jax.scipy.linalg.solve_triangular(lower, halfway, lower=True, trans="T")
     step = precision.solve(tree.combine(coefficients, columns))
     explained = target @ (gram @ coefficients)
-    return Correction(step, explained, jnp.sum(halfway**2), cholesky.logdet(lower), lower)
+    return Correction(step, explained, jnp.sum(halfway**2), small_matrices.logdet(lower), lower)

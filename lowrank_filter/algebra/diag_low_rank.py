@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from lowrank_filter import checks
-from lowrank_filter.algebra import cholesky, krylov, tree
-from lowrank_filter.algebra.columns import Columns, Combinable, Stack, Turned
+from lowrank_filter.algebra import krylov, small_matrices, tree
+from lowrank_filter.algebra.example_gradients import Columns, Combinable, Stack, Turned
 from lowrank_filter.algebra.precision import Correction, Curvature, Misfit
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual, compress, inverse, principal
+from lowrank_filter.common import checks
 
 
 class DiagLowRank(NamedTuple):
@@ -33,7 +33,7 @@ class DiagLowRank(NamedTuple):
         """k, the number of vectors in the factor."""
         return tree.length(self.factor)
 
-    def spread(self, name: str, value: Tree, like: Tree) -> Tree:
+    def in_structure(self, name: str, value: Tree, like: Tree) -> Tree:
         """Any prefix of the parameters will do; as a full vector."""
         return tree.broadcast(value, like)
 
@@ -59,7 +59,7 @@ class DiagLowRank(NamedTuple):
     def solve(self, vector: Tree) -> Tree:
         """P⁻¹v = D⁻¹(v − W K⁻¹ WᵀD⁻¹v), K = I + WᵀD⁻¹W (Woodbury)."""
         scaled = jax.tree.map(jnp.divide, vector, self.diag)
-        coefficients = cholesky.solve_positive(self._inner_cholesky(), tree.project(self.factor, scaled))
+        coefficients = small_matrices.solve_positive(self._inner_cholesky(), tree.project(self.factor, scaled))
         low_rank = tree.combine(coefficients, self.factor)
         return jax.tree.map(lambda v, w, d: (v - w) / d, vector, low_rank, self.diag)
 
@@ -75,21 +75,21 @@ class DiagLowRank(NamedTuple):
         plus_identity = lower + jnp.eye(len(lower), dtype=lower.dtype)
         # Xᵀ p = (I + L)⁻ᵀ L⁻¹ p
         coefficients = jax.scipy.linalg.solve_triangular(
-            plus_identity, cholesky.solve_lower(lower, projected), lower=True, trans="T"
+            plus_identity, small_matrices.solve_lower(lower, projected), lower=True, trans="T"
         )
         low_rank = tree.combine(coefficients, self.factor)
         return jax.tree.map(lambda v, w, r: v - w * r, scaled, low_rank, root)
 
     def logdet(self) -> Float[Array, ""]:
         """log det P = Σ log d + log det(I + WᵀD⁻¹W)."""
-        return tree.total(jnp.log, self.diag) + cholesky.logdet(self._inner_cholesky())
+        return tree.total(jnp.log, self.diag) + small_matrices.logdet(self._inner_cholesky())
 
     def inverse_diagonal(self) -> Tree:
         """diag(P⁻¹) = (1 − h)/d with the leverages h = rowsum((D^{-1/2}W L⁻ᵀ)²).
 
         (P⁻¹)ᵢᵢ ≥ 1/Pᵢᵢ holds for every positive definite matrix; it bounds 1 − h from below where h rounds to one.
         """
-        reduced = tree.combine(cholesky.inverse_lower(self._inner_cholesky()), self.factor)
+        reduced = tree.combine(small_matrices.inverse_lower(self._inner_cholesky()), self.factor)
 
         def leaf(d: Array, w: Array, v: Array) -> Array:
             leverage = jnp.sum(v * v, axis=0) / d
@@ -111,7 +111,7 @@ class DiagLowRank(NamedTuple):
             normals = [jax.random.normal(k, d.shape, d.dtype) / jnp.sqrt(d) for k, d in zip(keys, leaves, strict=True)]
             independent = jax.tree.unflatten(structure, normals)
             zeta = jax.random.normal(key_low_rank, (self.rank,), lower.dtype)
-            coefficients = cholesky.solve_positive(lower, zeta - tree.project(self.factor, independent))
+            coefficients = small_matrices.solve_positive(lower, zeta - tree.project(self.factor, independent))
             low_rank = tree.combine(coefficients, self.factor)
             return jax.tree.map(lambda x, w, d: x + w / d, independent, low_rank, self.diag)
 
@@ -124,7 +124,7 @@ class DiagLowRank(NamedTuple):
         input comes back; d = 0 is allowed.
         """
         shrink, lower = self._propagation(noise, transition)
-        factor = tree.combine(cholesky.inverse_lower(lower), self.factor)
+        factor = tree.combine(small_matrices.inverse_lower(lower), self.factor)
         return type(self)(
             jax.tree.map(jnp.multiply, shrink, self.diag),
             jax.tree.map(lambda r, a, w: a * r * w, shrink, transition, factor),
@@ -142,7 +142,7 @@ class DiagLowRank(NamedTuple):
         """G v = r a v − q r W M⁻¹ Wᵀ(r a v), with r and M of :meth:`propagate`."""
         shrink, lower = self._propagation(noise, transition)
         scaled = jax.tree.map(lambda r, a, v: r * a * v, shrink, transition, vector)
-        low_rank = tree.combine(cholesky.solve_positive(lower, tree.project(self.factor, scaled)), self.factor)
+        low_rank = tree.combine(small_matrices.solve_positive(lower, tree.project(self.factor, scaled)), self.factor)
         return jax.tree.map(lambda x, q, r, w: x - q * r * w, scaled, noise, shrink, low_rank)
 
     def condition(
@@ -168,9 +168,9 @@ class DiagLowRank(NamedTuple):
         old = self._prior(noise, transition, metric)
         variance = inverse(old.diag)
         gram = _bordered(old.grams[0], old.against(columns, variance), columns.gram(variance))
-        lower = cholesky.cholesky_plus_identity(gram)
+        lower = small_matrices.cholesky_plus_identity(gram)
         target = target.astype(gram.dtype)
-        halfway = cholesky.solve_lower(lower, jnp.concatenate([jnp.zeros(self.rank, gram.dtype), target]))
+        halfway = small_matrices.solve_lower(lower, jnp.concatenate([jnp.zeros(self.rank, gram.dtype), target]))
         coefficients = jax.scipy.linalg.solve_triangular(lower, halfway, lower=True, trans="T")
         first, second = coefficients[None, : self.rank], coefficients[None, self.rank :]
         ends = old.factor.combine(first), columns.combine(second)
@@ -204,7 +204,7 @@ class DiagLowRank(NamedTuple):
         if metric == "euclidean":
             weights.append(jax.tree.map(jnp.square, scale))
         spread, *grams = tree.weighted_grams(self.factor, *weights)
-        turn = cholesky.inverse_lower(cholesky.cholesky_plus_identity(spread))
+        turn = small_matrices.inverse_lower(small_matrices.cholesky_plus_identity(spread))
         grams = jnp.stack([turn @ gram @ turn.T for gram in grams])
         return _Prior(diag, Turned(self.factor, turn, scale), self.factor, grams, turn, scale)
 
@@ -280,7 +280,7 @@ class DiagLowRank(NamedTuple):
         return type(self)(diag, kept), Misfit(jnp.sum(squared[rank:]), jnp.sum(squared))
 
     def _inner_cholesky(self) -> Float[Array, "k k"]:
-        return cholesky.cholesky_plus_identity(tree.weighted_gram(self.factor, inverse(self.diag)))
+        return small_matrices.cholesky_plus_identity(tree.weighted_gram(self.factor, inverse(self.diag)))
 
     def _shrink(self, noise: Tree, transition: Tree) -> Tree:
         """r of :meth:`propagate`."""
@@ -289,7 +289,7 @@ class DiagLowRank(NamedTuple):
     def _propagation(self, noise: Tree, transition: Tree) -> tuple[Tree, Float[Array, "k k"]]:
         shrink = self._shrink(noise, transition)
         weight = jax.tree.map(jnp.multiply, noise, shrink)
-        return shrink, cholesky.cholesky_plus_identity(tree.weighted_gram(self.factor, weight))
+        return shrink, small_matrices.cholesky_plus_identity(tree.weighted_gram(self.factor, weight))
 
 
 class _Prior(NamedTuple):

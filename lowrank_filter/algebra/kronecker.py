@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from lowrank_filter import checks
-from lowrank_filter.algebra import eigen, tree
-from lowrank_filter.algebra.columns import Columns
+from lowrank_filter.algebra import small_matrices, tree
 from lowrank_filter.algebra.correction import correction
-from lowrank_filter.algebra.layout import Group, Layout
+from lowrank_filter.algebra.example_gradients import Columns
+from lowrank_filter.algebra.partition import Group, Layout
 from lowrank_filter.algebra.precision import Correction, Curvature, KroneckerFactors, Misfit
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
+from lowrank_filter.common import checks
 
 
 class Diagonal(NamedTuple):
@@ -87,7 +87,7 @@ class Eigenbasis(NamedTuple):
         A term that is zero leaves everything as it is, bit for bit.
         """
         traces = jax.tree.map(jnp.add, self.partial_traces(), other.partial_traces())
-        (_, units), (_, inputs) = map(eigen.decompose, traces)
+        (_, units), (_, inputs) = map(small_matrices.eigendecompose, traces)
         mine, theirs = self.diagonal_in(units, inputs), other.diagonal_in(units, inputs)
         whole = jnp.sum(other.scale**2)
         # ‖P + X‖² − ‖S'‖², with ⟨P, X⟩ = Σ S ∘ diag(X in P's basis)
@@ -135,7 +135,7 @@ class Kronecker:
         """There is no low-rank part."""
         return 0
 
-    def spread(self, name: str, value: Tree, like: Tree) -> tuple[Array, ...]:
+    def in_structure(self, name: str, value: Tree, like: Tree) -> tuple[Array, ...]:
         """One scalar for each layer, and any prefix of the parameters for the rest."""
         checks.prefix(name, value, like)
         sources = checks.map_prefix(name, lambda leaf, covered: jax.tree.map(lambda _: (leaf,), covered), value, like)
@@ -296,7 +296,7 @@ def diagonal(precision: Tree, layout: Layout, *, reduce: bool) -> Kronecker:
 
 
 def _eigenbasis(factors: KroneckerFactors) -> Eigenbasis:
-    (units, unit_vectors), (inputs, input_vectors) = map(eigen.decompose, factors)
+    (units, unit_vectors), (inputs, input_vectors) = map(small_matrices.eigendecompose, factors)
     return Eigenbasis(unit_vectors, input_vectors, jnp.outer(jnp.maximum(units, 0), jnp.maximum(inputs, 0)))
 
 

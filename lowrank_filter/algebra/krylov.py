@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lowrank_filter.algebra import eigen, tree
+from lowrank_filter.algebra import small_matrices, tree
 from lowrank_filter.algebra.tree import Tree
 
 Each = Callable[[Callable], Callable]
@@ -82,7 +82,7 @@ def leading_columns(
     first = jax.lax.stop_gradient(product(start(width))[0]) if complete else start(width)
     basis, (images, pulled) = _iterate(product, first, count)
     projected = tree.gram(basis, images)
-    _, vectors = eigen.decompose((projected + projected.T) / 2)
+    _, vectors = small_matrices.eigendecompose((projected + projected.T) / 2)
     return tree.pad(tree.combine(vectors.T[::-1][:rank], pulled), rank)
 
 
@@ -189,7 +189,7 @@ def _orthonormal(gram: Float[Array, "n n"]) -> Float[Array, "n n"]:
     some = square > jnp.finfo(gram.dtype).tiny / jnp.finfo(gram.dtype).eps  # below, products have lost their digits
     inverse_norm = jnp.where(some, jax.lax.rsqrt(jnp.where(some, square, 1)), 0)
     values, vectors = jnp.linalg.eigh(gram * jnp.outer(inverse_norm, inverse_norm))
-    large = values > eigen.rounding(values)
+    large = values > small_matrices.rounding(values)
     inverse_roots = jnp.where(large, jax.lax.rsqrt(jnp.where(large, values, 1)), 0)
     return (vectors * inverse_roots).T * inverse_norm
 
@@ -197,8 +197,8 @@ def _orthonormal(gram: Float[Array, "n n"]) -> Float[Array, "n n"]:
 def _nystrom(basis: Tree, image: Tree, rank: int) -> Tree:
     """Y Z (Zᵀ B Y Z)^{-1/2} for the leading eigenvectors Z of the projection B Y; zero for those that are rounding."""
     projected = tree.gram(basis, image)
-    values, vectors = eigen.decompose((projected + projected.T) / 2)
+    values, vectors = small_matrices.eigendecompose((projected + projected.T) / 2)
     values, vectors = values[::-1][:rank], vectors[:, ::-1][:, :rank]
-    large = values > eigen.rounding(values)
+    large = values > small_matrices.rounding(values)
     inverse_roots = jnp.where(large, jax.lax.rsqrt(jnp.where(large, values, 1)), 0)
     return tree.pad(tree.combine(inverse_roots[:, None] * vectors.T, image), rank)

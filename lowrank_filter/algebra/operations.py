@@ -4,10 +4,10 @@ from typing import Any, TypeVar
 
 from jaxtyping import Array, Float
 
-from lowrank_filter import checks
 from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
+from lowrank_filter.common import checks
 
 OPERATIONS = ("check", "matvec", "solve", "logdet", "inverse_diagonal", "truncate")
 """What is looked for in a precision before it is used."""

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, Protocol, Self
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from lowrank_filter.algebra.columns import Columns
-from lowrank_filter.algebra.layout import Group, Layout
+from lowrank_filter.algebra.example_gradients import Columns
+from lowrank_filter.algebra.partition import Group, Layout
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
 
@@ -88,7 +88,7 @@ class Precision(Protocol):
         """The rank of the low-rank part; 0 where there is none."""
         ...
 
-    def spread(self, name: str, value: Tree, like: Tree) -> Any:
+    def in_structure(self, name: str, value: Tree, like: Tree) -> Any:
         """A noise or transition given as a prefix of the parameters ``like``, in the form that the operations take.
 
         Raises:
@@ -129,7 +129,7 @@ class Precision(Protocol):
         ...
 
     def propagate(self, noise: Any, transition: Any) -> Self:
-        """(A P⁻¹ A + Q)⁻¹ with A = diag(transition), Q = diag(noise), both :meth:`spread`."""
+        """(A P⁻¹ A + Q)⁻¹ with A = diag(transition), Q = diag(noise), both :meth:`in_structure`."""
         ...
 
     def retrodict(self, noise: Any, transition: Any) -> Self:
@@ -153,7 +153,7 @@ class Precision(Protocol):
     ) -> tuple[Self, Self, Correction, Misfit]:
         """P + A Aᵀ brought back into the family and A Aᵀ in it (the site); the exact :class:`Correction`.
 
-        With noise and transition, both :meth:`spread`, P is propagated first.
+        With noise and transition, both :meth:`in_structure`, P is propagated first.
         """
         ...
 

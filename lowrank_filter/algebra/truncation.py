@@ -21,8 +21,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from lowrank_filter.algebra import tree
-from lowrank_filter.algebra.cholesky import inverse_lower
-from lowrank_filter.algebra.columns import Combinable, Stack
+from lowrank_filter.algebra.example_gradients import Combinable, Stack
+from lowrank_filter.algebra.small_matrices import inverse_lower
 from lowrank_filter.algebra.tree import Tree
 
 Residual = Literal["diagonal", "drop"]

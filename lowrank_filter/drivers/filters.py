@@ -7,13 +7,13 @@ from typing import Any, Literal, NamedTuple
 import optax
 from jaxtyping import Array, ArrayLike, Key
 
-from lowrank_filter import checks
 from lowrank_filter.algebra.operations import truncation_options
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
+from lowrank_filter.common import checks
 from lowrank_filter.drivers.fit import check_optimizer, fit
-from lowrank_filter.kernels.batch import Apply, check_model
 from lowrank_filter.kernels.belief import Belief, init, kronecker_init
+from lowrank_filter.kernels.examples import Apply, check_model
 from lowrank_filter.kernels.laplace import laplace_update
 from lowrank_filter.kernels.likelihoods import Likelihood
 from lowrank_filter.kernels.predict import predict

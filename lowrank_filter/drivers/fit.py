@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from lowrank_filter import checks
 from lowrank_filter.algebra.tree import Tree
-from lowrank_filter.kernels.batch import Apply, Batch, localise, prepare
+from lowrank_filter.common import checks
 from lowrank_filter.kernels.belief import Belief, check_belief, penalty
+from lowrank_filter.kernels.examples import Apply, Batch, prepare
+from lowrank_filter.kernels.expansion import localise
 from lowrank_filter.kernels.likelihoods import Likelihood
 
 
@@ -86,10 +87,10 @@ def fit(
                 "key: expected a jax.random.key for the order of the mini-batches, got None; give one with batch_size="
             )
     if key is not None:
-        checks.key("key", key)
+        key = checks.key("key", key)
     if checkpoint is None or steps == 0:
         return _loop(belief, likelihood, batch, key, start, temperature, apply_fn, optimizer, steps, batch_size)
-    from lowrank_filter.drivers.checkpoint import scan  # noqa: PLC0415  orbax takes seconds to import
+    from lowrank_filter.common.checkpoint import scan  # noqa: PLC0415  orbax takes seconds to import
 
     (params, _), values = scan(
         functools.partial(_advance, apply_fn, optimizer),

@@ -6,11 +6,11 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lowrank_filter import checks
 from lowrank_filter.algebra.tree import Tree
+from lowrank_filter.common import checks
 from lowrank_filter.drivers.filters import Filter
-from lowrank_filter.kernels.batch import given, inputs
 from lowrank_filter.kernels.belief import Belief, check_belief
+from lowrank_filter.kernels.examples import as_inputs, as_mask
 from lowrank_filter.kernels.update import Info
 
 History = Literal["final", "means", "all"]
@@ -76,8 +76,8 @@ def filter_stream(
     checks.count("checkpoint_every", checkpoint_every, minimum=1)
     checks.instance("filter", filter, Filter, "build one with extended_filter or laplace_filter")
     check_belief(belief)
-    x, y = inputs(x), checks.array("y", y, "an array of targets with one row per example")
-    mask = None if mask is None else given(mask)
+    x, y = as_inputs(x), checks.array("y", y, "an array of targets with one row per example")
+    mask = None if mask is None else as_mask(mask)
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves((x, y, mask))}
     if len(sizes) != 1 or () in sizes or (0,) in sizes:
         raise ValueError(
@@ -107,7 +107,7 @@ def filter_stream(
     _same_belief(jax.eval_shape(step, belief, jax.tree.map(lambda leaf: leaf[0], stream))[0], belief)
     if checkpoint is None:
         return jax.lax.scan(step, belief, stream)
-    from lowrank_filter.drivers.checkpoint import scan  # noqa: PLC0415  orbax takes seconds to import
+    from lowrank_filter.common.checkpoint import scan  # noqa: PLC0415  orbax takes seconds to import
 
     return scan(
         *(lambda _, belief, part: jax.lax.scan(step, belief, part), (), belief, stream),

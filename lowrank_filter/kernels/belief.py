@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Key
 
-from lowrank_filter import checks
 from lowrank_filter.algebra import blocks as block_diagonal
 from lowrank_filter.algebra import kronecker, storage, tree
 from lowrank_filter.algebra.diag_low_rank import DiagLowRank
-from lowrank_filter.algebra.layout import Layer, layout
 from lowrank_filter.algebra.operations import OPERATIONS
+from lowrank_filter.algebra.partition import Layer, layout
 from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.tree import Tree
+from lowrank_filter.common import checks
 
 
 class Belief(NamedTuple):
@@ -142,7 +142,7 @@ def sample(key: Key[Array, ""], belief: Belief, n: int) -> Tree:
     Raises:
         ValueError: ``n`` is not a static integer ≥ 0.
     """
-    checks.key("key", key)
+    key = checks.key("key", key)
     check_belief(belief)
     checks.count("n", n, minimum=0)
     return jax.tree.map(jnp.add, storage.widened(belief.precision).draw(key, n), belief.mean)

@@ -13,17 +13,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from lowrank_filter.algebra import tree
-from lowrank_filter.algebra.layout import Group, Layout
+from lowrank_filter.algebra.partition import Group, Layout
 from lowrank_filter.algebra.precision import Curvature, KroneckerFactors
 from lowrank_filter.algebra.tree import Tree
-from lowrank_filter.kernels import layers
-from lowrank_filter.kernels.batch import Apply, Batch, localise
+from lowrank_filter.kernels import network_reader
+from lowrank_filter.kernels.examples import Apply, Batch
+from lowrank_filter.kernels.expansion import localise
 from lowrank_filter.kernels.likelihoods import Likelihood
 
 # Numbers held at once for the examples of a micro-batch, beyond which it is cut: 16 MiB of float32.
 _NUMBERS = 2**22
 
-Meetings = Sequence[layers.Meeting]
+Meetings = Sequence[network_reader.Factors]
 _einsum = functools.partial(jnp.einsum, precision=tree.HIGHEST)
 
 
@@ -39,8 +40,8 @@ def curvature(
     per_example_gradients = outputs * tree.dimension(params)
 
     @functools.cache
-    def reading() -> layers.Reading:
-        return layers.read(apply_fn, params, batch.x)
+    def reading() -> network_reader.Reading:
+        return network_reader.read(apply_fn, params, batch.x)
 
     def root_of(part: Batch) -> Callable[[Array], Float[Array, "B C r"]]:
         return lambda value: localise(likelihood, value, part, temperature).root
@@ -96,10 +97,10 @@ def curvature(
         unread = tuple(group for group in layout.groups if not covers[group])
 
         def step(part: Batch) -> tuple[Array, ...]:
-            _, meetings = layers.meet(reading(), apply_fn, params, part.x, root_of(part))
+            _, factors = network_reader.factorise(reading(), apply_fn, params, part.x, root_of(part))
             columns = _columns(params, apply_fn, part, root_of(part), layout, unread) if unread else {}
             return tuple(
-                _layer_product(group, [cover.apply(meetings) for cover in covers[group]], stack)
+                _layer_product(group, [cover.apply(factors) for cover in covers[group]], stack)
                 if covers[group]
                 else _column_product(columns[group], stack)
                 for group, stack in zip(layout.groups, stacks, strict=True)
@@ -126,10 +127,10 @@ def curvature(
                 )
 
         def step(part: Batch) -> tuple[dict[Group, KroneckerFactors], Array]:
-            outputs, meetings = layers.meet(reading(), apply_fn, params, part.x, root_of(part))
+            outputs, factors = network_reader.factorise(reading(), apply_fn, params, part.x, root_of(part))
             counts = localise(likelihood, outputs, part, temperature).counts
             factors = {
-                group: _kronecker_sums([cover.apply(meetings) for cover in found], counts, reduce)
+                group: _kronecker_sums([cover.apply(factors) for cover in found], counts, reduce)
                 for group, found in covers.items()
             }
             return factors, jnp.sum(counts)
@@ -155,7 +156,7 @@ def curvature(
 
     def diagonal() -> Tree:
         def structured(part: Batch) -> Tree:
-            return layers.diagonal(reading(), apply_fn, params, part.x, root_of(part))
+            return network_reader.diagonal(reading(), apply_fn, params, part.x, root_of(part))
 
         def gradients(part: Batch) -> Tree:
             rows = _example_gradients(params, apply_fn, part, root_of(part))
@@ -168,12 +169,12 @@ def curvature(
     return Curvature(root_products, block_product, kronecker, start, diagonal, size * width, width, params)
 
 
-def _covers(reading: layers.Reading, layout: Layout, group: Group) -> list[layers.Cover]:
+def _covers(reading: network_reader.Reading, layout: Layout, group: Group) -> list[network_reader.LayerUse]:
     """The uses that are a layer's, where it is one and they all are of the kind that is known."""
-    return reading.covering(layout.matrix(layout.positions(group), group)) if group.layer else []
+    return reading.layer_uses(layout.matrix(layout.positions(group), group)) if group.layer else []
 
 
-def _places(reading: layers.Reading, covers: Sequence[layers.Cover]) -> int:
+def _places(reading: network_reader.Reading, covers: Sequence[network_reader.LayerUse]) -> int:
     """Over how many places of an example a layer's weights are shared."""
     return sum(reading.uses[cover.use].positions for cover in covers)
 
@@ -203,7 +204,7 @@ def _column_product(columns: Float[Array, "B r U m"], stack: Float[Array, "U n m
 
 
 def _columns(
-    params: Tree, apply_fn: Apply, part: Batch, root: layers.Root, layout: Layout, groups: Sequence[Group]
+    params: Tree, apply_fn: Apply, part: Batch, root: network_reader.Root, layout: Layout, groups: Sequence[Group]
 ) -> dict[Group, Float[Array, "B r U m"]]:
     """JᵢᵀSᵢ for each example and root, cut into the blocks of some groups."""
     rows = _example_gradients(params, apply_fn, part, root)
@@ -211,7 +212,7 @@ def _columns(
     return {group: block for group, block in zip(layout.groups, blocks, strict=True) if group in groups}
 
 
-def _example_gradients(params: Tree, apply_fn: Apply, part: Batch, root: layers.Root) -> Tree:
+def _example_gradients(params: Tree, apply_fn: Apply, part: Batch, root: network_reader.Root) -> Tree:
     """JᵢᵀSᵢ as a pytree of arrays [B, r, …]."""
 
     def example(x: Any, single_root: Float[Array, "C r"]) -> Tree:

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lowrank_filter import checks
 from lowrank_filter.algebra.precision import Correction, Misfit
-from lowrank_filter.kernels.batch import Local
+from lowrank_filter.common import checks
+from lowrank_filter.kernels.expansion import Local
 
 
 class Health(NamedTuple):

@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
-from lowrank_filter import checks
 from lowrank_filter.algebra import storage
 from lowrank_filter.algebra.operations import truncation_options
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
-from lowrank_filter.kernels.batch import Apply, localise, prepare
+from lowrank_filter.common import checks
 from lowrank_filter.kernels.belief import Belief, check_belief, penalty
+from lowrank_filter.kernels.examples import Apply, prepare
+from lowrank_filter.kernels.expansion import localise
 from lowrank_filter.kernels.ggn import curvature
 from lowrank_filter.kernels.likelihoods import Likelihood
 from lowrank_filter.kernels.update import Info

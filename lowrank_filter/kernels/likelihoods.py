@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from lowrank_filter import checks
+from lowrank_filter.common import checks
 
 LOG_2PI = math.log(2 * math.pi)
 

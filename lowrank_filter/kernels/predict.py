@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lowrank_filter import checks
 from lowrank_filter.algebra import storage, tree
 from lowrank_filter.algebra.tree import Tree
+from lowrank_filter.common import checks
 from lowrank_filter.kernels.belief import Belief, check_belief
 
 
@@ -26,19 +26,19 @@ def predict(belief: Belief, process_noise: Tree, transition: Tree = 1.0) -> Beli
         ValueError: an argument is not a prefix of the parameters, or a visible noise is negative, or a Kronecker belief
             gets more than one noise or transition in a layer.
     """
-    mean, noise, decay = moved(belief, process_noise, transition)
+    mean, noise, decay = checked_dynamics(belief, process_noise, transition)
     precision = storage.widened(belief.precision).propagate(noise, decay)
     return Belief(mean, storage.stored_like(precision, belief.precision))
 
 
-def moved(belief: Belief, process_noise: Tree, transition: Tree) -> tuple[Tree, Any, Any]:
+def checked_dynamics(belief: Belief, process_noise: Tree, transition: Tree) -> tuple[Tree, Any, Any]:
     """The predicted mean, and noise and transition in the form that the precision's operations take; all checked."""
     check_belief(belief)
     checks.prefix("process_noise", process_noise, belief.mean)
     checks.not_negative("process_noise", process_noise)
     checks.prefix("transition", transition, belief.mean)
     checks.finite("transition", transition)
-    noise = belief.precision.spread("process_noise", process_noise, belief.mean)
-    decay = belief.precision.spread("transition", transition, belief.mean)
+    noise = belief.precision.in_structure("process_noise", process_noise, belief.mean)
+    decay = belief.precision.in_structure("transition", transition, belief.mean)
     mean = jax.tree.map(jnp.multiply, tree.broadcast(transition, belief.mean), belief.mean)
     return mean, noise, decay

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lowrank_filter import checks
 from lowrank_filter.algebra import storage, tree
-from lowrank_filter.kernels.batch import Apply, inputs, output_count
+from lowrank_filter.common import checks
 from lowrank_filter.kernels.belief import Belief, check_belief
+from lowrank_filter.kernels.examples import Apply, as_inputs, output_count
 
 
 class Predictive(NamedTuple):
@@ -41,7 +41,7 @@ def predictive(belief: Belief, apply_fn: Apply, x: Any, *, batch_size: int = 32)
     check_belief(belief)
     precision = storage.widened(belief.precision)
     checks.count("batch_size", batch_size, minimum=1)
-    x = inputs(x)
+    x = as_inputs(x)
     outputs = output_count(belief.mean, apply_fn, x)
 
     def one(example: Any) -> Predictive:

@@ -5,12 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lowrank_filter import checks
 from lowrank_filter.algebra import storage, tree
 from lowrank_filter.algebra.operations import OPERATIONS, truncation_options
 from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
+from lowrank_filter.common import checks
 from lowrank_filter.kernels.belief import Belief
 
 

@@ -6,18 +6,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from lowrank_filter import checks
 from lowrank_filter.algebra import storage
 from lowrank_filter.algebra.operations import truncation_options
 from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
-from lowrank_filter.kernels.batch import Apply, prepare
+from lowrank_filter.common import checks
 from lowrank_filter.kernels.belief import Belief, check_belief
-from lowrank_filter.kernels.gradients import gradients
+from lowrank_filter.kernels.examples import Apply, prepare
 from lowrank_filter.kernels.health import Health, measure
 from lowrank_filter.kernels.likelihoods import Likelihood
-from lowrank_filter.kernels.predict import moved
+from lowrank_filter.kernels.linearisation import example_gradients
+from lowrank_filter.kernels.predict import checked_dynamics
 
 
 class Info(NamedTuple):
@@ -109,9 +109,9 @@ def update(
     noise = decay = None
     mean = belief.mean
     if process_noise is not None:
-        mean, noise, decay = moved(belief, process_noise, transition)
+        mean, noise, decay = checked_dynamics(belief, process_noise, transition)
     batch = prepare(mean, apply_fn, likelihood, x, y, mask)
-    local, columns = gradients(mean, apply_fn, likelihood, batch, temperature, outlier_threshold)
+    local, columns = example_gradients(mean, apply_fn, likelihood, batch, temperature, outlier_threshold)
     precision, site, correction, misfit = storage.widened(belief.precision).condition(
         columns,
         local.score.ravel(),

@@ -13,7 +13,7 @@ from experiments.methods import Training
 from experiments.networks import mlp
 from experiments.sequences.long import Block, Follower, Rows
 from experiments.unfinished import Unfinished
-from lowrank_filter.drivers.checkpoint import Checkpoint
+from lowrank_filter.common.checkpoint import Checkpoint
 
 RNG = np.random.default_rng(0)
 TRAINING = Training(4, 10, None, decay=True, whitened=True)

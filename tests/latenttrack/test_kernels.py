@@ -10,7 +10,8 @@ import mpmath
 import numpy as np
 import pytest
 
-from latenttrack.algebra import bilinear, gaussian, quadrature, recurrence
+from latenttrack.algebra import gaussian, quadrature, recurrence
+from latenttrack.tracking import generated_weights
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -86,8 +87,8 @@ def test_generated_product_is_the_sum_over_directions_and_has_its_gradient():
     def graded(function):
         return jax.value_and_grad(lambda *a: jnp.sum(jnp.sin(function(*a))), (0, 1, 2))(*args)
 
-    over = jax.vmap(bilinear.generated, (0, 0, None))
-    for function in (bilinear.generated, over):
+    over = jax.vmap(generated_weights.generated, (0, 0, None))
+    for function in (generated_weights.generated, over):
         for a, b in zip(jax.tree.leaves(graded(function)), jax.tree.leaves(graded(plain)), strict=True):
             assert dense.relative_error(a, b) < 1e-12
 

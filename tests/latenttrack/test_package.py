@@ -17,7 +17,7 @@ fit = lt.fit(model, jax.random.key(0), x, x, updates=1, evaluate_every=1, window
 lt.metrics.summary(model.rollout(fit.params, jax.random.key(0), x, x, samples=2)[1], x)
 assert dict(jax.config.values) == before, "run"
 loaded = {name.partition(".")[0] for name in sys.modules}
-heavy = {"dynamax", "tensorflow_probability", "sklearn", "matplotlib", "lowrank_filter"}
+heavy = {"dynamax", "tensorflow_probability", "sklearn", "matplotlib", "orbax", "pandas"}
 assert not loaded & heavy, loaded & heavy
 print("unchanged")
 """

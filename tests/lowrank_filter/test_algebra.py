@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import lowrank_filter as lf
-from lowrank_filter.algebra.columns import Stack
+from lowrank_filter.algebra.example_gradients import Stack
 
 pytestmark = pytest.mark.usefixtures("x64")
 

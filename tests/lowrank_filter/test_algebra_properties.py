@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from jax.flatten_util import ravel_pytree
 
 import lowrank_filter as lf
-from lowrank_filter.algebra.columns import Stack
+from lowrank_filter.algebra.example_gradients import Stack
 
 SHAPES = {"a": {"bias": (3,), "kernel": (2, 3)}, "gain": (2,)}
 D, N = 11, 2
@@ -143,7 +143,7 @@ def everything(kind, precision, other, vector, noise, decay, columns, target):
         rows = jax.vmap(lambda row: ravel_pytree(value.matvec(ravel_pytree(like)[1](row)))[0])
         return rows(jnp.eye(D, dtype=vector["gain"].dtype))
 
-    q, a = precision.spread("noise", noise, like), precision.spread("decay", decay, like)
+    q, a = precision.in_structure("noise", noise, like), precision.in_structure("decay", decay, like)
     full = rank + N if structure != "kronecker" else 0
     posterior, site, correction, misfit = precision.condition(Stack(columns), target, rank=full, **OPTIONS)
     summed, _ = precision.add(other, rank=2 * rank, **OPTIONS)

@@ -9,9 +9,9 @@ from jax.flatten_util import ravel_pytree
 
 import lowrank_filter as lf
 from lowrank_filter.algebra import tree
-from lowrank_filter.algebra.columns import LayerGradients, Stack
-from lowrank_filter.kernels.batch import prepare
-from lowrank_filter.kernels.gradients import gradients
+from lowrank_filter.algebra.example_gradients import LayerGradients, Stack
+from lowrank_filter.kernels.examples import prepare
+from lowrank_filter.kernels.linearisation import example_gradients
 
 pytestmark = pytest.mark.usefixtures("x64")
 LIKELIHOOD = lf.Categorical()
@@ -47,7 +47,7 @@ def test_products_are_the_gradients(name, size):
     params = like(jnp.asarray(FLAT))
     x, y = jnp.asarray(rng.normal(size=(size, 4))), jnp.asarray(rng.integers(0, 3, size))
     batch = prepare(params, network, LIKELIHOOD, x, y, None)
-    _, columns = gradients(params, network, LIKELIHOOD, batch, 1.0)
+    _, columns = example_gradients(params, network, LIKELIHOOD, batch, 1.0)
     assert isinstance(columns, LayerGradients)
     jacobian = jax.jacobian(lambda flat: network(like(flat), x))(jnp.asarray(FLAT))
     root = jax.vmap(LIKELIHOOD.root)(network(params, x), y)

@@ -8,8 +8,8 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import lowrank_filter as lf
-from lowrank_filter.kernels import layers
-from lowrank_filter.kernels.batch import prepare
+from lowrank_filter.kernels import network_reader
+from lowrank_filter.kernels.examples import prepare
 from lowrank_filter.kernels.ggn import curvature
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -203,9 +203,9 @@ def test_blocks_of_any_network(name, blocks):
 @pytest.mark.parametrize("name", ["convolutions", "attention", "one example at a time"])
 def test_these_are_read_and_not_differentiated_example_by_example(name):
     apply_fn, params, shape = NETWORKS[name]()
-    reading = layers.read(apply_fn, params, x_of(*shape))
+    reading = network_reader.read(apply_fn, params, x_of(*shape))
     layout = lf.kronecker_init(params).precision.layout
-    found = [reading.covering(layout.positions(group)) for group in layout.groups if group.layer]
+    found = [reading.layer_uses(layout.positions(group)) for group in layout.groups if group.layer]
     assert len(found) >= 2 and all(len(uses) == 1 for uses in found)
 
 

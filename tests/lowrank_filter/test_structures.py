@@ -14,7 +14,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import lowrank_filter as lf
-from lowrank_filter.algebra.columns import Stack
+from lowrank_filter.algebra.example_gradients import Stack
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import jaxtyping
 import pytest
 
-from lowrank_filter.algebra import cholesky
+from lowrank_filter.algebra import small_matrices
 
 
 def test_a_wrong_shape_is_caught():
     with pytest.raises(jaxtyping.TypeCheckError):
-        cholesky.logdet(jnp.ones((2, 3)))
+        small_matrices.logdet(jnp.ones((2, 3)))

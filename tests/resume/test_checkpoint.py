@@ -12,12 +12,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-import latenttrack.drivers.checkpoint
-import latenttrack.drivers.exclusive
-import lowrank_filter.drivers.checkpoint
-import lowrank_filter.drivers.exclusive
-from lowrank_filter.drivers.checkpoint import Checkpoint
-from lowrank_filter.drivers.exclusive import alone
+import lowrank_filter.common.checkpoint
+import lowrank_filter.common.lock
+from lowrank_filter.common.checkpoint import Checkpoint
+from lowrank_filter.common.lock import alone
 
 IDENTITY = {"rate": 0.1, "data": {"x": np.arange(4.0)}, "note": "a", "nothing": None}
 
@@ -188,7 +186,7 @@ with runpy.run_path(sys.argv[1])["alone"](pathlib.Path(sys.argv[2])):
 
 
 def test_a_killed_run_holds_its_folder_no_longer(tmp_path):
-    command = [sys.executable, "-c", HOLD, lowrank_filter.drivers.exclusive.__file__, str(tmp_path)]
+    command = [sys.executable, "-c", HOLD, lowrank_filter.common.lock.__file__, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "held\n"
         with pytest.raises(RuntimeError, match=f"process {process.pid} is at work"), alone(tmp_path):
@@ -200,7 +198,7 @@ def test_a_killed_run_holds_its_folder_no_longer(tmp_path):
 
 def test_both_packages_have_the_same_files():
     for ours, theirs in (
-        (lowrank_filter.drivers.checkpoint, latenttrack.drivers.checkpoint),
-        (lowrank_filter.drivers.exclusive, latenttrack.drivers.exclusive),
+        (lowrank_filter.common.checkpoint, lowrank_filter.common.checkpoint),
+        (lowrank_filter.common.lock, lowrank_filter.common.lock),
     ):
         assert Path(ours.__file__).read_text() == Path(theirs.__file__).read_text()

@@ -10,7 +10,7 @@ import killing
 import pytest
 import runs
 
-import lowrank_filter.drivers.checkpoint
+import lowrank_filter.common.checkpoint
 
 
 class StoppedError(Exception):
@@ -48,7 +48,7 @@ def test_a_stream_in_pieces_is_the_stream(finished):
 def test_a_stopped_stream_goes_on(tmp_path, monkeypatch):
     options = {"history": "all", "every": 20}
     with monkeypatch.context() as patched:
-        stopped_after(patched, lowrank_filter.drivers.checkpoint, 2)
+        stopped_after(patched, lowrank_filter.common.checkpoint, 2)
         with pytest.raises(StoppedError):
             runs.stream(tmp_path, **options)
     assert runs.digest(runs.stream(tmp_path, **options)) == runs.digest(runs.stream(None, history="all"))
@@ -56,7 +56,7 @@ def test_a_stopped_stream_goes_on(tmp_path, monkeypatch):
 
 def test_a_stopped_fit_goes_on(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
-        stopped_after(patched, lowrank_filter.drivers.checkpoint, 2)
+        stopped_after(patched, lowrank_filter.common.checkpoint, 2)
         with pytest.raises(StoppedError):
             runs.fit(tmp_path, every=30)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".running", "30", "60"]
@@ -65,10 +65,10 @@ def test_a_stopped_fit_goes_on(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_stopped_rollout_goes_on(tmp_path, monkeypatch):
-    import latenttrack.drivers.checkpoint  # noqa: PLC0415
+    import lowrank_filter.common.checkpoint  # noqa: PLC0415
 
     with monkeypatch.context() as patched:
-        stopped_after(patched, latenttrack.drivers.checkpoint, 2)
+        stopped_after(patched, lowrank_filter.common.checkpoint, 2)
         with pytest.raises(StoppedError):
             runs.latent_rollout(tmp_path, every=20)
     assert runs.digest(runs.latent_rollout(tmp_path, every=20)) == runs.digest(runs.latent_rollout(None))
@@ -76,7 +76,7 @@ def test_a_stopped_rollout_goes_on(tmp_path, monkeypatch):
 
 def test_a_finished_run_is_there_at_once(finished, monkeypatch):
     folder, expected = finished
-    monkeypatch.setattr(lowrank_filter.drivers.checkpoint.Checkpoint, "save", None)
+    monkeypatch.setattr(lowrank_filter.common.checkpoint.Checkpoint, "save", None)
     assert runs.digest(runs.stream(folder, every=20)) == runs.digest(expected)
 
 

@@ -24,7 +24,7 @@ from experiments.sequences.rotated_mnist import RotatedMnist
 from experiments.streams import records
 from experiments.tasks import Tasks
 from experiments.unfinished import Unfinished
-from lowrank_filter.drivers.exclusive import alone
+from lowrank_filter.common.lock import alone
 
 RNG = np.random.default_rng(0)
 IMAGES = [RNG.uniform(size=(2, 2, 20, 9)).astype(np.float32) for _ in range(3)]

@@ -224,7 +224,7 @@ class LayerGradients:
         return tuple(place.select(leaves[place.leaf]) for place in self.places)
 
 
-def places(labels: Sequence[np.ndarray], like: Tree) -> tuple[Place, ...] | None:
+def find_places(labels: Sequence[np.ndarray], like: Tree) -> tuple[Place, ...] | None:
     """Where arrays of parameters lie, which are numbered leaf by leaf; None if one lies in several leaves."""
     sizes = [leaf.size for leaf in jax.tree.leaves(like)]
     ends = np.cumsum(sizes)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from lowrank_filter import checks
 from lowrank_filter.algebra.tree import Tree
+from lowrank_filter.common import checks
 from lowrank_filter.kernels.likelihoods import Likelihood
 
 Apply = Callable[[Tree, Any], Array]
@@ -32,28 +32,6 @@ class Batch(NamedTuple):
     usable: Bool[Array, " B"]
 
 
-class Local(NamedTuple):
-    """The likelihood of each example to second order in the network's outputs.
-
-    Attributes:
-        loss: −log p(yᵢ | fᵢ) [B]; zero for examples that do not count.
-        excess: loss − ½‖uᵢ‖² [B] where the likelihood has it in closed form, else None.
-        root: Sᵢ [B, C, r].
-        score: uᵢ [B, r], with Sᵢuᵢ = ∇_f loss.
-        counts: [B], which examples count.
-        invalid: [B], unmasked examples left out because their inputs, outputs or targets are not valid.
-        weight: [B], what each example counts for where outliers count less, else None.
-    """
-
-    loss: Float[Array, " B"]
-    excess: Float[Array, " B"] | None
-    root: Float[Array, "B C r"]
-    score: Float[Array, "B r"]
-    counts: Bool[Array, " B"]
-    invalid: Bool[Array, " B"]
-    weight: Float[Array, " B"] | None = None
-
-
 def prepare(params: Tree, apply_fn: Apply, likelihood: Likelihood, x: Any, y: Any, mask: Any) -> Batch:
     """Check a batch against the model and the likelihood, and replace what is masked.
 
@@ -63,7 +41,7 @@ def prepare(params: Tree, apply_fn: Apply, likelihood: Likelihood, x: Any, y: An
             (where values can be seen) NaN or targets out of the likelihood's domain in an unmasked example.
     """
     check_likelihood(likelihood)
-    x = inputs(x)
+    x = as_inputs(x)
     y = checks.array("y", y, "an array of targets with one row per example")
     outputs = output_count(params, apply_fn, x)
     size = _size(x)
@@ -74,14 +52,14 @@ def prepare(params: Tree, apply_fn: Apply, likelihood: Likelihood, x: Any, y: An
     if mask is None:
         kept = jnp.ones(size, bool)
     else:
-        kept = given(mask)
+        kept = as_mask(mask)
         if kept.shape != (size,):
             raise ValueError(f"mask: expected shape ({size},), got {kept.shape}; one entry per example")
     usable = kept & _finite(x, size)
-    batch = Batch(_filled(usable, x), _masked(kept, y), kept, usable)
+    batch = Batch(_filled(usable, x), zero_where_masked(kept, y), kept, usable)
     _visible(likelihood, outputs, batch)
     # An example whose outputs overflow must not be differentiated either: a zero cotangent times infinity is NaN.
-    usable &= jax.vmap(_valid, in_axes=(None, 0, 0))(likelihood, apply_fn(params, batch.x), batch.y)
+    usable &= jax.vmap(valid, in_axes=(None, 0, 0))(likelihood, apply_fn(params, batch.x), batch.y)
     return batch._replace(x=_filled(usable, batch.x), usable=usable)
 
 
@@ -112,7 +90,7 @@ def check_likelihood(likelihood: Any) -> None:
         )
 
 
-def inputs(x: Any) -> Any:
+def as_inputs(x: Any) -> Any:
     """Inputs as arrays.
 
     Raises:
@@ -123,7 +101,7 @@ def inputs(x: Any) -> Any:
     return structure.unflatten([checks.array(f"x{jax.tree_util.keystr(path)}", leaf, advice) for path, leaf in paths])
 
 
-def given(mask: Any) -> Bool[Array, "..."]:
+def as_mask(mask: Any) -> Bool[Array, "..."]:
     """A mask as booleans; numbers are welcome where they are 0 and 1.
 
     Raises:
@@ -138,40 +116,7 @@ def given(mask: Any) -> Bool[Array, "..."]:
     return kept.astype(bool)
 
 
-def localise(
-    likelihood: Likelihood, outputs: Float[Array, "B C"], batch: Batch, temperature: Any, threshold: Any = None
-) -> Local:
-    """The likelihood's loss, root and score at the outputs, divided by the temperature; zero where nothing counts.
-
-    With a threshold c, an example weighs w = 1/(1 + ‖u‖²/c²): its temperature is divided by that, so ‖√w u‖ < c.
-    """
-    counts = batch.usable & jax.vmap(_valid, in_axes=(None, 0, 0))(likelihood, outputs, batch.y)
-    # A second zeroing, after which no derivative of an example that does not count can be anything but finite.
-    outputs = jnp.where(counts[:, None], outputs, 0)
-    targets = _masked(counts, batch.y)
-    scale = jax.lax.rsqrt(jnp.asarray(temperature, outputs.dtype))
-    excess = jax.vmap(likelihood.normaliser)(outputs)
-    root = _masked(counts, jax.vmap(likelihood.root)(outputs, targets))
-    score = _masked(counts, jax.vmap(likelihood.whitened_score)(outputs, targets))
-    weight = None
-    if threshold is not None:
-        weight = 1 / (1 + jnp.sum(jnp.square(score / jnp.asarray(threshold, score.dtype)), axis=1))
-        scale = scale * jnp.sqrt(weight)
-        root, score = root * scale[:, None, None], score * scale[:, None]
-    else:
-        root, score = root * scale, score * scale
-    return Local(
-        _masked(counts, jax.vmap(likelihood.nll)(outputs, targets)) * scale**2,
-        None if excess is None else _masked(counts, excess) * scale**2,
-        root,
-        score,
-        counts,
-        batch.mask & ~counts,
-        weight,
-    )
-
-
-def _valid(likelihood: Likelihood, output: Float[Array, " C"], target: Array) -> Bool[Array, ""]:
+def valid(likelihood: Likelihood, output: Float[Array, " C"], target: Array) -> Bool[Array, ""]:
     """Whether an example can be used: a target in the domain, finite outputs and loss, a curvature with a square."""
     finite = jnp.all(jnp.isfinite(output)) & jnp.isfinite(likelihood.nll(output, target))
     representable = jnp.sum(likelihood.root(output, target) ** 2) <= float(jnp.finfo(output.dtype).max) ** 0.5
@@ -281,7 +226,9 @@ def _filled(usable: Bool[Array, " B"], x: Any) -> Any:
     return jax.tree.map(leaf, x)
 
 
-def _masked(keep: Bool[Array, " B"], value: Any) -> Any:
+def zero_where_masked(keep: Bool[Array, " B"], value: Any) -> Any:
+    """Arrays with leading axis B, zero where an example is left out."""
+
     def leaf(v: Array) -> Array:
         return jnp.where(keep.reshape(keep.shape + (1,) * (v.ndim - 1)), v, jnp.zeros((), v.dtype))
 

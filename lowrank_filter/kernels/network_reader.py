@@ -72,7 +72,7 @@ class Use(NamedTuple):
         return result.transpose(self.order).reshape(-1, self.positions, self.labels.shape[-1])
 
 
-class Meeting(NamedTuple):
+class Factors(NamedTuple):
     """What a use looks like on a batch: the examples' side (None where it is one), and the gradient of each root."""
 
     inputs: Float[Array, "B T I"] | None
@@ -97,16 +97,20 @@ class Reading(NamedTuple):
         shared = any(use.kind == "dense" and use.positions > 1 for use in self.uses)
         return not self.unknown.any() and self.counts.max(initial=0) <= 1 and not shared
 
-    def covering(self, positions: np.ndarray) -> list["Cover"]:
+    def layer_uses(self, positions: np.ndarray) -> list["LayerUse"]:
         """The dense uses that together are all uses of a layer [U, m]; none if there are others."""
         place = np.full(self.counts.size, -1)
         place[positions.ravel()] = np.arange(positions.size)
-        covers = [cover for number, use in enumerate(self.uses) if (cover := _cover(number, use, place, positions))]
-        complete = not self.unknown[positions].any() and (self.counts[positions] == len(covers)).all()
-        return covers if complete else []
+        found = [
+            use_of_layer
+            for number, use in enumerate(self.uses)
+            if (use_of_layer := _layer_use(number, use, place, positions))
+        ]
+        complete = not self.unknown[positions].any() and (self.counts[positions] == len(found)).all()
+        return found if complete else []
 
 
-class Cover(NamedTuple):
+class LayerUse(NamedTuple):
     """A dense use that is a whole layer: the layer's inputs and units in the order of the use's.
 
     Attributes:
@@ -121,9 +125,9 @@ class Cover(NamedTuple):
     inputs: np.ndarray
     units: np.ndarray
 
-    def apply(self, meetings: Sequence[Meeting]) -> tuple[Float[Array, "B T m"], Float[Array, "B T U r"]]:
+    def apply(self, factors: Sequence[Factors]) -> tuple[Float[Array, "B T m"], Float[Array, "B T U r"]]:
         """The layer's inputs (with a one for the bias) and output gradients, in the layer's order."""
-        inputs, gradients = meetings[self.use]
+        inputs, gradients = factors[self.use]
         if inputs is None:
             raise AssertionError("a dense use has inputs")
         inputs = _taken(inputs, self.inputs, axis=2)
@@ -148,7 +152,7 @@ def read(apply_fn: Callable, params: Tree, x: Any) -> Reading:
     return Reading(tuple(uses), counts, unknown)
 
 
-def meet(reading: Reading, apply_fn: Callable, params: Tree, x: Any, root: Root) -> tuple[Array, list[Meeting]]:
+def factorise(reading: Reading, apply_fn: Callable, params: Tree, x: Any, root: Root) -> tuple[Array, list[Factors]]:
     """The outputs, and inputs and output gradients of every use for the columns of S; memory O(B·C·width).
 
     Args:
@@ -164,7 +168,7 @@ def meet(reading: Reading, apply_fn: Callable, params: Tree, x: Any, root: Root)
     outputs, backward, inputs = jax.vjp(forward, probes, has_aux=True)
     (gradients,) = jax.vmap(backward, out_axes=-1)(jnp.moveaxis(root(outputs), 2, 0))
     return outputs, [
-        Meeting(value, jax.vmap(use.canonical, in_axes=-1, out_axes=-1)(gradient))
+        Factors(value, jax.vmap(use.canonical, in_axes=-1, out_axes=-1)(gradient))
         for use, value, gradient in zip(reading.uses, inputs, gradients, strict=True)
     ]
 
@@ -172,8 +176,8 @@ def meet(reading: Reading, apply_fn: Callable, params: Tree, x: Any, root: Root)
 def diagonal(reading: Reading, apply_fn: Callable, params: Tree, x: Any, root: Root) -> Tree:
     """diag(Σᵢ JᵢᵀSᵢSᵢᵀJᵢ), where :meth:`Reading.exact_diagonal` holds."""
     squares = []
-    _, meetings = meet(reading, apply_fn, params, x, root)
-    for use, (inputs, gradients) in zip(reading.uses, meetings, strict=True):
+    _, factors = factorise(reading, apply_fn, params, x, root)
+    for use, (inputs, gradients) in zip(reading.uses, factors, strict=True):
         if use.kind == "dense" and inputs is not None:
             outer = tree.squares(jnp.moveaxis(gradients[:, 0], -1, 0))
             squares.append(jnp.matmul((inputs[:, 0] ** 2).T, outer, precision=tree.HIGHEST))
@@ -221,7 +225,7 @@ def _evaluate(apply_fn: Callable, params: Tree, x: Any, probes: Sequence[Array] 
     unknown = np.zeros(tree.dimension(params), bool)
     inputs, weights, uses = [], [], []
 
-    def meet(found: "_Found", result: Array, axis: Any) -> _Value:
+    def record(found: "_Found", result: Array, axis: Any) -> _Value:
         use = Use(found.kind, found.labels, None, found.positions, _shape(result), found.order)
         number = len(uses)
         if probes is not None:
@@ -266,7 +270,7 @@ def _evaluate(apply_fn: Callable, params: Tree, x: Any, probes: Sequence[Array] 
             number, order = found.partner
             if len(order) == uses[number].labels.shape[1]:
                 uses[number] = uses[number]._replace(bias=found.labels[order])
-        return [meet(found, results[0], axes[0])]
+        return [record(found, results[0], axes[0])]
 
     def run(jaxpr: Any, consts: Sequence[Any], twin: Any, _: Any, values: Sequence[_Value]) -> list[_Value]:
         environment: dict[Any, _Value] = {}
@@ -421,7 +425,7 @@ def _elementwise(kind: str, example: _Value, parameter: _Value, result: Array, a
     return _Found(kind, inputs, spread[0, 0], one, positions, order, len(columns), partner)
 
 
-def _cover(number: int, use: Use, place: np.ndarray, positions: np.ndarray) -> Cover | None:
+def _layer_use(number: int, use: Use, place: np.ndarray, positions: np.ndarray) -> LayerUse | None:
     """How a dense use is the layer whose parameters ``place`` numbers, row by row, or None."""
     units, width = positions.shape
     if use.kind != "dense":
@@ -436,7 +440,7 @@ def _cover(number: int, use: Use, place: np.ndarray, positions: np.ndarray) -> C
         return None
     if biased and (place[use.bias] != unit[0] * width + rows).any():
         return None
-    return Cover(number, biased, np.argsort(inward[:, 0]), np.argsort(unit[0]))
+    return LayerUse(number, biased, np.argsort(inward[:, 0]), np.argsort(unit[0]))
 
 
 def _taken(array: Array, order: np.ndarray, axis: int) -> Array:

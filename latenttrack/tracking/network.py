@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from flax import linen
 from jaxtyping import Array, Float
 
-from latenttrack.algebra import bilinear, recurrence
-from latenttrack.config import Config
+from latenttrack.algebra import recurrence
+from latenttrack.tracking import generated_weights
+from latenttrack.tracking.config import Config
 
 Theta = tuple[tuple[Array, Array], ...]
 
@@ -132,7 +133,7 @@ class Network(linen.Module):
             shift = shift + hidden @ self.summary
         active = code @ sliced[..., :-1, :] + shift[..., None, :]
         for layer in rest:
-            active = bilinear.generated(_with_one(code), _with_one(jnp.tanh(active)), layer)
+            active = generated_weights.generated(_with_one(code), _with_one(jnp.tanh(active)), layer)
         return head(active, self.config.variance_floor)
 
 

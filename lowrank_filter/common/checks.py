@@ -14,7 +14,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
-from lowrank_filter.algebra.tree import Tree
+Tree = Any
 
 LAYOUT = "use a scalar, one scalar per layer, or one value per parameter"
 
@@ -157,12 +157,17 @@ def folder(name: str, value: Any) -> None:
         raise TypeError(f"{name}: expected the path of a folder, got {_kind(value)}; give a str or a Path")
 
 
-def key(name: str, value: Any) -> None:
-    """One typed random key."""
+def key(name: str, value: Any, *, many: bool = False) -> Array:
+    """One random key, or with ``many`` an array of them, typed; a ``jax.random.PRNGKey`` is welcome."""
+    wanted = "a jax.random.key, or an array of them" if many else "a jax.random.key"
+    if hasattr(value, "dtype") and value.dtype == np.uint32 and value.shape[-1:] == (2,):
+        value = jax.random.wrap_key_data(value)
     if not (hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)):
-        raise TypeError(f"{name}: expected a jax.random.key, got {_kind(value)}; make one with jax.random.key(0)")
-    if value.shape != ():
-        raise ValueError(f"{name}: expected one key, got shape {value.shape}; vmap over several")
+        raise TypeError(f"{name}: expected {wanted}, got {_kind(value)}; make one with jax.random.key(0)")
+    if value.ndim > many:
+        shapes = "() or (S,)" if many else "()"
+        raise ValueError(f"{name}: expected shape {shapes}, got {value.shape}; vmap over more keys")
+    return value
 
 
 def floating(name: str, value: Any) -> None:
@@ -195,6 +200,83 @@ def shape_of(name: str, value: Any) -> tuple[int, ...]:
     if not real:
         raise TypeError(f"{name}: expected real numbers, got {_kind(value)}; convert them to a floating-point array")
     return np.shape(value) if isinstance(value, list | tuple) else jnp.shape(value)
+
+
+def static(name: str, value: Any) -> None:
+    """A number that is known when a function is built."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        advice = "mark it static under jax.jit" if isinstance(value, Tracer) else "give a Python number"
+        raise TypeError(f"{name}: expected a static number, got {type(value).__name__}; {advice}")
+
+
+def numbers(name: str, value: Any, advice: str) -> Array:
+    """An array of real numbers, floating point."""
+    try:
+        array = jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name}: expected an array of real numbers, got {type(value).__name__}; {advice}") from error
+    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
+        raise TypeError(f"{name}: expected an array of real numbers, got {array.dtype}; {advice}")
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.result_type(float))
+
+
+def within(name: str, value: Any, lowest: float, highest: float, wanted: str) -> None:
+    """One finite number between two, where it can be seen."""
+    advice = "give one number; a grid of them is a vmap"
+    array = numbers(name, value, advice)
+    shape(name, array, (), advice)
+    if not isinstance(array, Tracer):
+        number = float(array)
+        if not (np.isfinite(number) and lowest <= number <= highest):
+            raise ValueError(f"{name}: expected {wanted}, got {value}; correct it")
+
+
+def shape(name: str, value: Any, expected: tuple[int, ...], advice: str) -> None:
+    """An array of exactly this shape."""
+    if not hasattr(value, "shape"):
+        value = numbers(name, value, advice) if not isinstance(value, bool) else np.asarray(value)
+    if jnp.shape(value) != expected:
+        raise ValueError(f"{name}: expected shape {expected}, got {jnp.shape(value)}; {advice}")
+
+
+def like(name: str, value: Any, template: Any, advice: str) -> None:
+    """A pytree of a template's structure and shapes."""
+    expected, came = jax.tree.structure(template), jax.tree.structure(value)
+    if expected != came:
+        raise ValueError(f"{name}: expected the structure {expected}, got {came}; {advice}")
+    for (path, leaf), reference in zip(
+        jax.tree_util.tree_leaves_with_path(value), jax.tree.leaves(template), strict=True
+    ):
+        where = f"{name}{jax.tree_util.keystr(path)}"
+        wanted = "integer" if jnp.issubdtype(reference.dtype, jnp.integer) else "floating-point"
+        kind = jnp.integer if wanted == "integer" else jnp.floating
+        if not (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, kind)):
+            raise TypeError(
+                f"{where}: expected a {wanted} array, got {getattr(leaf, 'dtype', type(leaf).__name__)}; {advice}"
+            )
+        shape(where, leaf, reference.shape, advice)
+
+
+def function(name: str, value: Any, signature: str) -> None:
+    """Something that can be called."""
+    if not callable(value):
+        raise TypeError(
+            f"{name}: expected a function {signature}, got {type(value).__name__}; pass the function itself"
+        )
+
+
+def booleans(name: str, value: Any) -> Array:
+    """True and False, or 1 and 0."""
+    try:
+        array = jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name}: expected booleans, got {type(value).__name__}; True where y was observed") from error
+    seen = None if isinstance(array, Tracer) else np.asarray(array)
+    if array.dtype != bool and seen is not None and not np.isin(seen, (0, 1)).all():
+        raise ValueError(
+            f"{name}: expected booleans, got {array.dtype} with other values than 0 and 1; True where y was observed"
+        )
+    return array.astype(bool)
 
 
 def _values(name: str, value: Tree, test: Callable, wanted: str) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from latenttrack import checks
+from lowrank_filter.common import checks
 
 Transition = Literal["structured", "unstructured"]
 Points = Literal["random", "fixed"]
@@ -57,5 +57,5 @@ class Config:
         checks.choice("transition", self.transition, ("structured", "unstructured"))
         checks.choice("points", self.points, ("random", "fixed"))
         checks.static("variance_floor", self.variance_floor)
-        checks.not_negative("variance_floor", self.variance_floor)
+        checks.within("variance_floor", self.variance_floor, 0.0, float("inf"), "non-negative values")
         checks.flag("summary", self.summary)

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
-from latenttrack import checks
+from latenttrack import stream_checks
 from latenttrack.algebra import gaussian, quadrature
-from latenttrack.config import Config
-from latenttrack.kernels.interface import Aux, Outputs, Params
-from latenttrack.kernels.network import Network, Theta, Transition, emit
+from latenttrack.interface import Aux, Outputs, Params
+from latenttrack.tracking.config import Config
+from latenttrack.tracking.network import Network, Theta, Transition, emit
+from lowrank_filter.common import checks
 
 
 class State(NamedTuple):
@@ -99,7 +100,7 @@ def _build(config: Config, x_dim: int, y_dim: int) -> Model:
 
     def init(key: Key[Array, ""]) -> Params:
         """Parameters, drawn from a key."""
-        checks.key(key)
+        key = checks.key("key", key)
         return net.init(key)["params"]
 
     def initial_state(params: Params) -> State:
@@ -200,10 +201,10 @@ def _build(config: Config, x_dim: int, y_dim: int) -> Model:
         A step with a NaN or infinity in x or y is one without an observation; it is predicted with zeros in place of
         what x lacks, and ``outputs.invalid`` tells it.
         """
-        xs, ys, mask = checks.stream(xs, ys, mask, x_dim, y_dim)
-        checks.finite_stream(xs, ys, mask)
+        xs, ys, mask = stream_checks.stream(xs, ys, mask, x_dim, y_dim)
+        stream_checks.finite_stream(xs, ys, mask)
         check(params, *([] if state is None else [state]))
-        checks.key(key)
+        key = checks.key("key", key)
         checks.count("samples", samples, minimum=1)
 
         def body(state: State, inputs: tuple) -> tuple[State, Outputs]:
@@ -232,11 +233,11 @@ def _build(config: Config, x_dim: int, y_dim: int) -> Model:
         predictive: ArrayLike = 0.5,
     ) -> tuple[Float[Array, ""], Aux]:
         """(1 − p)(reconstruction + β KL) + p (−log mean of prior samples), a weighted mean over the observed steps."""
-        xs, ys, mask = checks.stream(xs, ys, mask, x_dim, y_dim)
-        checks.finite_stream(xs, ys, mask)
+        xs, ys, mask = stream_checks.stream(xs, ys, mask, x_dim, y_dim)
+        stream_checks.finite_stream(xs, ys, mask)
         check(params, state)
-        checks.key(key)
-        checks.not_negative("beta", beta)
+        key = checks.key("key", key)
+        checks.within("beta", beta, 0.0, np.inf, "non-negative values")
         checks.within("predictive", predictive, 0.0, 1.0, "values in [0, 1]")
         if weights is not None:
             weights = checks.numbers("weights", weights, "one weight per time step")

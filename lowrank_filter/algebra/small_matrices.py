@@ -1,4 +1,7 @@
-"""The Cholesky factor of identity plus a Gram matrix, safe in float32."""
+"""Factorizations of small matrices (k×k, n×n): Cholesky of identity plus a Gram matrix, and a symmetric eigenbasis.
+
+What float32 does to small pivots, and gradients to repeated eigenvalues, is answered here and nowhere else.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -38,3 +41,24 @@ def inverse_lower(lower: Float[Array, "k k"]) -> Float[Array, "k k"]:
 def logdet(lower: Float[Array, "k k"]) -> Float[Array, ""]:
     """log det(L Lᵀ)."""
     return 2 * jnp.sum(jnp.log(jnp.diagonal(lower)))
+
+
+def rounding(values: Float[Array, " n"]) -> Float[Array, ""]:
+    """The size below which an eigenvalue, or the difference of two, is only rounding."""
+    return len(values) * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
+
+
+def eigendecompose(matrix: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
+    """Eigenvalues in ascending order and eigenvectors (columns).
+
+    The decomposition itself carries no gradient, which repeated eigenvalues would make NaN. First-order perturbation
+    theory adds it, in a term that is zero in value; inside a group of equal eigenvalues the vectors do not turn, which
+    changes nothing that depends on the group's span alone.
+    """
+    fixed = jax.lax.stop_gradient(matrix)
+    values, vectors = jnp.linalg.eigh(fixed)
+    change = vectors.T @ (matrix - fixed) @ vectors
+    gap = values[None, :] - values[:, None]
+    separate = jnp.abs(gap) > rounding(values)
+    turned = vectors + vectors @ jnp.where(separate, change / jnp.where(separate, gap, 1), 0)
+    return values + jnp.diagonal(change), turned

@@ -6,14 +6,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
-from lowrank_filter.algebra.columns import Columns, LayerGradients, Stack, places
+from lowrank_filter.algebra.example_gradients import Columns, LayerGradients, Stack, find_places
 from lowrank_filter.algebra.tree import Tree
-from lowrank_filter.kernels import layers
-from lowrank_filter.kernels.batch import Apply, Batch, Local, localise
+from lowrank_filter.kernels import network_reader
+from lowrank_filter.kernels.examples import Apply, Batch
+from lowrank_filter.kernels.expansion import Local, localise
 from lowrank_filter.kernels.likelihoods import Likelihood
 
 
-def gradients(
+def example_gradients(
     params: Tree,
     apply_fn: Apply,
     likelihood: Likelihood,
@@ -30,10 +31,12 @@ def gradients(
     def local(outputs: Array) -> Local:
         return localise(likelihood, outputs, batch, temperature, threshold)
 
-    reading = layers.read(apply_fn, params, batch.x)
-    if reading.exact_diagonal() and (where := places([use.labels for use in reading.uses], params)) is not None:
-        outputs, meetings = layers.meet(reading, apply_fn, params, batch.x, lambda outputs: local(outputs).root)
-        inputs, cotangents = zip(*map(_product, reading.uses, meetings), strict=True)
+    reading = network_reader.read(apply_fn, params, batch.x)
+    if reading.exact_diagonal() and (where := find_places([use.labels for use in reading.uses], params)) is not None:
+        outputs, factors = network_reader.factorise(
+            reading, apply_fn, params, batch.x, lambda outputs: local(outputs).root
+        )
+        inputs, cotangents = zip(*map(_as_product, reading.uses, factors), strict=True)
         return local(outputs), LayerGradients(inputs, cotangents, params, where)
     outputs, pull_back = jax.vjp(lambda p: apply_fn(p, batch.x), params)
     found = local(outputs)
@@ -43,9 +46,9 @@ def gradients(
     return found, Stack(jax.vmap(lambda c: pull_back(c)[0])(single.reshape(size * width, *outputs.shape)))
 
 
-def _product(use: layers.Use, meeting: layers.Meeting) -> tuple[Any, Array]:
+def _as_product(use: network_reader.Use, factor: network_reader.Factors) -> tuple[Any, Array]:
     """A use's gradient as inputs [B, I] (or None) and cotangents [B, O, r], its positions summed."""
-    inputs, cotangents = meeting
+    inputs, cotangents = factor
     if use.kind == "dense" and inputs is not None:
         return inputs[:, 0], cotangents[:, 0]
     return None, jnp.sum(cotangents if inputs is None else inputs[..., None] * cotangents, axis=1)

@@ -1,7 +1,4 @@
-"""A long run saved as it goes, so that it goes on where it stopped, bit for bit.
-
-The two packages do not import each other: latenttrack/drivers has the same two files, and a test compares them.
-"""
+"""A long run saved as it goes, so that it goes on where it stopped, bit for bit."""
 
 import contextlib
 import hashlib
@@ -13,10 +10,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from jax.core import Tracer
 
-from .exclusive import alone
+from lowrank_filter.common.lock import alone
+
+try:
+    import orbax.checkpoint as ocp
+except ImportError as error:
+    raise ImportError(
+        "checkpoint: expected the package orbax-checkpoint, got none; pip install 'weightfilter[checkpoint]'"
+    ) from error
 
 Tree = Any
 _ADVICE = "take another folder, or remove this one to start again"

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lowrank_filter import checks
 from lowrank_filter.algebra.tree import Tree
+from lowrank_filter.common import checks
 
 Part = Literal["layer", "unit"]
 

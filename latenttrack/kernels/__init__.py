@@ -1,1 +1,0 @@
-"""One step of the latent filter, its rollout and its loss."""

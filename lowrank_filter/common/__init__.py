@@ -1,0 +1,1 @@
+"""What both packages need: checks of arguments, checkpoints, and the lock of a folder."""
