@@ -11,7 +11,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_cpu_enable_concurrency_optimized_sched
 
 import tyro
 
-Name = Literal["cost", "streaming", "laplace", "large", "seeds", "growth", "truncation", "latenttrack"]
+Name = Literal["cost", "streaming", "laplace", "large", "seeds", "growth", "truncation", "latenttrack", "coverage"]
 
 
 def run(

@@ -5,7 +5,7 @@ h, z ─predict→ p(z) ─generate→ weights ─emit(x)→ prediction ─updat
 
 from latenttrack import metrics
 from latenttrack.drivers.fit import Data, Fit, History, fit
-from latenttrack.drivers.forecast import forecast
+from latenttrack.drivers.forecast import Forecast, forecast
 from latenttrack.drivers.rollout import rollout
 from latenttrack.interface import Aux, Outputs, StreamModel
 from latenttrack.tracking.config import Config
@@ -16,6 +16,7 @@ __all__ = [
     "Config",
     "Data",
     "Fit",
+    "Forecast",
     "History",
     "Model",
     "Outputs",

@@ -14,7 +14,8 @@ class Outputs(NamedTuple):
     Attributes:
         mean: of the components [T, K, y_dim], in units of y.
         variance: of the components [T, K, y_dim], in units of y²; the aleatoric part.
-        log_prob: log density of the mixture at y [T], in nats, by log-sum-exp; 0 where y is masked or invalid.
+        log_prob: log density of the mixture at y [T], in nats, by log-sum-exp; NaN where there is no y to score: where
+            it is masked or invalid. :func:`latenttrack.metrics.summary` leaves those steps out; so does ``nanmean``.
         invalid: steps [T] that were not masked but had a NaN or infinity in x or y, and were treated as not observed;
             None for a model that does not look.
     """

@@ -1,8 +1,10 @@
-"""Scores of mixtures of Gaussians: pure functions of components [T, K, y_dim] and targets [T, y_dim].
+"""Scores of mixtures of Gaussians, of quantiles and of paths: pure functions of predictions and targets.
 
-Nothing is clipped and nothing left out: a density of zero is an infinite score, and stays one.
+Mixtures come as components [T, K, y_dim], targets as [T, y_dim]. Nothing is clipped and nothing left out: a density of
+zero is an infinite score, and stays one; a target that is NaN has a score of NaN. A variance of zero is a point.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +22,7 @@ Targets = Float[Array, "T y_dim"]
 
 
 def nll(ys: Targets, mean: Components, variance: Components) -> Float[Array, " T"]:
-    """−log (1/K) Σ_k N(y; mean_k, diag variance_k) at each step, in nats, by log-sum-exp."""
+    """−log (1/K) Σ_k N(y; mean_k, diag variance_k) at each step, in nats, by log-sum-exp; NaN without a y."""
     ys, mean = stream_checks.scored(ys, mean)
     mean, variance = stream_checks.components(mean, variance)
     return -gaussian.mixture(gaussian.log_density(ys[:, None], mean, variance))
@@ -52,15 +54,166 @@ def crps(ys: Targets, mean: Components, variance: Components, *, batch_size: int
 
 def _absolute(mean: Array, variance: Array) -> Array:
     """E|X| of X ~ N(mean, variance)."""
-    scale = jnp.sqrt(variance)
-    return 2 * scale * norm.pdf(mean / scale) + mean * (2 * norm.cdf(mean / scale) - 1)
+    point = variance == 0
+    scale = jnp.sqrt(jnp.where(point, 1, variance))
+    spread = 2 * scale * norm.pdf(mean / scale) + mean * (2 * norm.cdf(mean / scale) - 1)
+    return jnp.where(point, jnp.abs(mean), spread)
 
 
 def pit(ys: Targets, mean: Components, variance: Components) -> Float[Array, "T y_dim"]:
     """Probability integral transform: the mixture's distribution function at y. Uniform where calibrated."""
     ys, mean = stream_checks.scored(ys, mean)
     mean, variance = stream_checks.components(mean, variance)
-    return jnp.mean(norm.cdf((ys[:, None] - mean) / jnp.sqrt(variance)), axis=1)
+    return jnp.mean(_below(ys[:, None], mean, variance), axis=1)
+
+
+def _below(y: Array, mean: Array, variance: Array) -> Array:
+    """P(X ≤ y) of X ~ N(mean, variance)."""
+    point = variance == 0
+    inside = norm.cdf((y - mean) / jnp.sqrt(jnp.where(point, 1, variance)))
+    return jnp.where(point & ~jnp.isnan(inside), (y >= mean).astype(inside.dtype), inside)
+
+
+def quantile(mean: Components, variance: Components, q: ArrayLike) -> Float[Array, "..."]:
+    """The smallest y at which each channel's mixture has at least probability ``q`` below it [T, y_dim].
+
+    By bisection between the lowest and the highest quantile of the components, which enclose it however far apart they
+    are; its gradient is that of the implicit function F(y) = q. q [Q] gives [Q, T, y_dim]; 0 and 1 the support's ends.
+    """
+    mean, variance = stream_checks.components(mean, variance)
+    q = stream_checks.probabilities("q", q).astype(mean.dtype)
+    one = functools.partial(_quantile, mean, variance)
+    return jax.vmap(one)(q) if q.ndim else one(q)
+
+
+def _quantile(mean: Array, variance: Array, q: Array) -> Float[Array, "T y_dim"]:
+    fixed_mean, fixed_variance, level = jax.lax.stop_gradient((mean, variance, q))
+    offset = jnp.where(fixed_variance > 0, jnp.sqrt(fixed_variance) * norm.ppf(level), 0)
+    ends = jnp.min(fixed_mean + offset, axis=1), jnp.max(fixed_mean + offset, axis=1)
+    inside = (level > 0) & (level < 1)
+
+    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bracket
+        middle = low + 0.5 * (high - low)
+        enough = jnp.mean(_below(middle[:, None], fixed_mean, fixed_variance), axis=1) >= level
+        return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
+
+    finite = jax.tree.map(lambda end: jnp.where(inside, end, 0), ends)
+    _, y = jax.lax.fori_loop(0, jnp.finfo(mean.dtype).nmant + 16, halve, finite)
+    probability = jnp.mean(_below(y[:, None], mean, variance), axis=1) - q
+    point = fixed_variance == 0
+    width = jnp.sqrt(jnp.where(point, 1, fixed_variance))
+    density = jnp.mean(jnp.where(point, 0, norm.pdf(y[:, None], fixed_mean, width)), axis=1)
+    slope = jnp.where(density > 0, density, jnp.inf)
+    moved = y - (probability - jax.lax.stop_gradient(probability)) / slope
+    return jnp.where(inside, moved, jnp.where(level > 0, ends[1], ends[0]))
+
+
+def interval(
+    mean: Components, variance: Components, level: ArrayLike
+) -> tuple[Float[Array, "T y_dim"], Float[Array, "T y_dim"]]:
+    """Lower and upper end of each channel's central interval of probability ``level``."""
+    checks.within("level", level, 0.0, 1.0, "values in [0, 1]")
+    lower, upper = quantile(mean, variance, 0.5 + 0.5 * jnp.asarray([-1.0, 1.0]) * level)
+    return lower, upper
+
+
+def quantile_loss(ys: Targets, quantiles: Float[Array, "Q T y_dim"], q: Float[Array, " Q"]) -> Float[Array, "..."]:
+    """2 (1{y < f} − q)(f − y), the pinball loss doubled, of each quantile f at each step [Q, T, y_dim].
+
+    Its integral over q is the CRPS. In units of y.
+    """
+    ys, quantiles, q = stream_checks.quantiles(ys, quantiles, q)
+    beyond = ys - quantiles
+    return 2 * jnp.maximum(q[:, None, None] * beyond, (q[:, None, None] - 1) * beyond)
+
+
+def weighted_quantile_loss(
+    ys: Targets,
+    quantiles: Float[Array, "Q T y_dim"],
+    q: Float[Array, " Q"],
+    mask: Bool[Array, " T"] | None = None,
+) -> Float[Array, ""]:
+    """Mean over q of Σ :func:`quantile_loss` / Σ |y|, the sums over the observed steps and channels.
+
+    With q = 0.1, 0.2 … 0.9 what GluonTS and GIFT-Eval report as CRPS.
+    """
+    loss = quantile_loss(ys, quantiles, q)
+    seen = _seen(mask, ys)
+    return jnp.mean(jnp.sum(jnp.where(seen, loss, 0), axis=(1, 2))) / jnp.sum(jnp.where(seen, jnp.abs(ys), 0))
+
+
+def mase(
+    ys: Targets,
+    points: Targets,
+    history: Float[Array, "N y_dim"],
+    *,
+    season: int = 1,
+    mask: Bool[Array, " T"] | None = None,
+) -> Float[Array, " y_dim"]:
+    """Mean |y − point| over the mean |history_t − history_{t−season}|, of each channel (Hyndman and Koehler 2006).
+
+    Below 1: better ahead than the seasonal naive forecast was one step ahead in ``history``, the training span. Pairs
+    of the history that lack a number are left out.
+    """
+    ys, points = stream_checks.points(ys, points)
+    history = stream_checks.rows("history", history)
+    checks.count("season", season, minimum=1)
+    if history.shape[1] != ys.shape[1] or len(history) <= season:
+        raise ValueError(
+            f"history: expected more than season = {season} rows of {ys.shape[1]} channels, got shape "
+            f"{history.shape}; give the training span's targets"
+        )
+    seen = _seen(mask, ys)
+    error = jnp.sum(jnp.where(seen, jnp.abs(ys - points), 0), axis=0) / jnp.sum(seen, axis=0)
+    return error / jnp.nanmean(jnp.abs(history[season:] - history[:-season]), axis=0)
+
+
+def horizon_coverage(
+    ys: Float[Array, "N h y_dim"],
+    lower: Float[Array, "N h y_dim"],
+    upper: Float[Array, "N h y_dim"],
+    mask: Bool[Array, "N h"] | None = None,
+) -> Float[Array, "h y_dim"]:
+    """Share of N forecasts whose interval holds y, at each of the h steps ahead."""
+    ys, lower, upper = stream_checks.intervals(ys, lower, upper)
+    seen = _seen(mask, ys)
+    held = (lower <= ys) & (ys <= upper)
+    return jnp.sum(seen & held, axis=0) / jnp.sum(seen, axis=0)
+
+
+def energy_score(
+    ys: Float[Array, "h y_dim"], samples: Float[Array, "K h y_dim"], *, batch_size: int = 32
+) -> Float[Array, ""]:
+    """(1/K) Σ_k ‖X_k − y‖ − 1/(2K²) Σ_kl ‖X_k − X_l‖ of paths X_k, the norm over steps and channels together.
+
+    The CRPS of whole paths (Gneiting and Raftery 2007, eq. 22): unlike a score of each step it sees how steps belong
+    together. In units of y. ``batch_size`` paths at a time are compared with all.
+    """
+    ys = stream_checks.rows("ys", ys)
+    samples = stream_checks.paths("samples", samples, ys)
+    checks.count("batch_size", batch_size, minimum=1)
+    flat = samples.reshape(len(samples), -1)
+
+    def one(path: Float[Array, " d"]) -> Float[Array, ""]:
+        return jnp.mean(_norm(flat - path))
+
+    return jnp.mean(_norm(flat - ys.reshape(-1))) - 0.5 * jnp.mean(jax.lax.map(one, flat, batch_size=batch_size))
+
+
+def _norm(difference: Float[Array, "K d"]) -> Float[Array, " K"]:
+    """Euclidean, with the gradient 0 at 0."""
+    square = jnp.sum(jnp.square(difference), axis=-1)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), square)
+
+
+def _seen(mask: Any, ys: Array) -> Bool[Array, "..."]:
+    """Which steps are scored, in the shape of the targets."""
+    if mask is None:
+        return jnp.ones(ys.shape, bool)
+    mask = checks.booleans("mask", mask)
+    checks.shape("mask", mask, ys.shape[:-1], "one boolean per time step")
+    return jnp.broadcast_to(mask[..., None], ys.shape)
 
 
 def coverage(pits: Float[Array, "..."], level: ArrayLike) -> Float[Array, "..."]:
@@ -188,16 +341,17 @@ def health(outputs: Outputs, ys: Targets, mask: Bool[Array, " T"] | None = None,
     checks.count("window", window, minimum=1)
     ys, seen = _observed(outputs, ys, mask)
     aleatoric, epistemic = uncertainty(outputs.mean, outputs.variance)
-    innovation = jnp.mean(squared_error(ys, outputs.mean) / (aleatoric + epistemic), axis=1)
+    error, total = squared_error(ys, outputs.mean), aleatoric + epistemic
+    innovation = jnp.mean(jnp.where(error > 0, error / total, 0), axis=1)
     invalid = jnp.zeros(len(ys), bool) if outputs.invalid is None else outputs.invalid
 
-    def total(values: Array) -> Array:
+    def recent(values: Array) -> Array:
         zero = jnp.zeros((), values.dtype)
         return jax.lax.reduce_window(values, zero, jax.lax.add, (window,), (1,), [(window - 1, 0)])
 
-    observed = total(seen.astype(jnp.int32))
-    mean = total(jnp.where(seen, innovation, 0)) / jnp.maximum(observed, 1)
-    return Health(mean, observed, total(invalid.astype(jnp.int32)))
+    observed = recent(seen.astype(jnp.int32))
+    mean = recent(jnp.where(seen, innovation, 0)) / jnp.maximum(observed, 1)
+    return Health(mean, observed, recent(invalid.astype(jnp.int32)))
 
 
 def _observed(outputs: Outputs, ys: Targets, mask: Any) -> tuple[Targets, Bool[Array, " T"]]:

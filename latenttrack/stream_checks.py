@@ -19,6 +19,32 @@ def rows(name: str, value: Any) -> Array:
     return array
 
 
+def ahead(value: Any) -> Array:
+    """Inputs of the steps ahead, at least one row; all of them known, where they can be seen."""
+    xs = rows("xs", value)
+    if not len(xs):
+        raise ValueError(f"xs: expected the inputs of at least one step ahead, got shape {xs.shape}; give a row for each")
+    if checks.concrete(xs) and not np.isfinite(np.asarray(xs)).all():
+        bad = int((~np.isfinite(np.asarray(xs)).all(axis=1)).sum())
+        raise ValueError(
+            f"xs: expected finite inputs of every step ahead, got {bad} rows with NaN or infinity; leave out of x what "
+            "is not known ahead"
+        )
+    return xs
+
+
+def probabilities(name: str, value: Any) -> Array:
+    """One number in [0, 1] or a vector of them, where they can be seen."""
+    array = checks.numbers(name, value, "one probability, or several")
+    if array.ndim > 1:
+        raise ValueError(f"{name}: expected shape () or (Q,), got {array.shape}; give one probability, or several")
+    if checks.concrete(array):
+        bad = ~((np.asarray(array) >= 0) & (np.asarray(array) <= 1))
+        if bad.any():
+            raise ValueError(f"{name}: expected values in [0, 1], got {np.asarray(array)[bad].ravel()[0]}; correct it")
+    return array
+
+
 def model(value: Any) -> None:
     """A model of a stream."""
     missing = [
@@ -147,6 +173,44 @@ def components(mean: Any, variance: Any) -> tuple[Array, Array]:
             raise ValueError(f"{name}: expected shape {wanted}, got {array.shape}; outputs.{name} of a rollout")
         arrays.append(array)
     return arrays[0], arrays[1]
+
+
+def quantiles(ys: Any, values: Any, q: Any) -> tuple[Array, Array, Array]:
+    """Targets [T, y_dim], quantiles of them [Q, T, y_dim] and their probabilities [Q]."""
+    ys = rows("ys", ys)
+    values = checks.numbers("quantiles", values, "from metrics.quantile, one for each probability")
+    q = probabilities("q", q)
+    checks.shape("q", q, (q.size,), "the probabilities of the quantiles")
+    checks.shape("quantiles", values, (len(q), *ys.shape), "one for each probability, step and channel")
+    return ys, values, q
+
+
+def points(ys: Any, values: Any) -> tuple[Array, Array]:
+    """Targets [T, y_dim] and a point forecast of each."""
+    ys = rows("ys", ys)
+    values = checks.numbers("points", values, "one for each step and channel")
+    checks.shape("points", values, ys.shape, "one for each step and channel")
+    return ys, values
+
+
+def intervals(ys: Any, lower: Any, upper: Any) -> tuple[Array, Array, Array]:
+    """Targets [N, h, y_dim] and the ends of an interval for each."""
+    ys = checks.numbers("ys", ys, "the targets [N, h, y_dim] of N forecasts")
+    if ys.ndim != 3:
+        raise ValueError(f"ys: expected shape (N, h, y_dim), got {ys.shape}; one entry per forecast and step ahead")
+    ends = []
+    for name, value in (("lower", lower), ("upper", upper)):
+        ends.append(checks.numbers(name, value, "one for each target"))
+        checks.shape(name, ends[-1], ys.shape, "one for each target")
+    return ys, *ends
+
+
+def paths(name: str, value: Any, ys: Array) -> Array:
+    """Paths [K, h, y_dim] of targets [h, y_dim]."""
+    array = checks.numbers(name, value, "the samples [K, h, y_dim] of a forecast")
+    if array.ndim != 3 or array.shape[1:] != ys.shape:
+        raise ValueError(f"{name}: expected shape (K, {ys.shape[0]}, {ys.shape[1]}), got {array.shape}; samples of a forecast")
+    return array
 
 
 def threshold(value: Any) -> None:

@@ -16,13 +16,30 @@ def noise(key: Key[Array, ""], step: Int[Array, ""], shape: tuple[int, ...]) -> 
 def log_density(
     y: Float[Array, "*#batch y"], mean: Float[Array, "*#batch y"], variance: Float[Array, "*#batch y"]
 ) -> Float[Array, "*#batch"]:
-    """log N(y; mean, diag variance), summed over the last axis."""
-    return -0.5 * jnp.sum(jnp.square(y - mean) / variance + jnp.log(2 * jnp.pi * variance), axis=-1)
+    """log N(y; mean, diag variance), summed over the last axis.
+
+    A variance of zero has the limit of small ones: −∞ off the mean in any such channel, else +∞.
+    """
+    point = variance == 0
+    safe = jnp.where(point, 1, variance)
+    total = -0.5 * jnp.sum(jnp.square(y - mean) / safe + jnp.where(point, 0, jnp.log(2 * jnp.pi * safe)), axis=-1)
+    limit = jnp.where(jnp.any(point & (y != mean), axis=-1), -jnp.inf, jnp.inf)
+    return jnp.where(jnp.any(point, axis=-1) & ~jnp.isnan(total), limit, total)
 
 
 def mixture(log_densities: Float[Array, "*batch K"]) -> Float[Array, "*batch"]:
     """log (1/K) Σ_k exp(log_densities_k), the log density of an equal mixture."""
     return jax.nn.logsumexp(log_densities, axis=-1) - jnp.log(log_densities.shape[-1])
+
+
+def root_of_sum(root: Float[Array, "d r"], variance: Float[Array, " d"]) -> Float[Array, "d d"]:
+    """Lower triangular L with L Lᵀ = root rootᵀ + diag variance, without forming the sum.
+
+    R of [root, diag √variance]ᵀ = Q R. A Cholesky factor of the sum has no small directions beside large ones: with
+    numbers of d digits it is lost where they differ by 10^(d/2).
+    """
+    upper = jnp.linalg.qr(jnp.concatenate([root.T, jnp.diag(jnp.sqrt(variance))]), mode="r")
+    return (jnp.where(jnp.diag(upper) < 0, -1, 1)[:, None] * upper).T
 
 
 def divergence(

@@ -320,9 +320,11 @@ def _score(model: StreamModel, shape: _Shape, training: _Training, held_out: Dat
     xs, ys, mask = held_out
     # One key for every round: differences between rounds are differences between parameters.
     _, outputs = model.rollout(training.params, training.key, xs, ys, samples=shape.samples, mask=mask)
-    seen = jnp.ones(len(xs)) if mask is None else mask.astype(outputs.log_prob.dtype)
-    seen = seen.at[: shape.burn_in].set(0)
-    return -jnp.sum(seen * outputs.log_prob) / jnp.sum(seen)
+    seen = jnp.ones(len(xs), bool) if mask is None else mask
+    if outputs.invalid is not None:
+        seen = seen & ~outputs.invalid
+    seen = seen.at[: shape.burn_in].set(False)
+    return -jnp.sum(jnp.where(seen, outputs.log_prob, 0)) / jnp.sum(seen)
 
 
 def _update(

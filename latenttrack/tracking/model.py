@@ -159,13 +159,11 @@ def _build(config: Config, x_dim: int, y_dim: int) -> Model:
             return State(state.step + 1, jnp.zeros_like(state.missed), hidden, mean, jnp.diag(scale))
 
         def wait() -> State:
-            prior = predict(params, state)
-            root = jnp.linalg.cholesky(prior.covariance)
-            return State(state.step + 1, state.missed + 1, state.summary, prior.mean, root)
+            mean, root = _advance(call("transition", params, state.summary), state.mean, state.root, state.missed)
+            return State(state.step + 1, state.missed + 1, state.summary, mean, root)
 
-        if mask is None:  # an invalid step is rare: nothing is computed for it where there is none
-            return jax.lax.cond(valid, absorb, wait)
-        return jax.tree.map(lambda a, b: jnp.where(mask & valid, a, b), absorb(), wait())
+        # A step that is missed is rare: nothing is computed for it where there is none.
+        return jax.lax.cond(valid if mask is None else valid & mask, absorb, wait)
 
     @functools.cache
     def theta_shapes() -> Theta:
@@ -215,7 +213,7 @@ def _build(config: Config, x_dim: int, y_dim: int) -> Model:
             mean, variance = call("emissions", params, z, state.summary, jnp.where(jnp.isfinite(x), x, 0))
             score = gaussian.mixture(gaussian.log_density(jnp.where(counts, y, 0), mean, variance))
             invalid = ~valid if seen is None else ~valid & seen
-            return update(params, state, x, y, seen), Outputs(mean, variance, jnp.where(counts, score, 0), invalid)
+            return update(params, state, x, y, seen), Outputs(mean, variance, jnp.where(counts, score, jnp.nan), invalid)
 
         state = initial_state(params) if state is None else state
         return jax.lax.scan(body, state, (xs, ys, mask))
@@ -313,8 +311,7 @@ def _advance(step: Transition, mean: Array, root: Array, missed: Array) -> tuple
     variance = step.variance * _wider(step, missed)
     if step.matrix is None:
         return step.offset, jnp.diag(jnp.sqrt(variance))
-    moved = step.matrix @ root
-    return step.matrix @ mean + step.offset, jnp.linalg.cholesky(moved @ moved.T + jnp.diag(variance))
+    return step.matrix @ mean + step.offset, gaussian.root_of_sum(step.matrix @ root, variance)
 
 
 def _after(carry: _Belief, step: Transition, mean: Array, scale: Array, seen: Any) -> _Belief:
