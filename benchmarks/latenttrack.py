@@ -12,8 +12,8 @@ import numpy as np
 
 import latenttrack as lt
 from benchmarks.measure import interleaved, report
-from experiments.baselines import vrnn
-from experiments.streams.models import LT, latent
+from experiments.streaming.models import vrnn
+from experiments.streaming.models import LT, latent
 
 X, Y, SAMPLES, REPEATS = 10, 1, 32, 15
 STEPS, CHUNK = 100_000, 1_000

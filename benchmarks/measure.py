@@ -13,7 +13,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from experiments.results import plain, versions, written_whole
+from experiments.run.results import plain, versions, written_whole
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -9,10 +9,10 @@ import pytest
 
 from experiments import methods, tasks
 from experiments.data.images import Images
-from experiments.methods import Training
-from experiments.networks import mlp
+from experiments.continual.learners import Training
+from experiments.continual.networks import mlp
 from experiments.sequences.long import Block, Follower, Rows
-from experiments.unfinished import Unfinished
+from experiments.run.cache import Cache
 from lowrank_filter.common.checkpoint import Checkpoint
 
 RNG = np.random.default_rng(0)

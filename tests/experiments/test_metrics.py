@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import metrics
-from experiments.results import MethodResult, build
+from experiments.run.results import MethodResult, build
 
 RNG = np.random.default_rng(0)
 MATRIX, START = RNG.uniform(size=(2, 4, 4)), RNG.uniform(size=(2, 4))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import lowrank_filter as lf
-from experiments.methods import Task, Training, osla
-from experiments.methods.interface import coloured
-from experiments.methods.osla import Product, _product, nearest
-from experiments.networks import Network
+from experiments.continual.learners import Task, Training, osla
+from experiments.continual.learners.interface import coloured
+from experiments.continual.learners.osla import Product, _product, nearest
+from experiments.continual.networks import Network
 
 RNG = np.random.default_rng(0)
 HYPER = {"learning_rate": 1e-2, "prior": 0.5, "curvature": 3.0}

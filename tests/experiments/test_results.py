@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from experiments import pictures, tables
-from experiments.results import MethodResult, Pair, build, paired, standard_error, versions, write, written_whole
+from experiments.run.results import MethodResult, Pair, build, paired, standard_error, versions, write, written_whole
 
 TASKS = ("0°", "10°", "20°")
 

@@ -12,9 +12,9 @@ from experiments.data.camelyon17 import camelyon17
 from experiments.data.files import FOLDER_VARIABLE, DataFileError
 from experiments.data.images import Images
 from experiments.data.letters_and_post import notmnist, usps
-from experiments.networks import cnn
+from experiments.continual.networks import cnn
 from experiments.sequences.camelyon import by_brightness, by_hospital
-from experiments.tasks import Part, brightness, resized, sequence, split
+from experiments.continual.tasks import Part, brightness, resized, sequence, split
 
 RNG = np.random.default_rng(0)
 SIZES = {"train": 10, "val": 3, "test": 5}

@@ -13,7 +13,7 @@ import pytest
 from experiments.data import series
 from experiments.data.files import FOLDER_VARIABLE, DataFileError
 from experiments.data.series import PublishedText, Series
-from experiments.streams import protocol
+from experiments.streaming import protocol
 
 needs_data = pytest.mark.skipif(not os.environ.get(FOLDER_VARIABLE), reason=f"{FOLDER_VARIABLE} names no data folder")
 

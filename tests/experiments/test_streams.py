@@ -11,9 +11,9 @@ from rich.console import Console
 
 from experiments.claim import SettingsChangedError
 from experiments.data.series import Series
-from experiments.streams import comparison, pictures, protocol, records, scores
-from experiments.streams.models import MODELS
-from experiments.streams.study import Budget
+from experiments.streaming import comparison, pictures, protocol, records, scores
+from experiments.streaming.models import MODELS
+from experiments.streaming.study import Budget
 from latenttrack import Outputs
 
 

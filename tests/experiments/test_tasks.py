@@ -7,7 +7,7 @@ import pytest
 
 from experiments.data import digits
 from experiments.data.images import Images
-from experiments.tasks import Tasks, permuted, permuted_split, rotated
+from experiments.continual.tasks import Tasks, permuted, permuted_split, rotated
 
 ANGLES = [0, 10, 20, 30, 40]
 

@@ -14,16 +14,16 @@ from rich.console import Console
 from experiments import methods
 from experiments.__main__ import All, main
 from experiments.claim import SettingsChangedError, claimed, read_json
-from experiments.comparison import compare
+from experiments.continual.comparison import compare
 from experiments.jena import Jena
-from experiments.methods import Method, Training, follow
-from experiments.networks import mlp
+from experiments.continual.learners import Method, Training, follow
+from experiments.continual.networks import mlp
 from experiments.sequences.long import LongSequence
 from experiments.sequences.rotated_digits import RotatedDigits
 from experiments.sequences.rotated_mnist import RotatedMnist
-from experiments.streams import records
-from experiments.tasks import Tasks
-from experiments.unfinished import Unfinished
+from experiments.streaming import records
+from experiments.continual.tasks import Tasks
+from experiments.run.cache import Cache
 from lowrank_filter.common.lock import alone
 
 RNG = np.random.default_rng(0)

@@ -1,1 +1,0 @@
-"""Models of a stream to compare a latent filter with, all behind the interface of ``latenttrack.StreamModel``."""

@@ -1,0 +1,12 @@
+"""Train on each task alone: what its own data is worth."""
+
+from experiments.continual.learners.interface import Hyper, Kept, Learner, Task, Training, Tree, fitted, free
+from experiments.continual.networks import Network
+
+
+def _train_afresh(network: Network, training: Training, start: Tree, task: Task, hyper: Hyper) -> tuple[Tree, Kept]:
+    return start, Kept(fitted(network, training._replace(whitened=False), free(start), task, hyper))
+
+
+alone = Learner(lambda start, _: start, _train_afresh)
+"""Train on each task alone, always from the start: what a task's own data is worth."""

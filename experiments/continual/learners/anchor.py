@@ -1,0 +1,16 @@
+"""Pull towards the last task's parameters: a filter without any curvature."""
+
+import lowrank_filter as lf
+from experiments.continual.learners.interface import Hyper, Kept, Learner, Task, Training, fitted
+from experiments.continual.networks import Network
+
+
+def _hold_on(
+    network: Network, training: Training, belief: lf.Belief, task: Task, hyper: Hyper
+) -> tuple[lf.Belief, Kept]:
+    params = fitted(network, training, belief, task, hyper)
+    return lf.init(params, hyper["strength"], rank=0), Kept(params)
+
+
+anchor = Learner(lambda start, hyper: lf.init(start, hyper["prior"], rank=0), _hold_on)
+"""Pull towards the last task's parameters with one strength for all: the filter without any curvature."""

@@ -1,0 +1,1 @@
+"""The engine of all experiments: options, search, cache, results, report, pictures."""
