@@ -12,8 +12,7 @@ import numpy as np
 
 import latenttrack as lt
 from benchmarks.measure import interleaved, report
-from experiments.streaming.models import vrnn
-from experiments.streaming.models import LT, latent
+from experiments.streaming.models import LT, latent, vrnn
 
 X, Y, SAMPLES, REPEATS = 10, 1, 32, 15
 STEPS, CHUNK = 100_000, 1_000

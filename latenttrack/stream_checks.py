@@ -23,7 +23,9 @@ def ahead(value: Any) -> Array:
     """Inputs of the steps ahead, at least one row; all of them known, where they can be seen."""
     xs = rows("xs", value)
     if not len(xs):
-        raise ValueError(f"xs: expected the inputs of at least one step ahead, got shape {xs.shape}; give a row for each")
+        raise ValueError(
+            f"xs: expected the inputs of at least one step ahead, got shape {xs.shape}; give a row for each"
+        )
     if checks.concrete(xs) and not np.isfinite(np.asarray(xs)).all():
         bad = int((~np.isfinite(np.asarray(xs)).all(axis=1)).sum())
         raise ValueError(
@@ -209,7 +211,9 @@ def paths(name: str, value: Any, ys: Array) -> Array:
     """Paths [K, h, y_dim] of targets [h, y_dim]."""
     array = checks.numbers(name, value, "the samples [K, h, y_dim] of a forecast")
     if array.ndim != 3 or array.shape[1:] != ys.shape:
-        raise ValueError(f"{name}: expected shape (K, {ys.shape[0]}, {ys.shape[1]}), got {array.shape}; samples of a forecast")
+        raise ValueError(
+            f"{name}: expected shape (K, {ys.shape[0]}, {ys.shape[1]}), got {array.shape}; samples of a forecast"
+        )
     return array
 
 

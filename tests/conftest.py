@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 # Compiling is nine tenths of these tests' time, and takes a fifth of it this way. XLA_FLAGS= in the environment tests
@@ -35,7 +36,14 @@ def checked(function: Callable) -> Callable:
 
 
 # Before any test imports the package.
-jaxtyping.install_import_hook("lowrank_filter", f"{__name__}.{checked.__name__}")
+jaxtyping.install_import_hook(["lowrank_filter", "latenttrack"], f"{__name__}.{checked.__name__}")
+
+# Compiled programs are kept from run to run, for all clones of the project.
+jax.config.update(
+    "jax_compilation_cache_dir",
+    os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(Path.home() / ".cache" / "weightfilter" / "jax"),
+)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 hypothesis.settings.register_profile("repeatable", derandomize=True, max_examples=50, deadline=None)
 hypothesis.settings.load_profile("repeatable")

@@ -10,15 +10,15 @@ from rich.console import Console
 
 from experiments import methods, tasks
 from experiments.continual.comparison import compare
+from experiments.continual.learners import Method, filtering, follow
+from experiments.continual.networks import cnn
+from experiments.continual.structures import Form, Structure
 from experiments.data.camelyon17 import Patches, camelyon17
 from experiments.data.files import own
 from experiments.data.images import Images
-from experiments.continual.learners import Method, filtering, follow
-from experiments.continual.networks import cnn
 from experiments.run.experiment import Experiment
 from experiments.run.results import Pair
 from experiments.sequences.rotated_mnist import NAMES, REPORTS
-from experiments.continual.structures import Form, Structure
 
 FOLDER = "camelyon17_v1.0"
 

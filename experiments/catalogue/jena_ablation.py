@@ -8,11 +8,10 @@ from typing import Any
 from rich.console import Console
 
 from experiments import options, pages, pictures
-from experiments.streaming.models import dssm, gru, static, vrnn
 from experiments.data import series
 from experiments.run.results import written_whole
 from experiments.streaming import comparison, protocol
-from experiments.streaming.models import LABELS, LT, Entry, latent
+from experiments.streaming.models import LABELS, LT, Entry, dssm, gru, latent, static, vrnn
 from experiments.streaming.protocol import Variant
 from experiments.streaming.study import Budget
 

@@ -18,17 +18,16 @@ from rich.table import Table
 import lowrank_filter as lf
 from experiments import methods, pages, pictures, results, tables
 from experiments.claim import claimed
-from experiments.data.images import Images
-from experiments.data.mnist import mnist
+from experiments.continual.evaluation import Scores, scores
 from experiments.continual.learners import Hyper, Learner, Task, Training, filtering, fitted, osla, turned
 from experiments.continual.learners.interface import Tree, view
 from experiments.continual.networks import Network, mlp
-from experiments.run.experiment import Experiment
-from experiments.run.results import MethodResult, Pair, plain
 from experiments.continual.structures import Structure
 from experiments.continual.tasks import pixel_orders
-from experiments.continual.evaluation import Scores, scores
-from experiments.run.cache import Cache
+from experiments.data.images import Images
+from experiments.data.mnist import mnist
+from experiments.run.experiment import Experiment
+from experiments.run.results import MethodResult, Pair, plain
 
 _HELD_OUT = 10_000
 CHECKPOINTS = (1, 2, 5, 10, 20, 30, 40, 50)

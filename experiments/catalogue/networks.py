@@ -8,13 +8,13 @@ from rich.console import Console
 
 from experiments import methods, tasks
 from experiments.continual.comparison import compare
-from experiments.data.mnist import fashion_mnist
 from experiments.continual.learners import Method, filtering, follow
 from experiments.continual.networks import cnn, mlp, resnet, vit
+from experiments.continual.structures import Structure
+from experiments.data.mnist import fashion_mnist
 from experiments.run.experiment import Experiment
 from experiments.run.results import Pair
 from experiments.sequences.shifts import smaller
-from experiments.continual.structures import Structure
 
 SIDE, CLASSES = 14, 2
 NETWORKS = {

@@ -11,13 +11,13 @@ from rich.console import Console
 
 from experiments import methods, tasks
 from experiments.continual.comparison import compare
-from experiments.data.mnist import fashion_mnist
 from experiments.continual.learners import Hyper, Method, by_evidence, filtering, follow
 from experiments.continual.networks import cnn
+from experiments.continual.structures import Form, Structure
+from experiments.data.mnist import fashion_mnist
 from experiments.run.experiment import Experiment
 from experiments.run.results import Pair
 from experiments.sequences.shifts import smaller
-from experiments.continual.structures import Form, Structure
 
 Grid = dict[str, tuple[float, ...]]
 

@@ -9,13 +9,13 @@ from rich.console import Console
 
 from experiments import methods, tasks
 from experiments.continual.comparison import compare
-from experiments.data import digits
-from experiments.data.mnist import fashion_mnist, mnist
 from experiments.continual.learners import Method, filtering, follow
 from experiments.continual.networks import mlp
+from experiments.continual.structures import FORMS, Form, Structure
+from experiments.data import digits
+from experiments.data.mnist import fashion_mnist, mnist
 from experiments.run.experiment import Experiment
 from experiments.run.results import Pair
-from experiments.continual.structures import FORMS, Form, Structure
 
 NAMES: Mapping[Form, str] = {"network": "filter", "layer": "layer", "unit": "unit", "kronecker": "kronecker"}
 """What the filter of each structure is called in the results."""

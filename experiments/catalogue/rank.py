@@ -10,13 +10,13 @@ from rich.table import Table
 
 from experiments import methods, pictures, tasks
 from experiments.continual.comparison import compare
-from experiments.data.mnist import mnist
 from experiments.continual.learners import Method, filtering, follow
 from experiments.continual.networks import mlp
+from experiments.continual.structures import Structure
+from experiments.data.mnist import mnist
 from experiments.run.experiment import Experiment
 from experiments.run.results import MethodResult, Pair
 from experiments.structure_comparison import costs
-from experiments.continual.structures import Structure
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,12 +12,12 @@ from rich.table import Table
 
 from experiments import methods, pictures, tables, tasks
 from experiments.continual.comparison import compare
-from experiments.data.mnist import mnist
 from experiments.continual.learners import Method, filtering, follow
 from experiments.continual.networks import mlp
+from experiments.continual.structures import Form, Structure
+from experiments.data.mnist import mnist
 from experiments.run.experiment import Experiment
 from experiments.run.results import MethodResult, Pair
-from experiments.continual.structures import Form, Structure
 
 NAMES: Mapping[Form, str] = {"network": "", "layer": "layer_", "unit": "unit_", "kronecker": "kronecker_"}
 """What stands before the names of each structure's reports."""

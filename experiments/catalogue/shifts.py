@@ -9,14 +9,14 @@ from rich.console import Console
 
 from experiments import methods, tasks
 from experiments.continual.comparison import compare
-from experiments.data.letters_and_post import notmnist, usps
-from experiments.data.mnist import fashion_mnist, mnist
 from experiments.continual.learners import Method, filtering, follow, streaming
 from experiments.continual.networks import mlp
+from experiments.continual.structures import Form, Structure
+from experiments.data.letters_and_post import notmnist, usps
+from experiments.data.mnist import fashion_mnist, mnist
 from experiments.run.experiment import Experiment
 from experiments.run.results import Pair
 from experiments.sequences.rotated_mnist import NAMES, REPORTS, UNSEEN, looking_back, reports
-from experiments.continual.structures import Form, Structure
 
 Shift = Literal["split", "disjoint", "brightness", "sets"]
 

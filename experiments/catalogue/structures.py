@@ -19,11 +19,10 @@ from rich.table import Table
 import lowrank_filter as lf
 from experiments import metrics, results
 from experiments.claim import claimed
-from experiments.data import digits
 from experiments.continual.networks import flat, mlp
-from experiments.run.experiment import Experiment
 from experiments.continual.structures import FORMS, Structure
-from experiments.run.cache import Cache
+from experiments.data import digits
+from experiments.run.experiment import Experiment
 
 LIKELIHOOD = lf.Categorical()
 POSTERIOR = ("kl_exact_approximate", "kl_approximate_exact", "variance_ratio", "evidence_error")

@@ -29,7 +29,6 @@ from experiments.structure_comparison import (
     logdet,
     output_variance,
 )
-from experiments.run.cache import Cache
 
 QUANTITIES = (
     "kl_exact_approximate",

@@ -69,7 +69,16 @@ def accuracy(
             values = found[found["name"] == name][_ACCURACY]
             look = pictures.styles([name])[name]
             error = values.sem() if len(values) > 1 else None
-            axes.errorbar(alone[name], values.mean(), yerr=error, fmt=look.marker, color=look.colour, markersize=11, markeredgecolor="white", zorder=5)
+            axes.errorbar(
+                alone[name],
+                values.mean(),
+                yerr=error,
+                fmt=look.marker,
+                color=look.colour,
+                markersize=11,
+                markeredgecolor="white",
+                zorder=5,
+            )
             points[name] = (alone[name], values.mean())
     axes.set_xticks(range(len(content["tasks"])), content["tasks"])
     axes.grid(visible=False, axis="x")
@@ -115,7 +124,9 @@ def matrices(content: Mapping[str, Any]) -> Figure:
     for cell, (name, matrix) in zip(grid.flat, found.items(), strict=False):
         # One scale for all methods, or their colours could not be compared; the numbers make a colour bar needless.
         shades = {"cmap": "Blues", "vmin": lowest - 5, "vmax": 105, "cbar": False, "square": True}
-        sns.heatmap(matrix, annot=len(tasks) <= 10, fmt=".0f", linewidths=1.5, annot_kws={"size": 11}, ax=cell, **shades)
+        sns.heatmap(
+            matrix, annot=len(tasks) <= 10, fmt=".0f", linewidths=1.5, annot_kws={"size": 11}, ax=cell, **shades
+        )
         for task in range(len(tasks)):
             never = unseen.get(name) == task
             look = {"hatch": "///", "edgecolor": "#999999"} if never else {"edgecolor": pictures.INK, "linewidth": 1.8}

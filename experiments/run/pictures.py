@@ -118,7 +118,10 @@ def name_ends(axes: Axes, ends: Mapping[str, float]) -> None:
     """Write each line's name right of its end, apart from the others, with a thin line to the end."""
     look = styles(list(ends))
     # Apart in the picture, not in the data: an axis may be logarithmic.
-    places = {name: float(axes.transAxes.inverted().transform(axes.transData.transform((1, y)))[1]) for name, y in ends.items()}
+    places = {
+        name: float(axes.transAxes.inverted().transform(axes.transData.transform((1, y)))[1])
+        for name, y in ends.items()
+    }
     step = 1.5 * 11.5 / 72 / (axes.get_position().height * axes.figure.get_figheight() or 1)
     heights = _apart(list(places.values()), step)
     for (name, end), height in zip(places.items(), heights, strict=True):
@@ -152,10 +155,11 @@ def name_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
     """Write a name beside each point, where it hides neither lines nor points."""
     look = styles(list(points))
     seen = [line.get_xydata() for line in axes.lines if len(np.asarray(line.get_xydata()))]
-    dense = [np.stack([np.interp(np.linspace(0, len(xy) - 1, 60), np.arange(len(xy)), xy[:, i]) for i in (0, 1)]) for xy in seen]
-    texts = [
-        axes.text(*point, label(name), color=_dark(look[name].colour), zorder=6) for name, point in points.items()
+    dense = [
+        np.stack([np.interp(np.linspace(0, len(xy) - 1, 60), np.arange(len(xy)), xy[:, i]) for i in (0, 1)])
+        for xy in seen
     ]
+    texts = [axes.text(*point, label(name), color=_dark(look[name].colour), zorder=6) for name, point in points.items()]
     x, y = (np.concatenate([part[i] for part in dense]) for i in (0, 1))
     arrow = {"arrowstyle": "-", "color": "#888888", "shrinkB": 5}
     adjustText.adjust_text(texts, x=x, y=y, ax=axes, arrowprops=arrow, expand=(1.1, 1.3), max_move=None)
@@ -166,13 +170,42 @@ def dots(axes: Axes, frame: pd.DataFrame, x: str) -> None:
     ordered = list(frame.groupby("name")[x].mean().sort_values(ascending=False).index)
     look = styles(ordered)
     palette = {name: look[name].colour for name in ordered}
-    sns.stripplot(frame, x=x, y="name", order=ordered, hue="name", palette=palette, alpha=0.5, size=4.5, jitter=False, legend=False, ax=axes)
+    sns.stripplot(
+        frame,
+        x=x,
+        y="name",
+        order=ordered,
+        hue="name",
+        palette=palette,
+        alpha=0.5,
+        size=4.5,
+        jitter=False,
+        legend=False,
+        ax=axes,
+    )
     for height, name in enumerate(ordered):
         values = frame[frame["name"] == name][x]
         error = values.sem() if len(values) > 1 else None
-        axes.errorbar(values.mean(), height, xerr=error, fmt=look[name].marker, color=palette[name], markersize=10, elinewidth=3, markeredgecolor="white")
+        axes.errorbar(
+            values.mean(),
+            height,
+            xerr=error,
+            fmt=look[name].marker,
+            color=palette[name],
+            markersize=10,
+            elinewidth=3,
+            markeredgecolor="white",
+        )
         text = f"{values.mean():.1f}" + ("" if error is None else f" ± {error:.1f}")
-        axes.annotate(text, (1, height), xycoords=("axes fraction", "data"), xytext=(10, 0), textcoords="offset points", va="center", color=_dark(palette[name]))
+        axes.annotate(
+            text,
+            (1, height),
+            xycoords=("axes fraction", "data"),
+            xytext=(10, 0),
+            textcoords="offset points",
+            va="center",
+            color=_dark(palette[name]),
+        )
     axes.set_yticks(range(len(ordered)), [label(name) for name in ordered])
     axes.set_ylabel("")
 

@@ -7,14 +7,12 @@ A document marks what it takes; ``python -m experiments fill FILE`` writes it th
 
 import re
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
-import pandas as pd
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table as Printed
@@ -72,7 +70,9 @@ def scores(content: Mapping[str, Any]) -> Table:
         rows.append([*lead, *(shown(cell, *scale(metric)) for metric, cell in zip(metrics, cells, strict=True))])
     heads = [f"{metric}, %" if metric in _PERCENT else metric for metric in metrics]
     words = 1 + bool(variants)
-    return Table([*(["variant"] if variants else []), "method", *heads], rows, "Mean ± standard error over seeds.", words)
+    return Table(
+        [*(["variant"] if variants else []), "method", *heads], rows, "Mean ± standard error over seeds.", words
+    )
 
 
 def scale(metric: str) -> tuple[float, str]:
@@ -203,7 +203,9 @@ def fragment(words: Sequence[str], root: Path = RESULTS) -> str:
         value: Any = content
         for name in flags[1].split("/"):
             value = value[int(name)] if isinstance(value, list) else value[name]
-        return _signed(f"{float(options.get('times', 1)) * value:{options.get('form', '')}}" if "form" in options else str(value))
+        return _signed(
+            f"{float(options.get('times', 1)) * value:{options.get('form', '')}}" if "form" in options else str(value)
+        )
     frame = results.frame(content)
     if "variant" in options:
         frame = frame[frame["variant"] == options["variant"]]

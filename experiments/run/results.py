@@ -1,6 +1,5 @@
 """Results: one JSON file, written whole or not at all, and one tidy frame of all scores in it."""
 
-import itertools
 import json
 import os
 import platform
@@ -117,7 +116,9 @@ def difference(
             )
     whole = part["task"].isna().all()
     columns = [
-        (one if whole else one[one["task"].notna()].dropna(subset="value")).assign(task=lambda rows: rows["task"].fillna(""))
+        (one if whole else one[one["task"].notna()].dropna(subset="value")).assign(
+            task=lambda rows: rows["task"].fillna("")
+        )
         for one in (part[part["method"] == name] for name in (better, worse))
     ]
     tables = [one.pivot(index="seed", columns="task", values="value") for one in columns]

@@ -111,7 +111,9 @@ def calibration(kept: Kept) -> Figure:
     figure, axes = pictures.figure("Calibration of central intervals", size=(9, 5.6))
     axes.plot([0, 1], [0, 1], "--", color=pictures.INK, linewidth=0.8)
     parts = [
-        pd.DataFrame(kept[f"calibration {name}"].T, columns=["nominal level of the interval", "share of targets inside"])
+        pd.DataFrame(
+            kept[f"calibration {name}"].T, columns=["nominal level of the interval", "share of targets inside"]
+        )
         for name in map(str, kept["names"])
     ]
     frame = pd.concat(parts, keys=map(str, kept["names"]), names=["name"]).reset_index("name")

@@ -133,7 +133,9 @@ def prepare(series: Series, target: str, *, lag: int, day: int, spans: Spans, la
 
 def jena(series: Series, variant: Variant, target: str = "T (degC)") -> Stream:
     """The Jena stream: temperature of the next hour."""
-    return prepare(series, target, lag=1 if variant == "easy" else 24, day=24, spans=JENA_SPANS, label="temperature, °C")
+    return prepare(
+        series, target, lag=1 if variant == "easy" else 24, day=24, spans=JENA_SPANS, label="temperature, °C"
+    )
 
 
 def _carried(values: np.ndarray, present: np.ndarray) -> np.ndarray:

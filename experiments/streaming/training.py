@@ -19,6 +19,7 @@ from experiments.streaming.models.entry import Entry
 from experiments.streaming.protocol import Data, Stream
 from experiments.streaming.scores import Steps
 
+
 class Budget(NamedTuple):
     """What each model is given; the same for all.
 

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
-
 from lowrank_filter.checks import choice, count, flag, instance, key
 
 __all__ = [

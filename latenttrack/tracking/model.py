@@ -213,7 +213,9 @@ def _build(config: Config, x_dim: int, y_dim: int) -> Model:
             mean, variance = call("emissions", params, z, state.summary, jnp.where(jnp.isfinite(x), x, 0))
             score = gaussian.mixture(gaussian.log_density(jnp.where(counts, y, 0), mean, variance))
             invalid = ~valid if seen is None else ~valid & seen
-            return update(params, state, x, y, seen), Outputs(mean, variance, jnp.where(counts, score, jnp.nan), invalid)
+            return update(params, state, x, y, seen), Outputs(
+                mean, variance, jnp.where(counts, score, jnp.nan), invalid
+            )
 
         state = initial_state(params) if state is None else state
         return jax.lax.scan(body, state, (xs, ys, mask))

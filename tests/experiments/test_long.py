@@ -6,13 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from experiments.sequences.long import Block, Follower, Rows
 
 from experiments import methods, tasks
-from experiments.data.images import Images
 from experiments.continual.learners import Training
 from experiments.continual.networks import mlp
-from experiments.sequences.long import Block, Follower, Rows
-from experiments.run.cache import Cache
+from experiments.data.images import Images
 from lowrank_filter.common.checkpoint import Checkpoint
 
 RNG = np.random.default_rng(0)

@@ -18,9 +18,9 @@ from experiments.continual.learners.interface import (
     follow,
     free,
 )
-from experiments.continual.learners.osla import osla
 from experiments.continual.learners.joint import joint
 from experiments.continual.learners.lofi import lofi
+from experiments.continual.learners.osla import osla
 from experiments.continual.learners.sequential import sequential
 from experiments.continual.learners.turned import turned
 
@@ -42,8 +42,8 @@ __all__ = [
     "follow",
     "free",
     "joint",
+    "lofi",
     "osla",
     "sequential",
-    "lofi",
     "turned",
 ]

@@ -11,7 +11,9 @@ from experiments.streaming.models.entry import Entry
 @functools.cache
 def known() -> Mapping[str, Entry]:
     """Every model by its name, the latent filter first: what the comparison is about is run before the others."""
-    files = sorted((module.name for module in pkgutil.iter_modules(__path__)), key=lambda name: (name != "latent", name))
+    files = sorted(
+        (module.name for module in pkgutil.iter_modules(__path__)), key=lambda name: (name != "latent", name)
+    )
     modules = [importlib.import_module(f"{__name__}.{name}") for name in files]
     return {name: entry for module in modules for name, entry in getattr(module, "MODELS", {}).items()}
 

@@ -6,7 +6,6 @@ Their state is the number of steps, which numbers the noise, so that a stream in
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -21,6 +20,7 @@ Components = Callable[[Any, Array, Array, Array, int], tuple[Array, Array]]
 
 def memoryless(init: Callable[[Array], Any], components: Components, loss_: Callable[..., tuple]) -> StreamFunctions:
     """A model of its components and its loss."""
+
     def initial_state(params: Any) -> Array:
         return jnp.zeros((), jnp.int32)
 
