@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from rich.console import Console
 
 import lowrank_filter as lf
 from benchmarks import networks
@@ -25,13 +26,13 @@ def sizes(parameters: int, outputs: int) -> tuple[int, ...]:
 
 
 def main(parameters: int, rank: int, outputs: int, examples: int, repeats: int = 5) -> None:
-    """Print the table."""
+    """Print each row as it is measured, then the table."""
     shape = sizes(parameters, outputs)
     params = networks.initial(shape, jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), (examples, shape[0]))
     y = jax.random.randint(jax.random.key(2), (examples,), 0, outputs)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    rows = []
+    rows, console = [], Console()
     structures: tuple[Literal["network", "unit", "kronecker"], ...] = ("network", "unit", "kronecker")
     for structure in structures:
         kronecker = structure == "kronecker"
@@ -42,6 +43,7 @@ def main(parameters: int, rank: int, outputs: int, examples: int, repeats: int =
             used = memory(compiled, *arguments)
             size = sum(leaf.nbytes for leaf in jax.tree.leaves(belief))
             rows.append((structure, name, size / 1e6, used.temporary / 1e6, 1e3 * timing.median, timing.compile))
+            console.print(f"{structure}, {name}: {1e3 * timing.median:.3g} ms, compiled in {timing.compile:.1f} s")
     title = f"{'-'.join(map(str, shape))}: D = {count:,}, rank {rank}, {outputs} outputs, {examples:,} examples"
     report("cost", title, ("structure", "kernel", "state MB", "working MB", "ms", "compile s"), rows)
 

@@ -13,13 +13,12 @@ from benchmarks.measure import interleaved, memory, report
 D, RANK, NOISE = 10_000_000, 20, 1e-4
 
 
-def state() -> lf.Belief:
+def state(parameters: int = D) -> lf.Belief:
     """A belief with a factor of small random numbers, as one flat vector of parameters."""
     keys = jax.random.split(jax.random.key(0), 3)
-    diag = 1 + jax.random.uniform(keys[0], (D,))
-    return lf.Belief(
-        jax.random.normal(keys[1], (D,)), lf.DiagLowRank(diag, 1e-3 * jax.random.normal(keys[2], (RANK, D)))
-    )
+    diag = 1 + jax.random.uniform(keys[0], (parameters,))
+    factor = 1e-3 * jax.random.normal(keys[2], (RANK, parameters))
+    return lf.Belief(jax.random.normal(keys[1], (parameters,)), lf.DiagLowRank(diag, factor))
 
 
 def copy(belief: lf.Belief) -> lf.Belief:

@@ -56,18 +56,26 @@ def memory(compiled: Any, *arguments: Any) -> Memory:
     return Memory(analysis.temp_size_in_bytes, analysis.output_size_in_bytes)
 
 
-def report(name: str, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], facts: Any = None) -> None:
+def report(
+    name: str,
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    facts: Any = None,
+    *,
+    command: str | None = None,
+) -> None:
     """Print a table and write it, with the machine and the command, to benchmarks/results/NAME.json."""
-    table = Table(title=f"{title} — {_device()}", title_justify="left")
+    table = Table(title=f"{title} — {device()}", title_justify="left")
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right")
     for row in rows:
         table.add_row(*map(_shown, row))
     Console(width=160).print(table)
     content = {
-        "command": f"python -m benchmarks {name}",
+        "command": f"python -m benchmarks {command or name}",
         "machine": {
-            "device": _device(),
+            "device": device(),
             "cores": os.cpu_count(),
             "system": f"{platform.system()} {platform.machine()}",
             "blas_threads": os.environ.get("OPENBLAS_NUM_THREADS", "not set"),
@@ -88,7 +96,8 @@ def _seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def _device() -> str:
+def device() -> str:
+    """What this is measured on."""
     device = jax.devices()[0]
     if device.platform != "cpu":
         return device.device_kind
