@@ -11,7 +11,9 @@ os.environ.setdefault("XLA_FLAGS", "--xla_cpu_enable_concurrency_optimized_sched
 
 import tyro
 
-Name = Literal["cost", "streaming", "laplace", "large", "seeds", "growth", "truncation", "latenttrack", "coverage"]
+Name = Literal[
+    "cost", "streaming", "laplace", "large", "seeds", "growth", "truncation", "latenttrack", "coverage", "accelerator"
+]
 
 
 def run(

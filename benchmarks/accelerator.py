@@ -121,7 +121,11 @@ def latent(sizes: Sizes) -> Iterator[Case]:
     yield f"LatentTrack, {sizes.latent_seeds} seeds: a streamed step of one", lambda: rollout(params, keys), work
     options: dict[str, Any] = {"updates": 4, "evaluate_every": 4, "window": 64, "batch": 2, "seeds": "vmap"}
     fit = functools.partial(lt.fit, model, keys, xs, ys, **options)
-    yield f"LatentTrack, {sizes.latent_seeds} seeds: an update of one", lambda: fit().history.loss, 4 * sizes.latent_seeds
+    yield (
+        f"LatentTrack, {sizes.latent_seeds} seeds: an update of one",
+        lambda: fit().history.loss,
+        4 * sizes.latent_seeds,
+    )
 
 
 def main(sizes: Sizes | None = None) -> None:
