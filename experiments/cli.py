@@ -19,7 +19,7 @@ def catalogue() -> dict[str, str]:
     """The name of every experiment and what its file says it is, in one line."""
     files = sorted(path for path in (FOLDER / "catalogue").glob("*.py") if path.stem != "__init__")
     found = {path.stem.replace("_", "-"): ast.parse(path.read_text(encoding="utf-8")) for path in files}
-    return {name: (ast.get_docstring(module) or "").partition("\n")[0] for name, module in found.items()}
+    return {name: (ast.get_docstring(module) or "").partition("\n")[0].rstrip(".") for name, module in found.items()}
 
 
 def load(name: str) -> type:

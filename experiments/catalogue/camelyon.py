@@ -2,23 +2,23 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Int
 from rich.console import Console
 
-from experiments import methods, tasks
-from experiments.continual.comparison import compare
+from experiments.continual import learners, tasks
+from experiments.continual.comparison import Comparison
+from experiments.continual.families import PREFIX, REPORTS, reports
 from experiments.continual.learners import Method, filtering, follow
 from experiments.continual.networks import cnn
 from experiments.continual.structures import Form, Structure
+from experiments.continual.summary import Pair
 from experiments.data.camelyon17 import Patches, camelyon17
 from experiments.data.files import own
 from experiments.data.images import Images
-from experiments.run.experiment import Experiment
-from experiments.run.results import Pair
-from experiments.sequences.rotated_mnist import NAMES, REPORTS
+from experiments.run.options import Count
 
 FOLDER = "camelyon17_v1.0"
 
@@ -42,34 +42,36 @@ def by_brightness(patches: Patches, count: int, *, each: int, side: int) -> list
 
 
 @dataclasses.dataclass(frozen=True)
-class Camelyon(Experiment):
+class Camelyon(Comparison):
     """Patches of lymph nodes from the published folder, a small CNN: filters and smoother over the sequence."""
+
+    by_hand: ClassVar = True
 
     folder: Path | None = None
     """The folder camelyon17_v1.0; by default the one inside the folder that WEIGHTFILTER_DATA names."""
     by: Literal["hospital", "brightness"] = "hospital"
     """What changes from task to task."""
-    tasks: int = 5
+    tasks: Count = 5
     """Number of tasks where the light changes."""
-    seeds: int = 3
+    seeds: Count = 3
     """Number of seeds: each draws other patches and starts from other weights."""
-    each: int = 3000
+    each: Count = 3000
     """Patches read for each task."""
-    train: int = 750
+    train: Count = 750
     """Training patches a task."""
-    val: int = 250
+    val: Count = 250
     """Validation patches a task."""
-    test: int = 500
+    test: Count = 500
     """Test patches a task."""
-    steps: int = 300
+    steps: Count = 300
     """Gradient steps a task."""
-    side: int = 32
+    side: Count = 32
     """Pixels along each side of a patch, 96 in the set."""
     structures: tuple[Form, ...] = ("kronecker",)
     """Structures of the filters' precision."""
 
     def run(self, console: Console) -> None:
-        """Run, write and draw."""
+        """Compute and write."""
         patches = camelyon17(own(FOLDER) if self.folder is None else self.folder)
         if self.by == "hospital":
             parts = by_hospital(patches, each=self.each, side=self.side)
@@ -79,28 +81,27 @@ class Camelyon(Experiment):
         sizes = {"train": self.train, "val": self.val, "test": self.test}
         rates = {"learning_rate": (3e-3,)}
         drift = {"prior": (1.0,), "noise": (0.0, 0.01, 0.1), "curvature": (3.0, 10.0)}
-        compare(
+        self.compare(
+            console,
             f"camelyon-{self.by}",
             f"Camelyon17 by {self.by}: test accuracy, %",
             methods=(
-                Method({"sequential": "last"}, rates, follow(methods.sequential)),
+                Method({"sequential": "last"}, rates, follow(learners.sequential)),
                 *(
                     Method(
-                        {f"{NAMES[form]}{report}": which for report, which in REPORTS.items()},
+                        reports(form, REPORTS),
                         rates | drift,
                         follow(filtering(Structure(form, 10))),
                     )
                     for form in self.structures
                 ),
-                Method({"joint": "joint"}, rates, methods.joint),
+                Method({"joint": "joint"}, rates, learners.joint),
             ),
             network=cnn(self.side, 2, colours=3),
-            training=methods.Training(self.steps, min(150, self.train), min(200, self.train)),
+            training=learners.Training(self.steps, min(150, self.train), min(200, self.train)),
             tasks=tasks.sequence(parts, **sizes, seeds=seeds),
-            seeds=seeds,
             settings=sizes | {"by": self.by, "side": self.side, "each": self.each},
-            pairs=[Pair(f"{NAMES[form]}smoother", f"{NAMES[form]}filter") for form in self.structures],
-            **self.place(console),
+            pairs=[Pair(f"{PREFIX[form]}smoother", f"{PREFIX[form]}filter") for form in self.structures],
         )
 
 

@@ -12,22 +12,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
+from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Table
 
 import lowrank_filter as lf
-from experiments import methods, pages, pictures, results, tables
-from experiments.claim import claimed
+from experiments.continual import drawing, learners, summary
+from experiments.continual.comparison import Comparison
 from experiments.continual.evaluation import Scores, scores
 from experiments.continual.learners import Hyper, Learner, Task, Training, filtering, fitted, osla, turned
 from experiments.continual.learners.interface import Tree, view
 from experiments.continual.networks import Network, mlp
 from experiments.continual.structures import Structure
+from experiments.continual.summary import MethodResult, Pair
 from experiments.continual.tasks import pixel_orders
 from experiments.data.images import Images
 from experiments.data.mnist import mnist
-from experiments.run.experiment import Experiment
-from experiments.run.results import MethodResult, Pair, plain
+from experiments.run import search
+from experiments.run.cache import Cache
+from experiments.run.experiment import Arrays, Content
+from experiments.run.options import Count, Natural, Positive
+from experiments.run.results import plain
 
 _HELD_OUT = 10_000
 CHECKPOINTS = (1, 2, 5, 10, 20, 30, 40, 50)
@@ -63,122 +67,105 @@ class Block(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class LongSequence(Experiment):
+class LongSequence(Comparison):
     """MNIST through as many shuffles of the pixels as asked for; permutations are drawn task by task."""
 
-    published: ClassVar[Mapping[str, Any]] = {"tasks": 50, "train": 60_000, "tuned_on": 5, "tuned_train": 50_000}
+    presets: ClassVar = {"published": {"tasks": 50, "train": 60_000, "tuned_on": 5, "tuned_train": 50_000}}
 
-    seeds: int = 1
+    seeds: Count = 1
     """Number of seeds: each has other shuffles and starting weights."""
-    tasks: int = 10
+    tasks: Count = 10
     """Number of tasks; the first is not shuffled."""
-    train: int = 20_000
+    train: Count = 20_000
     """Training images a task."""
-    epochs: int = 3
+    epochs: Count = 3
     """Passes over a task's images."""
-    batch_size: int = 250
+    batch_size: Count = 250
     """Images a gradient step."""
-    learning_rates: tuple[float, ...] = (1e-2,)
+    learning_rates: tuple[Positive, ...] = (1e-2,)
     """To choose from: at the start of a task; it falls linearly to zero within it."""
-    curvature_examples: int = 5000
+    curvature_examples: Count = 5000
     """Images of a task in its curvature."""
-    tuned_on: int = 3
+    tuned_on: Count = 3
     """Tasks of the runs that settings are chosen with, on images of the training set that these runs leave out."""
-    tuned_train: int = 20_000
+    tuned_train: Count = 20_000
     """Training images a task of those runs."""
-    hidden: tuple[int, ...] = (100, 100)
+    hidden: tuple[Count, ...] = (100, 100)
     """Units of the hidden layers."""
-    rank: int = 20
+    rank: Natural = 20
     """Directions kept for each unit."""
     methods: tuple[Name, ...] = ("kronecker", "osla", "ewc", "anchor", "joint")
     """Methods to run; osla_sum keeps the factors of every task."""
 
     def run(self, console: Console) -> None:
-        """Run, write and draw."""
+        """Compute and write."""
         images = mnist()
-        if self.tuned_train > len(images.train_x) - _HELD_OUT:
-            limit = len(images.train_x) - _HELD_OUT
-            raise ValueError(f"tuned_train: expected at most {limit}, since {_HELD_OUT} images choose the settings")
+        if self.tuned_train > (limit := len(images.train_x) - _HELD_OUT):
+            raise ValueError(
+                f"tuned_train: expected at most {limit}, since {_HELD_OUT} images choose the settings, "
+                f"got {self.tuned_train}; take fewer"
+            )
         whole = _rows(images, slice(self.train), (images.test_x, images.test_y))
         fewer = _rows(images, slice(self.tuned_train), (images.train_x[-_HELD_OUT:], images.train_y[-_HELD_OUT:]))
         checkpoints = (*(t for t in CHECKPOINTS if t < self.tasks), self.tasks)
-        name_of_all = "long" + ("" if self.hidden == (100, 100) else "-" + "-".join(map(str, self.hidden)))
-        chosen_alike = ("methods", "seeds", "tasks", "train", "hidden")
-        network = mlp(784, self.hidden, 10)
-        settings = {"preset": self.preset} | self.depends()
-        depends = {name: value for name, value in self.depends().items() if name not in chosen_alike}
-        kept = self.output / name_of_all / "unfinished"
-        with claimed(kept, depends, resume=self.resume):
-            self._run(console, name_of_all, network, settings, Unfinished(kept, depends), whole, fewer, checkpoints)
+        name = "long" + ("" if self.hidden == (100, 100) else "-" + "-".join(map(str, self.hidden)))
+        title = f"{self.tasks} permutations of MNIST"
+        known = _learners(self.rank, self.tasks, self.learning_rates)
+        chosen = {method: known[method] for method in known if method in self.methods}
+        apart = ("methods", "seeds", "tasks")  # what is there with fewer of them is there with more
+        depends = {name: value for name, value in self.depends().items() if name not in apart}
+        settings = {"preset": self.preset, **self.depends(), "checkpoints": checkpoints}
+        found: dict[str, MethodResult] = {}
+        with self.study(console, name, title, data=(whole, fewer), depends=depends, **settings) as study:
+            for method, (learner, grid) in chosen.items():
+                choices = search.grid(grid)
+                with study.part(method, len(choices) + self.seeds) as advance:
+                    found[method] = self._one(study.cache, method, learner, choices, whole, fewer, checkpoints, advance)
+                # After each method: what there is can be looked at, and a run that is stopped has not been in vain.
+                others = [other for other in found if other not in ("kronecker", "joint")]
+                grids = {name: dict(grid) for name, (_, grid) in chosen.items() if name in found}
+                pairs = [Pair("kronecker", other) for other in others] if "kronecker" in found else ()
+                content = summary.build(grids, [str(task + 1) for task in range(self.tasks)], found, pairs)
+                study.write(content)
+            study.finish(content)
 
-    def _run(
+    @classmethod
+    def pictures(cls, content: Content, arrays: Arrays) -> dict[str, Callable[[], Figure]]:
+        """Accuracy and seconds against the number of tasks."""
+        return {"long": lambda: drawing.curves(content, content["title"])}
+
+    def _one(
         self,
-        console: Console,
-        name_of_all: str,
-        network: Network,
-        settings: dict[str, Any],
-        unfinished: Unfinished,
+        cache: Cache,
+        name: str,
+        learner: Learner | None,
+        choices: list[search.Choice],
         whole: Rows,
         fewer: Rows,
         checkpoints: tuple[int, ...],
-    ) -> None:
-        found: dict[str, MethodResult] = {}
-        learners = {n: v for n, v in _learners(self.rank, self.tasks, self.learning_rates).items() if n in self.methods}
-        seconds: dict[str, float] = {}
-        for name, (learner, grid) in learners.items():
-            began = time.perf_counter()
-            hyper, validation = self._chosen(network, name, learner, grid, fewer, unfinished, console)
-            follower = Follower(network, name, learner, self._training(self.train), unfinished)
-            runs = [list(follower.blocks(seed, hyper, whole, checkpoints)) for seed in range(self.seeds)]
-            update = {}
-            if learner is not None:
-                update["update_seconds"] = follower.update_seconds(runs[0][-1].state, whole, hyper)
-            found[name], curve = _result(runs, checkpoints, hyper, validation, update)
-            seconds[name] = time.perf_counter() - began
-            shown = ", ".join(f"{100 * mean:.2f}" for mean in curve)
-            console.print(f"{tables.label(name)}: {shown} % after {checkpoints} tasks", highlight=False)
-            # After each method: what there is can be looked at, and a run that is stopped has not been in vain.
-            others = [other for other in found if other not in ("kronecker", "joint")]
-            content = results.build(
-                name_of_all,
-                settings=settings | {"checkpoints": checkpoints},
-                grid={name: dict(grid) for name, (_, grid) in learners.items() if name in found},
-                seconds=seconds,
-                tasks=[str(task + 1) for task in range(self.tasks)],
-                methods=found,
-                pairs=[Pair("kronecker", other) for other in others] if "kronecker" in found else (),
-            )
-            folder = results.write(content, self.output).parent
-            pictures.curves(folder / "long.png", found, f"{self.tasks} permutations of MNIST")
-            pages.write_page(folder, f"{self.tasks} permutations of MNIST")
-        unfinished.clear()
-        console.print(_table(found, self.tasks))
+        advance: Callable[[], None],
+    ) -> MethodResult:
+        """Choose after a few tasks of the first seed, on images left out; then follow the whole sequence."""
+        network = mlp(784, self.hidden, 10)
+        kept = f"{name} {self.tasks}" if name == "osla_sum" else name  # its state has room for so many
+        follower, trials = Follower(network, kept, learner, self._training(self.tuned_train), cache), []
+        for hyper in choices:
+            *_, last = follower.blocks(0, hyper, fewer, (self.tuned_on,))
+            trials.append(search.Trial(hyper, float(np.mean(last.scores.accuracy))))
+            advance()
+        hyper, validation = search.best(trials, float)
+        follower, runs = Follower(network, kept, learner, self._training(self.train), cache), []
+        for seed in range(self.seeds):
+            runs.append(list(follower.blocks(seed, hyper, whole, checkpoints)))
+            advance()
+        extra = {}
+        if learner is not None:
+            extra["update_seconds"] = follower.update_seconds(runs[0][-1].state, whole, hyper)
+        return _result(runs, checkpoints, hyper, validation, extra)
 
     def _training(self, train: int) -> Training:
         steps = self.epochs * train // self.batch_size
         return Training(steps, self.batch_size, min(self.curvature_examples, train), decay=True, whitened=True)
-
-    def _chosen(
-        self,
-        network: Network,
-        name: str,
-        learner: Learner | None,
-        grid: Grid,
-        rows: Rows,
-        unfinished: Unfinished,
-        console: Console,
-    ) -> tuple[dict[str, float], float]:
-        """The values of the grid with the best validation accuracy after a few tasks of the first seed."""
-        follower = Follower(network, name, learner, self._training(self.tuned_train), unfinished)
-        scores: list[tuple[float, dict[str, float]]] = []
-        for values in itertools.product(*grid.values()):
-            hyper = dict(zip(grid, values, strict=True))
-            *_, last = follower.blocks(0, hyper, rows, (self.tuned_on,))
-            scores.append((float(np.mean(last.scores.accuracy)), hyper))
-            shown = f"{tables.short(hyper)}: {100 * scores[-1][0]:.2f} on validation images"
-            console.print(f"  {tables.label(name)} {shown}", highlight=False)
-        validation, hyper = max(scores, key=lambda score: score[0])
-        return hyper, validation
 
 
 def _learners(rank: int, tasks: int, learning_rates: tuple[float, ...]) -> dict[str, tuple[Learner | None, Grid]]:
@@ -193,9 +180,9 @@ def _learners(rank: int, tasks: int, learning_rates: tuple[float, ...]) -> dict[
         "osla": (osla(fit=turned), fixed | scales),
         "osla_sum": (osla(tasks), fixed | scales),
         "ewc": (filtering(Structure("network", 0)), fixed | {"curvature": (1.0, 10.0)}),
-        "anchor": (methods.anchor, anchored | {"strength": (100.0, 300.0, 1000.0)}),
+        "anchor": (learners.anchor, anchored | {"strength": (100.0, 300.0, 1000.0)}),
         "unit": (filtering(Structure("unit", rank)), fixed | {"curvature": (3.0, 10.0)}),
-        "sequential": (methods.sequential, rates),
+        "sequential": (learners.sequential, rates),
         "joint": (None, {"learning_rate": (3e-3,)}),
     }
 
@@ -203,12 +190,10 @@ def _learners(rank: int, tasks: int, learning_rates: tuple[float, ...]) -> dict[
 class Follower:
     """One method along a sequence whose tasks are made one at a time; what is done is kept."""
 
-    def __init__(
-        self, network: Network, name: str, learner: Learner | None, training: Training, unfinished: Unfinished
-    ) -> None:
+    def __init__(self, network: Network, name: str, learner: Learner | None, training: Training, cache: Cache) -> None:
         """Nothing is compiled before it is needed. Without a learner, all tasks are learned at once."""
         self._network, self._name, self._learner = network, name, learner
-        self._training, self._unfinished = training, unfinished
+        self._training, self._cache = training, cache
         self._step = jax.jit(lambda *arguments: self._one(training, *arguments))
         self._update = jax.jit(lambda *arguments: self._one(training._replace(steps=0, decay=False), *arguments))
 
@@ -220,7 +205,7 @@ class Follower:
         traced = {name: jnp.asarray(value, float) for name, value in hyper.items()}
         settings = {"method": self._name, "seed": seed, "hyper": hyper, "training": self._training._asdict()}
         if self._learner is None:
-            yield self._unfinished.recall(
+            yield self._cache.recall(
                 settings | {"tasks": len(orders)},
                 lambda: _together(self._network, self._training, key, start, traced, rows, orders),
                 lambda: Block(start, SCORES, 0, 0),
@@ -229,7 +214,7 @@ class Follower:
         _, viewed, _ = view(self._network, start, self._learner.per_layer)
         state = self._learner.init(viewed, traced)
         for first, last in itertools.pairwise((0, *checkpoints)):
-            block = self._unfinished.recall(
+            block = self._cache.recall(
                 settings | {"from": first, "until": last},
                 lambda state=state, first=first, last=last: self._along(
                     state, key, traced, rows, orders[:last], first, settings | {"from": first, "until": last}
@@ -270,7 +255,7 @@ class Follower:
 
         nothing = np.zeros(0)
         params = jax.eval_shape(self._network.init, key)
-        with Checkpoint(self._unfinished.place(settings), {"settings": json.dumps(settings, default=plain)}) as saved:
+        with Checkpoint(self._cache.place(settings), {"settings": json.dumps(settings, default=plain)}) as saved:
             done, (state, params, current, seconds) = saved.restore((state, params, nothing, nothing))
             for number in range(first + done, len(orders)):
                 task = Task(
@@ -350,13 +335,13 @@ def _result(
     hyper: Mapping[str, float],
     validation: float,
     extra: Mapping[str, Any],
-) -> tuple[MethodResult, Float[np.ndarray, " K"]]:
-    """Of the runs of all seeds, and the mean accuracy at each checkpoint."""
+) -> MethodResult:
+    """Of the runs of all seeds."""
     last = [run[-1].scores for run in runs]
     means = [[float(np.mean(block.scores.accuracy)) for block in run] for run in runs]
     per_task = [np.concatenate([block.seconds for block in run]).tolist() for run in runs]
     mean = np.mean(means, axis=0)
-    result = MethodResult(
+    return MethodResult(
         *(np.stack([score.accuracy for score in last]), np.stack([score.nll for score in last]), None),
         chosen=hyper,
         validation=validation,
@@ -369,22 +354,3 @@ def _result(
             **extra,
         },
     )
-    return result, mean
-
-
-def _table(found: Mapping[str, MethodResult], tasks: int) -> Table:
-    table = Table(title=f"{tasks} permutations of MNIST", title_justify="left", title_style="bold")
-    for column in ("method", "10 tasks, %", f"{tasks} tasks, %", "MB", "update, s", "task, s"):
-        table.add_column(column, justify="left" if column == "method" else "right")
-    for name, result in found.items():
-        extra: Any = result.extra
-        curve = dict(zip(extra["curve"]["tasks"], extra["curve"]["mean"], strict=True))
-        table.add_row(
-            tables.label(name),
-            f"{100 * curve[10]:.2f}" if 10 in curve else "",
-            f"{100 * float(np.mean(result.accuracy)):.2f}",
-            f"{extra['state_bytes'] / 1e6:.1f}",
-            f"{extra['update_seconds']:.2f}" if "update_seconds" in extra else "",
-            f"{np.median(np.concatenate(extra['seconds_per_task'])):.1f}",
-        )
-    return table

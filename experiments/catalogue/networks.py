@@ -1,20 +1,18 @@
 """The same calls on networks that are no perceptrons: residual with normalisation, and a vision transformer."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from rich.console import Console
 
-from experiments import methods, tasks
-from experiments.continual.comparison import compare
+from experiments.continual import learners, tasks
+from experiments.continual.comparison import Comparison
 from experiments.continual.learners import Method, filtering, follow
 from experiments.continual.networks import cnn, mlp, resnet, vit
 from experiments.continual.structures import Structure
+from experiments.continual.summary import Pair
 from experiments.data.mnist import fashion_mnist
-from experiments.run.experiment import Experiment
-from experiments.run.results import Pair
-from experiments.sequences.shifts import smaller
+from experiments.run.options import Count, Natural
 
 SIDE, CLASSES = 14, 2
 NETWORKS = {
@@ -28,24 +26,24 @@ Name = Literal["mlp", "cnn", "resnet", "vit"]
 
 
 @dataclasses.dataclass(frozen=True)
-class OtherNetworks(Experiment):
+class OtherNetworks(Comparison):
     """Fashion-MNIST, two classes a task, five tasks that share their two outputs, with several networks."""
 
-    published: ClassVar[Mapping[str, Any]] = {"seeds": 5, "steps": 500, "networks": tuple(NETWORKS)}
+    presets: ClassVar = {"published": {"seeds": 5, "steps": 500, "networks": tuple(NETWORKS)}}
 
-    seeds: int = 2
+    seeds: Count = 2
     """Number of seeds: each has other images and starting weights."""
     networks: tuple[Name, ...] = ("resnet", "vit")
     """Which of mlp, cnn, resnet and vit."""
-    train: int = 500
+    train: Count = 500
     """Training images a task."""
-    steps: int = 150
+    steps: Count = 150
     """Gradient steps a task."""
-    rank: int = 10
+    rank: Natural = 10
     """Directions kept by the low-rank filter."""
 
     def run(self, console: Console) -> None:
-        """Run, write and draw."""
+        """Compute and write."""
         seeds = range(self.seeds)
         sizes = {"train": self.train, "val": 300, "test": 1000}
         rates = {"learning_rate": (3e-3,)}
@@ -54,26 +52,25 @@ class OtherNetworks(Experiment):
         structures = {"ewc": Structure("network", 0), "filter_last": Structure("network", self.rank)}
         structures |= {"kronecker_filter_last": Structure("kronecker")}
         parts = tasks.split(fashion_mnist(), [(first, first + 1) for first in range(0, 10, 2)], labels="position")
-        sequence = tasks.sequence([smaller(part, SIDE) for part in parts], **sizes, seeds=seeds)
+        sequence = tasks.sequence([tasks.smaller(part, SIDE) for part in parts], **sizes, seeds=seeds)
         for name in self.networks:
-            compare(
+            self.compare(
+                console,
                 f"networks-{name}",
                 f"Fashion-MNIST two classes at a time, {name}: test accuracy, %",
                 methods=(
-                    Method({"sequential": "last"}, rates, follow(methods.sequential)),
-                    Method({"anchor": "last"}, fixed | {"strength": strengths}, follow(methods.anchor)),
+                    Method({"sequential": "last"}, rates, follow(learners.sequential)),
+                    Method({"anchor": "last"}, fixed | {"strength": strengths}, follow(learners.anchor)),
                     *(
                         Method({report: "last"}, fixed | {"curvature": strengths}, follow(filtering(structure)))
                         for report, structure in structures.items()
                     ),
-                    Method({"joint": "joint"}, rates, methods.joint),
+                    Method({"joint": "joint"}, rates, learners.joint),
                 ),
                 network=NETWORKS[name](),
-                training=methods.Training(self.steps, 100, min(200, self.train)),
+                training=learners.Training(self.steps, 100, min(200, self.train)),
                 tasks=sequence,
-                seeds=seeds,
-                settings=sizes | {"network": name, "rank": self.rank},
+                settings=sizes | {"network": name},
                 pairs=[Pair(report, baseline) for report in structures for baseline in ("sequential", "anchor")]
                 + [Pair("kronecker_filter_last", "ewc"), Pair("filter_last", "ewc")],
-                **self.place(console),
             )

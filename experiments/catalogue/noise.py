@@ -1,7 +1,6 @@
 """Fashion-MNIST getting darker, a small CNN: which weights may drift, and what it costs to be wrong about it."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -9,15 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from experiments import methods, tasks
-from experiments.continual.comparison import compare
+from experiments.continual import learners, tasks
+from experiments.continual.comparison import Comparison
 from experiments.continual.learners import Hyper, Method, by_evidence, filtering, follow
 from experiments.continual.networks import cnn
 from experiments.continual.structures import Form, Structure
+from experiments.continual.summary import Pair
 from experiments.data.mnist import fashion_mnist
-from experiments.run.experiment import Experiment
-from experiments.run.results import Pair
-from experiments.sequences.shifts import smaller
+from experiments.run.options import Count, Natural, NonNegative, Positive
 
 Grid = dict[str, tuple[float, ...]]
 
@@ -43,40 +41,42 @@ def switched(noises: tuple[float, ...], convolutions: bool, dense: bool, relativ
 
 
 @dataclasses.dataclass(frozen=True)
-class NoiseStructure(Experiment):
+class NoiseStructure(Comparison):
     """Gradual brightness with a CNN: no noise, the same for all, on some layers, relative, or by the evidence."""
 
-    published: ClassVar[Mapping[str, Any]] = {
-        "seeds": 5,
-        "steps": 500,
-        "noises": (1e-4, 1e-3, 1e-2, 1e-1, 1.0),
-        "channels": (32, 16, 4),
-        "curvature_examples": 750,
+    presets: ClassVar = {
+        "published": {
+            "seeds": 5,
+            "steps": 500,
+            "noises": (1e-4, 1e-3, 1e-2, 1e-1, 1.0),
+            "channels": (32, 16, 4),
+            "curvature_examples": 750,
+        }
     }
 
-    seeds: int = 3
+    seeds: Count = 3
     """Number of seeds: each has other images and starting weights."""
-    train: int = 750
+    train: Count = 750
     """Training images a task."""
-    channels: tuple[int, ...] = (8, 8, 4)
+    channels: tuple[Count, ...] = (8, 8, 4)
     """Of the convolutions."""
-    curvature_examples: int = 250
+    curvature_examples: Count = 250
     """Images of a task in its curvature."""
-    steps: int = 300
+    steps: Count = 300
     """Gradient steps a task; the rate falls linearly to zero within it."""
-    side: int = 14
+    side: Count = 14
     """Pixels along each side of an image."""
-    darkest: float = 0.2
+    darkest: Positive = 0.2
     """The light of the last task; the first has 1."""
-    noises: tuple[float, ...] = (1e-3, 1e-2, 1e-1)
+    noises: tuple[NonNegative, ...] = (1e-3, 1e-2, 1e-1)
     """Process noise to choose from; for the relative one, ten times as much."""
     structure: Form = "kronecker"
     """Structure of the filter's precision."""
-    rank: int = 10
+    rank: Natural = 10
     """Directions kept by a low-rank filter."""
 
     def run(self, console: Console) -> None:
-        """Run, write and draw."""
+        """Compute and write."""
         seeds = range(self.seeds)
         sizes = {"train": self.train, "val": 500, "test": 1000}
         rates = {"learning_rate": (1e-2,)}
@@ -97,24 +97,24 @@ class NoiseStructure(Experiment):
         def reports(name: str) -> dict[str, str]:
             return {name: "last", f"{name}_own": "own"}
 
-        compare(
+        self.compare(
+            console,
             "noise" if self.darkest == NoiseStructure.darkest else f"noise-{self.darkest:g}",
             "Fashion-MNIST getting darker, by structure of the process noise: test accuracy, %",
             methods=(
                 *(Method(reports(name), fixed | grid, run) for name, grid in grids.items()),
                 Method(reports("evidence"), fixed | {"noise": self.noises[1:2]}, follow(by_evidence(structure))),
-                Method({"sequential": "last"}, rates, follow(methods.sequential)),
+                Method({"sequential": "last"}, rates, follow(learners.sequential)),
                 Method(
                     {"anchor": "last"},
                     rates | {"prior": (1.0,), "strength": (3.0, 30.0, 300.0)},
-                    follow(methods.anchor),
+                    follow(learners.anchor),
                 ),
-                Method({"joint": "joint"}, rates, methods.joint),
+                Method({"joint": "joint"}, rates, learners.joint),
             ),
             network=cnn(self.side, 10, channels=self.channels),
-            training=methods.Training(self.steps, 75, min(self.curvature_examples, self.train), decay=True),
-            tasks=tasks.sequence([smaller(part, self.side) for part in parts], **sizes, seeds=seeds),
-            seeds=seeds,
+            training=learners.Training(self.steps, 75, min(self.curvature_examples, self.train), decay=True),
+            tasks=tasks.sequence([tasks.smaller(part, self.side) for part in parts], **sizes, seeds=seeds),
             settings=sizes
             | {"channels": self.channels, "side": self.side, "darkest": self.darkest, "structure": self.structure},
             pairs=[
@@ -129,5 +129,4 @@ class NoiseStructure(Experiment):
                     ("evidence", "convolutions"),
                 )
             ],
-            **self.place(console),
         )

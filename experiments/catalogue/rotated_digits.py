@@ -1,4 +1,4 @@
-"""Five tasks of slowly turning digits: filtering, smoothing, and a task never seen"""
+"""Five tasks of slowly turning digits: filtering, smoothing, and a task never seen."""
 
 import dataclasses
 from collections.abc import Callable

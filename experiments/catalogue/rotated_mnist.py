@@ -1,95 +1,70 @@
-"""Five tasks of turning MNIST digits, 750 images each: filtered at its time, the last model, smoothed, alone, joint."""
+"""Five tasks of turning MNIST digits: what looking back is worth, and a task never seen."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float32
+from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Table
 
-from experiments import methods, pictures, tables, tasks
-from experiments.continual.comparison import compare
+from experiments.continual import drawing, learners, tasks
+from experiments.continual.comparison import Comparison
+from experiments.continual.families import EARLY, PREFIX, REPORTS, UNSEEN, looking_back, reports
 from experiments.continual.learners import Method, filtering, follow
 from experiments.continual.networks import mlp
 from experiments.continual.structures import Form, Structure
 from experiments.data.mnist import mnist
-from experiments.run.experiment import Experiment
-from experiments.run.results import MethodResult, Pair
-
-NAMES: Mapping[Form, str] = {"network": "", "layer": "layer_", "unit": "unit_", "kronecker": "kronecker_"}
-"""What stands before the names of each structure's reports."""
-REPORTS = {"filter_last": "last", "filter": "own", "smoother": "smoothed"}
-"""The reports of one filter, and which of its models each stands for."""
-UNSEEN = {"forecast": "own", "neighbours": "neighbours", "interpolated": "smoothed"}
-"""Those of a filter that never saw the middle task."""
-EARLY = (0, 1, 2)
-"""The tasks that looking back should help."""
+from experiments.run.experiment import Arrays, Content
+from experiments.run.labels import label
+from experiments.run.options import Count, Natural, NonNegative, Positive
+from experiments.run.report import Table
 
 
 @dataclasses.dataclass(frozen=True)
-class RotatedMnist(Experiment):
+class RotatedMnist(Comparison):
     """MNIST at 14×14 turned over an angle in five tasks: what looking back is worth, and a task never seen."""
 
-    published: ClassVar[Mapping[str, Any]] = {
-        "noises": (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
-        "structures": ("network", "kronecker"),
-        "curvatures": (3.0, 10.0, 30.0),
+    presets: ClassVar = {
+        "published": {
+            "noises": (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
+            "structures": ("network", "kronecker"),
+            "curvatures": (3.0, 10.0, 30.0),
+        }
     }
 
-    seeds: int = 5
+    seeds: Count = 5
     """Number of seeds: each splits the images anew and starts from other weights."""
-    angle: float = 30.0
+    angle: NonNegative = 30.0
     """Degrees from the first task to the last."""
-    tasks: int = 5
+    tasks: Count = 5
     """Number of tasks."""
-    rank: int = 20
+    rank: Natural = 20
     """Directions kept by the low-rank filters."""
-    train: int = 750
+    train: Count = 750
     """Training images a task."""
-    steps: int = 500
+    steps: Count = 500
     """Gradient steps a task."""
-    noises: tuple[float, ...] = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3)
+    noises: tuple[NonNegative, ...] = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3)
     """Process noise to choose from."""
-    curvatures: tuple[float, ...] = (3.0,)
+    curvatures: tuple[Positive, ...] = (3.0,)
     """Curvature scales to choose from."""
     structures: tuple[Form, ...] = ("kronecker",)
     """Structures of the filters' precision."""
 
     def run(self, console: Console) -> None:
-        """Run, write and draw."""
+        """Compute and write."""
         angles = tuple(float(angle) for angle in np.linspace(0, self.angle, self.tasks))
         images = mnist()
-        seeds = range(self.seeds)
         sizes = {"train": self.train, "val": 1000, "test": 2000}
         pool = halved(images.train_x), images.train_y
-        sequence = tasks.rotated(*pool, angles, **sizes, seeds=seeds, train_disjoint=True)
+        sequence = tasks.rotated(*pool, angles, **sizes, seeds=range(self.seeds), train_disjoint=True)
         rates = {"learning_rate": (3e-3,)}
         fixed = rates | {"prior": (1.0,), "curvature": self.curvatures}
         middle = self.tasks // 2
-
-        def draw(folder: Path, found: Mapping[str, MethodResult]) -> None:
-            pictures.noise(
-                folder / "noise.png",
-                {
-                    name: along_noise(result, self.noises)
-                    for name, result in found.items()
-                    if name.endswith(("filter", "smoother"))
-                },
-                f"Turning over {self.angle:g}°: tasks 1 to 3 against process noise",
-            )
-            pictures.accuracy_per_task(
-                folder / "accuracy.png",
-                sequence.names,
-                {name: result for name, result in found.items() if not name.endswith(("forecast", "neighbours"))},
-                f"Five tasks of {self.train} MNIST digits, turned over {self.angle:g}°",
-                examples=sequence.test_x[0, :, 0].reshape(-1, 14, 14),
-                x_label="task",
-            )
-
-        folder, found = compare(
+        self.compare(
+            console,
             "rotated-mnist" + (f"-{self.angle:g}" if self.angle != 30 else ""),
             f"MNIST at 14×14 turned over {self.angle:g}°: test accuracy, %",
             methods=(
@@ -110,76 +85,71 @@ class RotatedMnist(Experiment):
                     )
                     for form in self.structures
                 ),
-                Method({"sequential": "last"}, {"learning_rate": (1e-3, 3e-3)}, follow(methods.sequential)),
-                Method({"alone": "own"}, rates, follow(methods.alone)),
+                Method({"sequential": "last"}, {"learning_rate": (1e-3, 3e-3)}, follow(learners.sequential)),
+                Method({"alone": "own"}, rates, follow(learners.alone)),
                 Method(
                     {"anchor": "last"},
                     rates | {"prior": (1.0,), "strength": (3.0, 30.0, 300.0)},
-                    follow(methods.anchor),
+                    follow(learners.anchor),
                 ),
-                Method({"joint": "joint"}, rates, methods.joint),
+                Method({"joint": "joint"}, rates, learners.joint),
             ),
             network=mlp(196, (50, 50), 10),
-            training=methods.Training(self.steps, batch_size=150, curvature_examples=None),
+            training=learners.Training(self.steps, batch_size=150, curvature_examples=None),
             tasks=sequence,
-            seeds=seeds,
-            settings=sizes | {"angles": angles, "hidden": (50, 50), "rank": self.rank},
-            pairs=[pair for form in self.structures for pair in looking_back(NAMES[form], middle)],
-            draw=draw,
-            **self.place(console),
+            settings=sizes | {"angles": angles, "hidden": (50, 50)},
+            pairs=[pair for form in self.structures for pair in looking_back(PREFIX[form], middle)],
+            examples=sequence.test_x[0, :, 0].reshape(-1, 14, 14),
         )
-        for form in self.structures:
-            console.print(noise_table(found, NAMES[form], self.noises))
-        console.print(f"Results and pictures are in [bold]{folder}[/bold].")
+
+    @classmethod
+    def tables(cls, content: Content) -> dict[str, Table | str]:
+        """What every comparison has, and smoothed less filtered on the early tasks at each process noise."""
+        parts = super().tables(content)
+        for prefix in PREFIX.values():
+            if f"{prefix}smoother" in content["methods"]:
+                parts[f"{prefix}noise"] = _against_noise(content, prefix)
+        return parts
+
+    @classmethod
+    def pictures(cls, content: Content, arrays: Arrays) -> dict[str, Callable[[], Figure]]:
+        """Accuracy along the tasks and against process noise; means and matrices."""
+        angle = content["settings"]["angles"][-1]
+        count = content["settings"]["train"]
+        shown = {} if "examples" not in arrays else {"examples": arrays["examples"]}
+        hidden = [name for name in content["methods"] if name.endswith(("forecast", "neighbours"))]
+        along = {
+            name: along_noise(found)
+            for name, found in content["methods"].items()
+            if name.endswith(("filter", "smoother"))
+        }
+        title = f"Five tasks of {count} MNIST digits, turned over {angle:g}°"
+        return {
+            "accuracy": lambda: drawing.accuracy(content, title, **shown, leave_out=hidden),
+            "noise": lambda: drawing.noise(along, f"Turning over {angle:g}°: tasks 1 to 3 against process noise"),
+        } | super().pictures(content, arrays)
 
 
-def reports(form: Form, kinds: Mapping[str, str]) -> dict[str, str]:
-    """The reports of one structure's filter by name, and which of the run's models each stands for."""
-    return {f"{NAMES[form]}{name}": which for name, which in kinds.items()}
-
-
-def looking_back(prefix: str, middle: int) -> list[Pair]:
-    """The comparisons that claims about smoothing rest on."""
-    smoother, unseen = f"{prefix}smoother", f"{prefix}interpolated"
-    return [
-        Pair(smoother, f"{prefix}filter"),
-        Pair(smoother, f"{prefix}filter", EARLY),
-        Pair(smoother, f"{prefix}filter_last"),
-        Pair(unseen, f"{prefix}forecast"),
-        Pair(unseen, f"{prefix}neighbours"),
-        Pair(unseen, f"{prefix}filter", (middle,)),
-        Pair(unseen, "alone", (middle,)),
-    ]
-
-
-def along_noise(result: MethodResult, noises: Sequence[float]) -> dict[float, Float32[np.ndarray, " S"]]:
+def along_noise(found: Mapping) -> dict[float, np.ndarray]:
     """For each process noise, accuracy on the early tasks in each seed at the best curvature on validation images."""
-    tried: Any = (result.extra or {})["tried"]
-    best = {
-        noise: max((one for one in tried if one["hyper"]["noise"] == noise), key=lambda one: one["validation"])
-        for noise in noises
-    }
+    best: dict[float, Mapping] = {}
+    for one in found["tried"]:
+        noise = one["hyper"]["noise"]
+        if noise not in best or one["validation"] > best[noise]["validation"]:
+            best[noise] = one
     return {noise: np.asarray(one["accuracy"])[:, EARLY].mean(axis=1) for noise, one in best.items()}
 
 
-def noise_table(found: Mapping[str, MethodResult], prefix: str, noises: Sequence[float]) -> Table:
-    """Smoothed less filtered on the early tasks, for each process noise and for each seed."""
-    smoothed, filtered = (along_noise(found[f"{prefix}{name}"], noises) for name in ("smoother", "filter"))
-    name = tables.label(f"{prefix}smoother")
-    table = Table(title=f"{name} less filter on tasks 1 to 3, points", title_justify="left", title_style="bold")
-    for column in ("noise", "filtered, %", "smoothed, %", "difference", "least of seeds", "each seed"):
-        table.add_column(column, justify="right")
-    for noise in noises:
+def _against_noise(content: Content, prefix: str) -> Table:
+    smoothed, filtered = (along_noise(content["methods"][f"{prefix}{name}"]) for name in ("smoother", "filter"))
+    rows = []
+    for noise in smoothed:
         difference = 100 * (smoothed[noise] - filtered[noise])
-        table.add_row(
-            f"{noise:g}",
-            f"{100 * filtered[noise].mean():.1f}",
-            f"{100 * smoothed[noise].mean():.1f}",
-            f"{difference.mean():+.1f}",
-            f"{difference.min():+.1f}",
-            "  ".join(f"{value:+.1f}" for value in difference),
-        )
-    return table
+        cells = f"{100 * filtered[noise].mean():.1f}", f"{100 * smoothed[noise].mean():.1f}"
+        each = "  ".join(f"{value:+.1f}" for value in difference)
+        rows.append([f"{noise:g}", *cells, f"{difference.mean():+.1f}", f"{difference.min():+.1f}", each])
+    head = ("noise", "filtered, %", "smoothed, %", "difference", "least of seeds", "each seed")
+    return Table(head, rows, f"{label(f'{prefix}smoother')} less filter on tasks 1 to 3, points.")
 
 
 def halved(images: Float32[np.ndarray, "N h w"]) -> Float32[np.ndarray, "N h/2 w/2"]:

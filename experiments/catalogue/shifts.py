@@ -1,52 +1,51 @@
-"""Sequences whose classes, light or image set change: the methods of the permuted tasks on all of them."""
+"""Sequences whose classes, light or image set change."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from rich.console import Console
 
-from experiments import methods, tasks
-from experiments.continual.comparison import compare
-from experiments.continual.learners import Method, filtering, follow, streaming
+from experiments.continual import learners, tasks
+from experiments.continual.comparison import Comparison
+from experiments.continual.families import PREFIX, REPORTS, UNSEEN, looking_back, reports
+from experiments.continual.learners import Method, filtering, follow, lofi
 from experiments.continual.networks import mlp
 from experiments.continual.structures import Form, Structure
+from experiments.continual.summary import Pair
 from experiments.data.letters_and_post import notmnist, usps
 from experiments.data.mnist import fashion_mnist, mnist
-from experiments.run.experiment import Experiment
-from experiments.run.results import Pair
-from experiments.sequences.rotated_mnist import NAMES, REPORTS, UNSEEN, looking_back, reports
+from experiments.run.options import Count, Natural
 
 Shift = Literal["split", "disjoint", "brightness", "sets"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Shifts(Experiment):
+class Shifts(Comparison):
     """Split and disjoint MNIST, Fashion-MNIST getting darker, or MNIST, notMNIST, Fashion-MNIST and USPS in turn.
 
     Where it gets darker, filters that never saw the middle task fill it in.
     """
 
-    published: ClassVar[Mapping[str, Any]] = {"seeds": 5, "rank": 20}
+    presets: ClassVar = {"published": {"seeds": 5, "rank": 20}}
 
     shift: Shift = "split"
     """What changes from task to task."""
-    seeds: int = 3
+    seeds: Count = 3
     """Number of seeds: each has other images and starting weights."""
-    rank: int = 10
+    rank: Natural = 10
     """Directions kept by the low-rank filters."""
-    train: int = 750
+    train: Count = 750
     """Training images a task."""
-    steps: int = 300
+    steps: Count = 300
     """Gradient steps a task."""
-    side: int = 16
+    side: Count = 16
     """Pixels along each side of an image."""
     structures: tuple[Form, ...] = ("network", "kronecker")
     """Structures of the filters' precision."""
 
     def run(self, console: Console) -> None:
-        """Run, write and draw."""
+        """Compute and write."""
         seeds = range(self.seeds)
         sizes = {"train": self.train, "val": 300, "test": 1000}
         rates = {"learning_rate": (3e-3,)}
@@ -59,39 +58,38 @@ class Shifts(Experiment):
             for form in self.structures
         ]
         baselines = ("sequential", "anchor", "ewc", "lofi")
-        pairs = [Pair(f"{NAMES[form]}filter_last", each) for form in self.structures for each in baselines]
+        pairs = [Pair(f"{PREFIX[form]}filter_last", each) for form in self.structures for each in baselines]
         parts = _parts(self.shift, self.side)
         if self.shift == "brightness":  # the light changes in steps, so one that was never seen can be filled in
             middle = len(parts) // 2
             for form in self.structures:
                 run = follow(filtering(Structure(form, self.rank)), middle)
                 filters.append(Method(reports(form, UNSEEN), fixed | drift, run, (middle,)))
-                pairs += looking_back(NAMES[form], middle)
+                pairs += looking_back(PREFIX[form], middle)
         else:
-            pairs += [Pair(f"{NAMES[form]}smoother", f"{NAMES[form]}filter") for form in self.structures]
-        compare(
+            pairs += [Pair(f"{PREFIX[form]}smoother", f"{PREFIX[form]}filter") for form in self.structures]
+        self.compare(
+            console,
             f"shifts-{self.shift}",
             f"Shift of {self.shift}: test accuracy, %",
             methods=(
-                Method({"sequential": "last"}, rates, follow(methods.sequential)),
-                Method({"alone": "own"}, rates, follow(methods.alone)),
-                Method({"anchor": "last"}, fixed | {"strength": (3.0, 30.0, 300.0, 3000.0)}, follow(methods.anchor)),
+                Method({"sequential": "last"}, rates, follow(learners.sequential)),
+                Method({"alone": "own"}, rates, follow(learners.alone)),
+                Method({"anchor": "last"}, fixed | {"strength": (3.0, 30.0, 300.0, 3000.0)}, follow(learners.anchor)),
                 Method(
                     {"ewc": "last"},
                     fixed | {"curvature": strengths},
                     follow(filtering(Structure("network", 0))),
                 ),
-                Method({"lofi": "last"}, {"prior": (10.0, 30.0), "noise": (0.0,)}, follow(streaming(self.rank))),
+                Method({"lofi": "last"}, {"prior": (10.0, 30.0), "noise": (0.0,)}, follow(lofi(self.rank))),
                 *filters,
-                Method({"joint": "joint"}, rates, methods.joint),
+                Method({"joint": "joint"}, rates, learners.joint),
             ),
             network=mlp(self.side**2, (50, 50), 10),
-            training=methods.Training(self.steps, 150, None),
+            training=learners.Training(self.steps, 150, None),
             tasks=tasks.sequence(parts, **sizes, seeds=seeds),
-            seeds=seeds,
-            settings=sizes | {"shift": self.shift, "side": self.side, "hidden": (50, 50), "rank": self.rank},
+            settings=sizes | {"shift": self.shift, "side": self.side, "hidden": (50, 50)},
             pairs=pairs,
-            **self.place(console),
         )
 
 
@@ -105,10 +103,4 @@ def _parts(shift: Shift, side: int) -> list[tasks.Part]:
         parts = tasks.split(mnist(), [(digit, digit + 1) for digit in range(0, 10, 2)], labels="position")
     else:
         parts = tasks.split(mnist(), [range(5), range(5, 10)], labels="class")
-    return [smaller(part, side) for part in parts]
-
-
-def smaller(part: tasks.Part, side: int) -> tasks.Part:
-    """The same part at side × side pixels."""
-    size = tasks.resized(part.name, part.images, side)
-    return part._replace(seen=lambda x: size.seen(part.seen(x)))
+    return [tasks.smaller(part, side) for part in parts]

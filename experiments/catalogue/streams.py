@@ -1,4 +1,4 @@
-"""One step ahead on the station's 2020 file, a transformer, electricity demand and exchange rates"""
+"""One step ahead on the station's 2020 file, a transformer, electricity demand and exchange rates."""
 
 import dataclasses
 from typing import NamedTuple

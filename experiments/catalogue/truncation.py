@@ -4,22 +4,19 @@ import dataclasses
 import functools
 import itertools
 import statistics
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
+import pandas as pd
 from jaxtyping import Array, Float
+from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Column, Table
 
 import lowrank_filter as lf
-from experiments import pages, pictures, results
-from experiments.claim import claimed
-from experiments.run.experiment import Experiment
-from experiments.structure_comparison import (
+from experiments.continual.exact import (
     LIKELIHOOD,
     SMALL_FLAT,
     Split,
@@ -29,6 +26,10 @@ from experiments.structure_comparison import (
     logdet,
     output_variance,
 )
+from experiments.run import pictures
+from experiments.run.experiment import Arrays, Content, Experiment
+from experiments.run.options import Count
+from experiments.run.report import Table
 
 QUANTITIES = (
     "kl_exact_approximate",
@@ -43,18 +44,11 @@ _HEAD = (
     *("residual", "metric", "rank", "KL(exact‖it)", "KL(it‖exact)", "log det − exact", "variance / exact"),
     *("ratio of curvature", "over"),
 )
-_PAGE = """# What truncation costs
-
-The rank-k posterior of a network of 64-20-10 (D = 1,510) after two Laplace updates with half of {examples:,} digits
-each, against the dense generalised Gauss-Newton posterior at the same maximum, in float64; mean over {seeds} seeds,
-made by `python -m experiments truncation`. KL and log determinant in nats; variance: of the outputs at 100 test images,
-median ratio. Ratio of curvature: the smallest and the largest vᵀPv / vᵀP_exact v of any direction; over: the share of
-the generalised eigenvectors whose curvature is overestimated.
-
-{table}
-
-![truncation.png](truncation.png)
-"""
+INTRODUCTION = """The rank-k posterior of a network of 64-20-10 (D = {dimension:,}) after two Laplace updates with half
+of {examples:,} digits each, against the dense generalised Gauss-Newton posterior at the same maximum, in float64, mean
+over {seeds} seeds; made by `python -m experiments truncation`. KL and log determinant in nats; variance: of the outputs
+at 100 test images, median ratio. Ratio of curvature: the smallest and the largest vᵀPv / vᵀP_exact v of any direction;
+over: the share of the generalised eigenvectors whose curvature is overestimated."""
 Residual = Literal["diagonal", "drop"]
 Metric = Literal["relative", "euclidean"]
 
@@ -63,13 +57,13 @@ Metric = Literal["relative", "euclidean"]
 class TruncationCost(Experiment):
     """Digits, 64-20-10: residual × metric × rank against the dense generalised Gauss-Newton posterior."""
 
-    published: ClassVar[Mapping[str, Any]] = {"seeds": 5, "ranks": (1, 2, 5, 10, 20, 50, 100, 200)}
+    presets: ClassVar = {"published": {"seeds": 5, "ranks": (1, 2, 5, 10, 20, 50, 100, 200)}}
 
-    seeds: int = 2
+    seeds: Count = 2
     """Number of seeds: each has another split and other starting weights."""
-    ranks: tuple[int, ...] = (1, 5, 20, 100)
+    ranks: tuple[Count, ...] = (1, 5, 20, 100)
     """Directions kept."""
-    examples: int = 1000
+    examples: Count = 1000
     """Images in the curvature."""
     residuals: tuple[Residual, ...] = ("diagonal", "drop")
     """What becomes of the rest."""
@@ -77,36 +71,43 @@ class TruncationCost(Experiment):
     """What counts as large."""
 
     def run(self, console: Console) -> None:
-        """Run, write and print."""
-        depends = {"examples": self.examples}
-        kept = self.output / "truncation" / "unfinished"
-        with claimed(kept, depends, resume=self.resume):
-            self._run(console, Unfinished(kept, depends))
-
-    def _run(self, console: Console, unfinished: Unfinished) -> None:
+        """Compute and write."""
         choices = list(itertools.product(self.residuals, self.metrics, self.ranks))
         found: dict[tuple, list[dict[str, float]]] = {choice: [] for choice in choices}
-        for seed in range(self.seeds):
-            measured = unfinished.recall(
-                {"seed": seed, "choices": choices},
-                lambda seed=seed: self._measured(seed, choices),
-                lambda: {choice: dict.fromkeys(QUANTITIES, 0.0) for choice in choices},
-            )
-            for choice, values in measured.items():
-                found[choice].append({name: float(values[name]) for name in QUANTITIES})
-        rows = [
-            {"residual": residual, "metric": metric, "rank": rank}
-            | {name: statistics.mean(one[name] for one in measured) for name in measured[0]}
-            | {"per_seed": measured}
-            for (residual, metric, rank), measured in found.items()
-        ]
         settings = {"seeds": self.seeds, "examples": self.examples, "dimension": 64 * 20 + 20 + 20 * 10 + 10}
-        content = {"experiment": "truncation", "settings": settings, "versions": results.versions(), "rows": rows}
-        path = results.write(content, self.output)
-        unfinished.clear()
-        console.print(_table(rows))
-        _write_page(path.parent, rows, settings)
-        console.print(f"Results are in [bold]{path.parent}[/bold].")
+        head = {"introduction": INTRODUCTION.format(**settings), "depends": {"examples": self.examples}}
+        with self.study(console, "truncation", "What truncation costs", **head, **settings) as study:
+            with study.part("seeds", self.seeds) as advance:
+                for seed in range(self.seeds):
+                    measured = study.cache.recall(
+                        {"seed": seed, "choices": choices},
+                        lambda seed=seed: self._measured(seed, choices),
+                        lambda: {choice: dict.fromkeys(QUANTITIES, 0.0) for choice in choices},
+                    )
+                    for choice, values in measured.items():
+                        found[choice].append({name: float(values[name]) for name in QUANTITIES})
+                    advance()
+            rows = [
+                {"residual": residual, "metric": metric, "rank": rank}
+                | {name: statistics.mean(one[name] for one in measured) for name in measured[0]}
+                | {"per_seed": measured}
+                for (residual, metric, rank), measured in found.items()
+            ]
+            study.finish({"rows": rows})
+
+    @classmethod
+    def tables(cls, content: Content) -> dict[str, Table | str]:
+        """Every choice."""
+        return {"truncation": Table(_HEAD, [_cells(row) for row in content["rows"]], words=2)}
+
+    @classmethod
+    def pictures(cls, content: Content, arrays: Arrays) -> dict[str, Callable[[], Figure]]:
+        """Both divergences against the rank."""
+        y, kinds = "nats", {"KL(exact‖it)": "kl_exact_approximate", "KL(it‖exact)": "kl_approximate_exact"}
+        frame = pd.DataFrame(content["rows"]).assign(name=lambda rows: rows["residual"] + ", " + rows["metric"])
+        panels = {title: frame.assign(**{y: frame[kind]}) for title, kind in kinds.items()}
+        panels = {title: part[["name", "rank", y]] for title, part in panels.items()}
+        return {"truncation": lambda: pictures.logarithmic(panels, content["title"], "rank", y)}
 
     def _measured(self, seed: int, choices: list[tuple]) -> dict[tuple, dict[str, float]]:
         data = digits_split(seed, self.examples)
@@ -176,26 +177,3 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{row['smallest_ratio']:.2g} … {row['largest_ratio']:.3g}",
         f"{100 * row['share_over']:.0f} %",
     ]
-
-
-def _table(rows: list[dict[str, Any]]) -> Table:
-    numbers = (Column(name, justify="right") for name in _HEAD[2:])
-    table = Table(
-        *_HEAD[:2], *numbers, title="What truncation costs, 64-20-10", title_justify="left", title_style="bold"
-    )
-    for row in rows:
-        table.add_row(*_cells(row))
-    return table
-
-
-def _write_page(folder: Path, rows: list[dict[str, Any]], settings: dict[str, Any]) -> None:
-    lines = {}
-    for title, name in (("KL(exact‖it)", "kl_exact_approximate"), ("KL(it‖exact)", "kl_approximate_exact")):
-        lines[title] = {
-            ", ".join(choice): tuple(zip(*((row["rank"], row[name]) for row in part), strict=True))
-            for choice, part in itertools.groupby(rows, lambda row: (row["residual"], row["metric"]))
-        }
-    pictures.log_lines(folder / "truncation.png", "rank", "nats", lines)
-    text = _PAGE.format(**settings, table=pages.table(_HEAD, map(_cells, rows), words=2))
-    with results.written_whole(folder / "README.md") as file:
-        file.write(text.encode())

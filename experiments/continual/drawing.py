@@ -151,3 +151,63 @@ def means(content: Mapping[str, Any]) -> Figure:
     pictures.dots(axes, found, _ACCURACY)
     axes.set_xlabel("mean test accuracy over all tasks, %")
     return figure
+
+
+def noise(methods: Mapping[str, Mapping[float, np.ndarray]], title: str) -> Figure:
+    """Accuracy in each seed against process noise, of each method."""
+    x = "process noise q"
+    rows = [(name, q, 100 * value) for name, found in methods.items() for q in found for value in found[q]]
+    found = pd.DataFrame(rows, columns=["name", x, _ACCURACY]).sort_values(x, kind="stable")
+    values = list(found[x].unique())
+    figure = Figure(figsize=(11, 6))
+    figure.subplots_adjust(left=0.085, right=0.745, top=0.89, bottom=0.13)
+    figure.suptitle(title, x=0.02, ha="left", weight="bold", fontsize=16)
+    axes = figure.add_subplot()
+    pictures.lines(axes, found.assign(**{x: found[x].map(values.index)}), x, _ACCURACY)
+    axes.set_xticks(range(len(values)), [f"{value:g}" for value in values])
+    return figure
+
+
+def against_cost(content: Mapping[str, Any], title: str) -> Figure:
+    """Accuracy against the rank, the memory and the seconds of an update, with one standard error over seeds."""
+    found, cost = frame(content), content["cost"]
+    found = found[found["task"].isna()]
+    quantities = {
+        "directions kept": "rank",
+        "memory of the precision, MB": "state_bytes",
+        "seconds of an update": "update_seconds",
+    }
+    figure, panels = pictures.figure(title, 1, 3, (13, 5), sharey=True)
+    for axes, (meaning, name) in zip(panels, quantities.items(), strict=True):
+        values = {method: one[name] / (1e6 if name == "state_bytes" else 1) for method, one in cost.items()}
+        one = found.assign(**{meaning: found["name"].map(values)}).assign(name="filter")
+        axes.set_xscale("symlog", linthresh=1) if min(values.values()) == 0 else axes.set_xscale("log")
+        pictures.lines(axes, one, meaning, _ACCURACY, named=False)
+    return figure
+
+
+def curves(content: Mapping[str, Any], title: str) -> Figure:
+    """Accuracy averaged over the tasks so far, and seconds of each task, against the number of tasks.
+
+    What learns all tasks at once is a point.
+    """
+    accuracy, seconds = [], []
+    for name, found in content["methods"].items():
+        for row in found["curve"]["per_seed"]:
+            accuracy += [(name, t, 100 * value) for t, value in zip(found["curve"]["tasks"], row, strict=True)]
+        for row in found["seconds_per_task"]:
+            seconds += [(name, t + 1, value) for t, value in enumerate(row) if t > 0]  # the first task is compiled
+    figure = Figure(figsize=(11, 8.4))
+    figure.subplots_adjust(left=0.085, right=0.72, top=0.92, bottom=0.08, hspace=0.28)
+    figure.suptitle(title, x=0.02, ha="left", weight="bold", fontsize=16)
+    above, below = figure.subplots(2, 1, height_ratios=(3, 2))
+    y = "mean test accuracy so far, %", "seconds a task"
+    for axes, rows, name in ((above, accuracy, y[0]), (below, seconds, y[1])):
+        if rows:
+            one = pd.DataFrame(rows, columns=["name", "tasks", name])
+            axes.set_xlim(0, max(row[1] for row in accuracy) + 1)
+            # Pauses of the machine are no property of a method: what lies far above the median is cut off.
+            if axes is below:
+                axes.set_ylim(0, 3 * one.groupby("name")[name].median().max())
+            pictures.lines(axes, one, "tasks", name, marks=axes is above)
+    return figure

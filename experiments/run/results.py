@@ -82,20 +82,15 @@ def frame(content: Mapping[str, Any]) -> pd.DataFrame:
     tasks = content.get("tasks", ())
     for variant, part in content.get("variants", {"": content}).items():
         methods = part.get("methods") or part.get("models") or {}
-        for (method, found), (metric, value) in (
-            (item, one) for item in methods.items() for one in item[1].items() if found_in(one[1])
-        ):
-            summary = value if isinstance(value, Mapping) else {"per_seed": [value]}
-            seeds = range(len(summary["per_seed"])) if isinstance(value, Mapping) else (None,)
-            rows += [(variant, method, metric, None, *one) for one in zip(seeds, summary["per_seed"], strict=True)]
-            for seed, per_task in enumerate(summary.get("per_task_per_seed", ())):
-                rows += [(variant, method, metric, *one[:1], seed, one[1]) for one in zip(tasks, per_task, strict=True)]
+        for method, metric, value in ((name, *one) for name, found in methods.items() for one in found.items()):
+            lead = (variant, method, metric)
+            if isinstance(value, int | float):
+                rows.append((*lead, None, None, value))
+            elif isinstance(value, Mapping) and "per_seed" in value and metric != "curve":
+                rows += [(*lead, None, *one) for one in enumerate(value["per_seed"])]
+                for seed, per_task in enumerate(value.get("per_task_per_seed", ())):
+                    rows += [(*lead, task, seed, one) for task, one in zip(tasks, per_task, strict=True)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
-
-
-def found_in(value: Any) -> bool:
-    """Whether a value of results.json is a score: a plain number, or a summary over seeds."""
-    return isinstance(value, int | float) or (isinstance(value, Mapping) and "per_seed" in value)
 
 
 def difference(
@@ -114,14 +109,13 @@ def difference(
             raise ValueError(
                 f"expected pairs of {', '.join(part['method'].unique())}, but one names {name!r}; correct the pair"
             )
-    whole = part["task"].isna().all()
-    columns = [
-        (one if whole else one[one["task"].notna()].dropna(subset="value")).assign(
-            task=lambda rows: rows["task"].fillna("")
-        )
-        for one in (part[part["method"] == name] for name in (better, worse))
+    if not part["task"].isna().all():
+        part = part.dropna(subset=["task", "value"])
+    part = part.assign(task=part["task"].fillna(""))
+    tables = [
+        part[part["method"] == name].pivot_table(index="seed", columns="task", values="value", sort=False)
+        for name in (better, worse)
     ]
-    tables = [one.pivot(index="seed", columns="task", values="value") for one in columns]
     wanted = [task for task in tables[0] if task in tables[1]] if tasks is None else list(tasks)
     known = bool(wanted) and all(task in table for table in tables for task in wanted)
     if not known or len(tables[0]) != len(tables[1]):
@@ -130,7 +124,7 @@ def difference(
             f"{[len(table) for table in tables]} seeds, and tasks {[list(table) for table in tables]}; "
             "run both on the same tasks"
         )
-    return (tables[0][wanted] - tables[1][wanted]).mean(axis=1).tolist()
+    return np.mean([(tables[0][task] - tables[1][task]).to_numpy(float) for task in wanted], axis=0).tolist()
 
 
 def write(content: Mapping[str, Any], path: Path) -> None:

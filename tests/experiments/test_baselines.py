@@ -10,7 +10,8 @@ import pytest
 from dynamax.linear_gaussian_ssm.inference import lgssm_filter, make_lgssm_params
 
 import latenttrack as lt
-from experiments.streaming.models import MODELS, dssm, gru, kalman, parts, static, vrnn, weights
+from experiments.streaming.models import dssm, gru, kalman, parts, static, vrnn, weights
+from experiments.streaming.models import MODELS
 
 X, T, K = 3, 12, 4
 LATENT = lt.Config(

@@ -13,10 +13,10 @@ import pytest
 
 import latenttrack as lt
 import lowrank_filter as lf
+from experiments.streaming.models import parts
 from experiments.data import mnist, series
 from experiments.data.files import FOLDER_VARIABLE
 from experiments.streaming import protocol
-from experiments.streaming.models import parts
 
 pytestmark = pytest.mark.skipif(not os.environ.get(FOLDER_VARIABLE), reason=f"{FOLDER_VARIABLE} names no data folder")
 

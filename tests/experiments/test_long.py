@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from experiments.sequences.long import Block, Follower, Rows
 
 from experiments import methods, tasks
+from experiments.data.images import Images
 from experiments.continual.learners import Training
 from experiments.continual.networks import mlp
-from experiments.data.images import Images
+from experiments.sequences.long import Block, Follower, Rows
+from experiments.run.cache import Cache
 from lowrank_filter.common.checkpoint import Checkpoint
 
 RNG = np.random.default_rng(0)

@@ -10,12 +10,13 @@ import pytest
 
 import lowrank_filter as lf
 from experiments import methods
-from experiments.continual.evaluation import tune
+from experiments.data import digits
 from experiments.continual.learners import Learner, Method, Training, filtering, follow
 from experiments.continual.networks import flat, mlp, resnet, vit
 from experiments.continual.structures import FORMS, Structure
 from experiments.continual.tasks import Tasks, rotated
-from experiments.data import digits
+from experiments.continual.evaluation import tune
+from experiments.run.cache import Cache
 
 NETWORK = mlp(64, (8,), 10)
 TRAINING = Training(40, None, 30)

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from experiments.claim import SettingsChangedError
-from experiments.streaming.study import Budget
 from rich.console import Console
 
+from experiments.claim import SettingsChangedError
 from experiments.data.series import Series
 from experiments.streaming import comparison, pictures, protocol, records, scores
 from experiments.streaming.models import MODELS
+from experiments.streaming.study import Budget
 from latenttrack import Outputs
 
 

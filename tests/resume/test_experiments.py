@@ -9,20 +9,21 @@ from types import MappingProxyType
 import killing
 import numpy as np
 import pytest
-from experiments.claim import SettingsChangedError, claimed, read_json
-from experiments.jena import Jena
-from experiments.sequences.long import LongSequence
-from experiments.sequences.rotated_digits import RotatedDigits
-from experiments.sequences.rotated_mnist import RotatedMnist
 from rich.console import Console
 
 from experiments import methods
 from experiments.__main__ import All, main
+from experiments.claim import SettingsChangedError, claimed, read_json
 from experiments.continual.comparison import compare
+from experiments.jena import Jena
 from experiments.continual.learners import Method, Training, follow
 from experiments.continual.networks import mlp
-from experiments.continual.tasks import Tasks
+from experiments.sequences.long import LongSequence
+from experiments.sequences.rotated_digits import RotatedDigits
+from experiments.sequences.rotated_mnist import RotatedMnist
 from experiments.streaming import records
+from experiments.continual.tasks import Tasks
+from experiments.run.cache import Cache
 from lowrank_filter.common.lock import alone
 
 RNG = np.random.default_rng(0)
