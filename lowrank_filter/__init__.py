@@ -11,6 +11,7 @@ from lowrank_filter.algebra.partition import Layer, find_layers
 from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.drivers.filters import Filter, extended_filter, laplace_filter
 from lowrank_filter.drivers.fit import fit
+from lowrank_filter.drivers.run_stream import run_stream
 from lowrank_filter.drivers.stream import Stream, filter_stream
 from lowrank_filter.kernels.belief import Belief, init, kronecker_init, penalty, sample, store, zero_site
 from lowrank_filter.kernels.health import Health, sliding_health
@@ -60,6 +61,7 @@ __all__ = [
     "penalty",
     "predict",
     "predictive",
+    "run_stream",
     "sample",
     "sliding_health",
     "smooth",

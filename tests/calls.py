@@ -107,6 +107,11 @@ def folder() -> dict[str, Any]:
     return {"number": 1, "bool": True, "object": object(), "tracer": Traced(1.0)}
 
 
+def hook() -> dict[str, Any]:
+    """True, False or a function."""
+    return {"text": "bar", "number": 1, "None": None}
+
+
 def choice() -> dict[str, Any]:
     """One of a few strings."""
     return {

@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float, Key
 from latenttrack import stream_checks
 from latenttrack.interface import Outputs, Params, State, StreamModel
 from lowrank_filter.common import checks
+from lowrank_filter.common.pieces import scan
 
 
 def rollout(
@@ -53,7 +54,6 @@ def rollout(
     state = model.initial_state(params) if state is None else state
     if checkpoint is None:
         return model.rollout(params, key, xs, ys, state, samples, mask)
-    from lowrank_filter.common.checkpoint import scan  # noqa: PLC0415  orbax takes seconds to import
 
     def advance(fixed: tuple, state: State, part: tuple) -> tuple[State, Outputs]:
         (params, key), (xs, ys, mask) = fixed, part
@@ -64,4 +64,5 @@ def rollout(
         every=checkpoint_every,
         folder=checkpoint,
         identity={"samples": samples},
+        report=lambda done, outputs: None,
     )

@@ -3,14 +3,13 @@
 import contextlib
 import hashlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from lowrank_filter.common.lock import alone
 
@@ -149,56 +148,6 @@ class _OtherRunError(ValueError):
     """The folder holds another run."""
 
 
-def scan(
-    advance: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]],
-    fixed: Tree,
-    carry: Tree,
-    xs: Tree,
-    *,
-    every: int,
-    folder: str | Path,
-    identity: Mapping[str, Any],
-) -> tuple[Tree, Tree]:
-    """``lax.scan`` over ``xs`` in pieces of ``every`` steps; carry and ys so far are saved after each.
-
-    What the program itself does is part of the run's identity: a network, a rank or a noise that a closure holds.
-
-    Args:
-        advance: ``advance(fixed, carry, part)`` → (carry, ys), for any number of steps; it is compiled here.
-        fixed: what all steps share.
-        carry, xs: as in ``lax.scan``.
-        every: steps in a piece.
-        folder, identity: as in :class:`Checkpoint`.
-
-    Raises:
-        TypeError: called within a traced function.
-        ValueError: as in :meth:`Checkpoint.restore`.
-    """
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((fixed, carry, xs))):
-        raise TypeError(
-            "checkpoint: expected a call outside of jax.jit, vmap and grad, since it writes files, got traced values; "
-            "each piece is compiled within"
-        )
-    run = jax.jit(advance)
-    carry = _strong(carry)
-    length = len(jax.tree.leaves(xs)[0])
-    first = jax.tree.map(lambda leaf: leaf[:1], xs)
-    program = run.lower(fixed, carry, first).as_text()
-    _, shapes = jax.eval_shape(run, fixed, carry, first)
-    given = {"start": carry, "fixed": fixed, "data": xs, "program": program, "jax": jax.__version__}
-    with Checkpoint(folder, {**identity, **given}) as saved:
-        done, (carry, ys) = saved.restore((carry, shapes))
-        ys = None if done == 0 else jax.tree.map(np.asarray, ys)
-        while done < length:
-            part = jax.tree.map(lambda leaf, done=done: leaf[done : done + every], xs)
-            carry, piece = run(fixed, carry, part)
-            carry, piece = _strong(carry), jax.device_get(piece)
-            ys = piece if ys is None else jax.tree.map(lambda *parts: np.concatenate(parts), ys, piece)
-            done = min(done + every, length)
-            saved.save(done, (carry, ys))
-    return carry, jax.tree.map(jnp.asarray, ys)
-
-
 def _plain(tree: Tree) -> list[Any]:
     """The leaves, with keys as plain integers."""
     return [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in jax.tree.leaves(tree)]
@@ -210,13 +159,6 @@ def _placed(like: Any, leaf: np.ndarray) -> Any:
     if isinstance(like, jax.Array) and len(like.sharding.device_set) > 1:
         return jax.device_put(leaf, like.sharding)
     return jnp.asarray(leaf)
-
-
-def _strong(tree: Tree) -> Tree:
-    """Without weak types, which a file does not keep."""
-    return jax.tree.map(
-        lambda leaf: leaf if _is_key(leaf) else jax.lax.convert_element_type(leaf, jnp.result_type(leaf)), tree
-    )
 
 
 def _is_key(leaf: Any) -> bool:

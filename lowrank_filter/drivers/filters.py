@@ -36,6 +36,11 @@ class Filter(NamedTuple):
     step: Callable[..., tuple[Belief, Info]] | None = None
 
 
+def stepping(filter: Filter) -> Callable[..., tuple[Belief, Info]]:
+    """``(belief, x, y, mask)`` → (belief, info): the filter's step, or predict and then update."""
+    return filter.step or (lambda belief, *examples: filter.update(filter.predict(belief), *examples))
+
+
 def extended_filter(
     apply_fn: Apply,
     likelihood: Likelihood,

@@ -11,6 +11,9 @@ from jaxtyping import Array, ArrayLike, Float, Key
 
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
+from lowrank_filter.common.pieces import scan
+from lowrank_filter.common.progress import Hook, reporting
+from lowrank_filter.common.progress import check as check_progress
 from lowrank_filter.kernels.belief import Belief, check_belief, penalty
 from lowrank_filter.kernels.examples import Apply, Batch, prepare
 from lowrank_filter.kernels.expansion import localise
@@ -33,6 +36,7 @@ def fit(
     mask: Any = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 100,
+    progress: bool | Hook = False,
 ) -> tuple[Tree, Float[Array, " steps"]]:
     """θ* = argmin Σᵢ ℓᵢ(θ)/λ + ½(θ − m)ᵀP(θ − m), by an optax loop in one ``lax.scan``.
 
@@ -55,20 +59,24 @@ def fit(
             saved there after each, in the background, and the same call goes on from there, bit for bit. Not within
             ``jax.jit``, nor with host callbacks in the network, which differ from process to process.
         checkpoint_every: steps in a piece.
+        progress: a function called with the steps done and the objectives [n] of the last n, after each piece of
+            ``checkpoint_every``; True shows a bar where rich is installed, otherwise a line every ten seconds, on
+            standard error. Not within ``jax.jit`` either.
 
     Returns:
         θ*, and the objective before each step [steps].
 
     Raises:
         RuntimeError: another run is using the checkpoint folder.
-        TypeError: apply_fn, likelihood, optimizer or labels are of the wrong kind; ``checkpoint`` within a traced
-            function.
+        TypeError: apply_fn, likelihood, optimizer or labels are of the wrong kind; ``checkpoint`` or
+            ``progress`` within a traced function.
         ValueError: shapes, options or visible values are wrong; the message says which. The folder holds another run,
             or no checkpoint that can be read; one that cannot is named in a warning and the one before it is used.
     """
     checks.count("steps", steps, minimum=0)
     checks.folder("checkpoint", checkpoint)
     checks.count("checkpoint_every", checkpoint_every, minimum=1)
+    check_progress(progress)
     checks.scalar("temperature", temperature)
     check_optimizer(optimizer)
     check_belief(belief, needed=("quadratic",))
@@ -88,19 +96,19 @@ def fit(
             )
     if key is not None:
         key = checks.key("key", key)
-    if checkpoint is None or steps == 0:
+    if steps == 0 or (checkpoint is None and progress is False):
         return _loop(belief, likelihood, batch, key, start, temperature, apply_fn, optimizer, steps, batch_size)
-    from lowrank_filter.common.checkpoint import scan  # noqa: PLC0415  orbax takes seconds to import
-
-    (params, _), values = scan(
-        functools.partial(_advance, apply_fn, optimizer),
-        (belief, likelihood, batch, temperature),
-        (start, optimizer.init(start)),
-        (jnp.arange(steps), _order(key, size, steps, batch_size)),
-        every=checkpoint_every,
-        folder=checkpoint,
-        identity={"batch_size": batch_size, "steps": steps},
-    )
+    with reporting(progress, "fit", steps) as report:
+        (params, _), values = scan(
+            functools.partial(_advance, apply_fn, optimizer),
+            (belief, likelihood, batch, temperature),
+            (start, optimizer.init(start)),
+            (jnp.arange(steps), _order(key, size, steps, batch_size)),
+            every=checkpoint_every,
+            folder=checkpoint,
+            identity={"batch_size": batch_size, "steps": steps},
+            report=lambda done, values: report(done, values, values[-1]),
+        )
     return params, values
 
 

@@ -8,7 +8,10 @@ import jax.numpy as jnp
 
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
-from lowrank_filter.drivers.filters import Filter
+from lowrank_filter.common.pieces import scan
+from lowrank_filter.common.progress import Hook, reporting
+from lowrank_filter.common.progress import check as check_progress
+from lowrank_filter.drivers.filters import Filter, stepping
 from lowrank_filter.kernels.belief import Belief, check_belief
 from lowrank_filter.kernels.examples import as_inputs, as_mask
 from lowrank_filter.kernels.update import Info
@@ -41,6 +44,7 @@ def filter_stream(
     history: History = "final",
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 1000,
+    progress: bool | Hook = False,
 ) -> tuple[Belief, Stream]:
     """Predict and update through a stream in one ``lax.scan``.
 
@@ -59,13 +63,16 @@ def filter_stream(
             are saved there after each, in the background, and the same call goes on from there, bit for bit. Not
             within ``jax.jit``, nor with host callbacks in the network, which differ from process to process.
         checkpoint_every: updates in a piece; what is written each time grows with the history that is kept.
+        progress: a function called with the updates done and the :class:`Info` of the last n, stacked, after each piece
+            of ``checkpoint_every``; True shows a bar where rich is installed, otherwise a line every ten seconds, on
+            standard error. Not within ``jax.jit`` either.
 
     Returns:
         The last belief, and :class:`Stream`.
 
     Raises:
         RuntimeError: another run is using the checkpoint folder.
-        TypeError: ``checkpoint`` within a traced function.
+        TypeError: ``checkpoint`` or ``progress`` within a traced function.
         ValueError: leading axes that differ, an empty stream, an unknown history, a chunk size or a
             ``checkpoint_every`` below 1; the folder holds another run (the message shows what differs), or no
             checkpoint that can be read. One that cannot is named in a warning and the one before it is used.
@@ -74,6 +81,7 @@ def filter_stream(
     checks.count("chunk_size", chunk_size, minimum=1)
     checks.folder("checkpoint", checkpoint)
     checks.count("checkpoint_every", checkpoint_every, minimum=1)
+    check_progress(progress)
     checks.instance("filter", filter, Filter, "build one with extended_filter or laplace_filter")
     check_belief(belief)
     x, y = as_inputs(x), checks.array("y", y, "an array of targets with one row per example")
@@ -92,7 +100,7 @@ def filter_stream(
         padded = jnp.pad(leaf, [(0, steps * chunk_size - size)] + [(0, 0)] * (leaf.ndim - 1))
         return padded.reshape(steps, chunk_size, *leaf.shape[1:])
 
-    advance = filter.step or (lambda belief, *chunk: filter.update(filter.predict(belief), *chunk))
+    advance = stepping(filter)
 
     def step(belief: Belief, chunk: tuple) -> tuple[Belief, Stream]:
         belief, info = advance(belief, *chunk)
@@ -104,20 +112,25 @@ def filter_stream(
         return belief, kept
 
     stream = jax.tree.map(chunks, (x, y, present))
-    _same_belief(jax.eval_shape(step, belief, jax.tree.map(lambda leaf: leaf[0], stream))[0], belief)
-    if checkpoint is None:
+    same_belief(jax.eval_shape(step, belief, jax.tree.map(lambda leaf: leaf[0], stream))[0], belief)
+    if checkpoint is None and progress is False:
         return jax.lax.scan(step, belief, stream)
-    from lowrank_filter.common.checkpoint import scan  # noqa: PLC0415  orbax takes seconds to import
+    with reporting(progress, "filter_stream", steps) as report:
+        return scan(
+            *(lambda _, belief, part: jax.lax.scan(step, belief, part), (), belief, stream),
+            every=checkpoint_every,
+            folder=checkpoint,
+            identity={"chunk_size": chunk_size, "history": history},
+            report=lambda done, kept: report(done, kept.info, kept.info.loss.mean()),
+        )
 
-    return scan(
-        *(lambda _, belief, part: jax.lax.scan(step, belief, part), (), belief, stream),
-        every=checkpoint_every,
-        folder=checkpoint,
-        identity={"chunk_size": chunk_size, "history": history},
-    )
 
+def same_belief(after: Belief, before: Belief) -> None:
+    """What a step returns can be what the next one starts from.
 
-def _same_belief(after: Belief, before: Belief) -> None:
+    Raises:
+        ValueError: another rank, other shapes or dtypes.
+    """
     shapes, start = (jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), b) for b in (after, before))
     if shapes != start:
         raise ValueError(

@@ -248,6 +248,7 @@ TABLE = {
             "temperature": POSITIVE,
             "checkpoint": calls.folder(),
             "checkpoint_every": calls.count(1),
+            "progress": calls.hook(),
         },
     ),
     "smooth": Call(
@@ -340,6 +341,7 @@ TABLE = {
             "history": CHOICE,
             "checkpoint": calls.folder(),
             "checkpoint_every": calls.count(1),
+            "progress": calls.hook(),
         },
     ),
     "store": Call(
@@ -374,10 +376,10 @@ TABLE = {
     ),
 }  # fmt: skip
 # Containers, which are pytrees and take what JAX puts into them: what they hold is checked where they are used. And
-# likelihoods without a parameter.
+# likelihoods without a parameter. run_stream, which is the host's, has a table of its own in test_run_stream.
 WITHOUT = {
     "Belief", "Bernoulli", "Blocks", "Categorical", "DiagLowRank", "Filter", "Health", "HeteroscedasticGaussian",
-    "Info", "Kronecker", "Layer", "Likelihood", "Poisson", "Precision", "Predictive", "Stream",
+    "Info", "Kronecker", "Layer", "Likelihood", "Poisson", "Precision", "Predictive", "Stream", "run_stream",
 }  # fmt: skip
 
 

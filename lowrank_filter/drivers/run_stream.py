@@ -1,0 +1,285 @@
+"""A filter over batches that come one after the other, from any iterator and of any size."""
+
+import collections
+import contextlib
+import functools
+import hashlib
+import itertools
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sized
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lowrank_filter.common import checks
+from lowrank_filter.common.pieces import host_only, joined, strong
+from lowrank_filter.common.progress import Hook, reporting
+from lowrank_filter.common.progress import check as check_progress
+from lowrank_filter.drivers.filters import Filter, stepping
+from lowrank_filter.drivers.stream import Stream, same_belief
+from lowrank_filter.kernels.belief import Belief, check_belief
+from lowrank_filter.kernels.update import Info
+
+_TOGETHER = 100
+
+
+def run_stream(
+    filter: Filter,
+    belief: Belief,
+    batches: Iterable[tuple],
+    *,
+    pad_to: int | None = None,
+    progress: bool | Hook = True,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 100,
+    callback: Callable[[int, Belief, Info], Any] | None = None,
+) -> tuple[Belief, Stream]:
+    """Predict and update once for each batch of an iterator, until it ends.
+
+    Uneven batches are filled up with masked examples to one size, so that the step is compiled once. The loop is the
+    host's: for a stream that is in memory, or under ``jax.jit`` and ``vmap``, :func:`filter_stream` is faster.
+
+    Args:
+        filter: from :func:`extended_filter` or :func:`laplace_filter`, or any :class:`Filter`.
+        belief: where to start; the first step predicts from it.
+        batches: (x, y) or (x, y, mask) each, as in :func:`update`, of any number of examples: a list, a generator, a
+            loader of data. An empty batch is a step without data.
+        pad_to: the size that all are filled up to, static. None takes the largest batch so far, and compiles again
+            where a larger one comes.
+        progress: True shows a bar on standard error where rich is installed, otherwise a line every ten seconds; a
+            function is called with the batches done and the :class:`Info` of the last.
+        checkpoint: a folder. Belief, position and records so far are saved there in the background, and also when the
+            run is stopped by Ctrl-C or an error. The same call with the same batches from the first on passes over
+            those that are done and goes on from there, bit for bit. Not with host callbacks in the network.
+        checkpoint_every: batches from one save to the next.
+        callback: called with the batches done, the belief and the last :class:`Info` after each; True stops the run.
+
+    Returns:
+        The last belief, and a :class:`Stream` of which only ``info`` is kept, stacked over the batches.
+
+    Raises:
+        RuntimeError: another run is using the checkpoint folder.
+        TypeError: called within a traced function; an argument or a batch is of the wrong kind.
+        ValueError: no batch, one of another structure or shape than the first, or of more than ``pad_to`` examples; the
+            folder holds another run or other batches, or no checkpoint that can be read.
+    """
+    checks.instance("filter", filter, Filter, "build one with extended_filter or laplace_filter")
+    check_belief(belief)
+    host_only("belief", belief)
+    if pad_to is not None:
+        checks.count("pad_to", pad_to, minimum=1)
+    check_progress(progress)
+    checks.folder("checkpoint", checkpoint)
+    checks.count("checkpoint_every", checkpoint_every, minimum=1)
+    if callback is not None:
+        checks.function("callback", callback, "(done, belief, info)")
+    total = len(batches) if isinstance(batches, Sized) else None
+    padded = _padded(_iterator(batches), pad_to, hashed=checkpoint is not None)
+    first = next(padded, None)
+    if first is None:
+        raise ValueError("batches: expected at least one batch, got none; give (x, y) or (x, y, mask) for each update")
+    padded = itertools.chain([first], padded)
+    belief = strong(belief)
+    after, shapes = jax.eval_shape(functools.partial(_step, filter), belief, *first.examples)
+    same_belief(after, belief)
+    state = _State(0, belief)
+    with contextlib.ExitStack() as stack:
+        saved = None
+        if checkpoint is not None:
+            from lowrank_filter.common.checkpoint import Checkpoint  # noqa: PLC0415  orbax takes seconds to import
+
+            program = _step.lower(filter, belief, *first.examples).as_text()
+            identity = {"start": belief, "pad_to": pad_to, "program": program, "jax": jax.__version__}
+            saved = stack.enter_context(Checkpoint(checkpoint, identity))
+            done, (belief, records, digest) = saved.restore((belief, shapes, first.digest))
+            if done:
+                _pass_over(padded, done, digest, checkpoint)
+                state = _State(done, belief, (jax.tree.map(np.asarray, records),), digest=digest)
+        safe = state.done
+        report = stack.enter_context(reporting(progress, "run_stream", total))
+        try:
+            for batch in padded:
+                belief, info = _step(filter, state.belief, *batch.examples)
+                state = state.after(belief, info, batch.digest)
+                if saved is not None and state.done - safe >= checkpoint_every:
+                    state = _save(saved, state)
+                    safe = state.done
+                report(state.done, info, info.loss)
+                if callback is not None and callback(state.done, belief, info) is True:
+                    break
+        finally:
+            if saved is not None and state.done > safe:
+                _save(saved, state)
+    return state.belief, Stream(jax.tree.map(jnp.asarray, joined([*state.gathered().records])), None, None)
+
+
+class _Batch(NamedTuple):
+    """x, y and mask of one size, and a digest of all batches up to this one, as they came."""
+
+    examples: tuple[Any, np.ndarray, np.ndarray]
+    digest: np.ndarray
+
+
+class _State(NamedTuple):
+    """How far the run is. One value, so that whatever stops the loop leaves a whole one."""
+
+    done: int
+    belief: Belief
+    records: tuple[Info, ...] = ()
+    recent: tuple[Info, ...] = ()
+    digest: np.ndarray | None = None
+
+    def after(self, belief: Belief, info: Info, digest: np.ndarray) -> "_State":
+        """One more batch."""
+        new = self._replace(done=self.done + 1, belief=belief, recent=(*self.recent, info), digest=digest)
+        return new.gathered() if len(new.recent) >= _TOGETHER else new
+
+    def gathered(self) -> "_State":
+        """With its recent records stacked, on the host."""
+        if not self.recent:
+            return self
+        stacked = jax.tree.map(lambda *values: np.stack(values), *jax.device_get(self.recent))
+        return self._replace(records=(*self.records, stacked), recent=())
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _step(filter: Filter, belief: Belief, x: Any, y: Any, mask: Any) -> tuple[Belief, Info]:
+    belief, info = stepping(filter)(belief, x, y, mask)
+    return belief, info._replace(site=None)
+
+
+def _save(saved: Any, state: _State) -> _State:
+    """Save a state, and let a Ctrl-C wait until that is done."""
+    state = state.gathered()
+    state = state._replace(records=(joined([*state.records]),))
+    with _uninterrupted():
+        saved.save(state.done, (state.belief, state.records[0], state.digest))
+    return state
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGINT)
+    if before is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
+
+
+def _pass_over(padded: Iterator[_Batch], done: int, digest: Any, folder: str | Path) -> None:
+    """Leave out the batches that a saved run has seen.
+
+    Raises:
+        ValueError: these are others.
+    """
+    last = collections.deque(itertools.islice(padded, done), maxlen=1)
+    if not np.array_equal(last[0].digest, digest):
+        raise ValueError(
+            f"batches: expected the {done} batches first that the run in {folder} has seen, got others; give the same "
+            "ones from the first on, or take another folder"
+        )
+
+
+def _iterator(batches: Any) -> Iterator[Any]:
+    if isinstance(batches, str | bytes | dict) or hasattr(batches, "dtype") or not hasattr(batches, "__iter__"):
+        raise TypeError(
+            f"batches: expected an iterable of (x, y) or (x, y, mask), got {type(batches).__name__}; give a list or a "
+            "generator of them"
+        )
+    return iter(batches)
+
+
+def _padded(batches: Iterator[Any], pad_to: int | None, *, hashed: bool) -> Iterator[_Batch]:
+    """Batches like the first one, filled up to ``pad_to`` examples or to the largest so far."""
+    size, like, digest = pad_to or 1, None, np.zeros(32, np.uint8)
+    for index, batch in enumerate(batches):
+        name = f"batches[{index}]"
+        x, y, mask = _arrays(name, batch)
+        like = jax.tree.map(lambda leaf: leaf[:0], (x, y)) if like is None else like
+        x, y = _alike(name, (x, y), like)
+        count = len(y)
+        if pad_to is None:
+            size = max(size, count)
+        elif count > size:
+            raise ValueError(
+                f"{name}: expected at most pad_to = {size} examples, got {count}; raise pad_to or cut the batch"
+            )
+        if hashed:
+            digest = _chained(digest, (x, y, mask))
+        filled = jax.tree.map(functools.partial(_filled, size), (x, y, mask))
+        yield _Batch(filled, digest)
+
+
+def _arrays(name: str, batch: Any) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Inputs, targets and mask on the host, with one leading axis."""
+    if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+        came = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, tuple | list) else type(batch).__name__
+        raise TypeError(f"{name}: expected (x, y) or (x, y, mask), got {came}; make each batch a tuple of these")
+    x, y = jax.tree.map(functools.partial(_array, name), batch[0]), _array(name, batch[1])
+    sizes = {leaf.shape[:1] for leaf in jax.tree.leaves((x, y))}
+    if len(sizes) != 1 or () in sizes:
+        raise ValueError(
+            f"{name}: expected x and y with one leading axis of examples, got leading axes {sorted(sizes)}; put "
+            "examples along the first axis of each"
+        )
+    (size,) = sizes.pop()
+    mask = np.ones(size, bool) if len(batch) == 2 or batch[2] is None else _array(name, batch[2])
+    if mask.shape != (size,) or not np.isin(mask, (0, 1)).all():
+        raise ValueError(
+            f"{name}: expected a mask of {size} booleans, got {mask.dtype} of shape {mask.shape}; True keeps an example"
+        )
+    return x, y, mask.astype(bool)
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    array = np.asarray(value)
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.number, np.bool_)):
+        raise TypeError(f"{name}: expected arrays of numbers, got {array.dtype}; convert them to numbers")
+    return array
+
+
+def _alike(name: str, came: Any, like: Any) -> Any:
+    """In the dtypes of the first batch.
+
+    Raises:
+        ValueError: another structure or shape, or numbers that the first batch's dtype cannot hold.
+    """
+    alike = jax.tree.structure(came) == jax.tree.structure(like)
+    if not alike or not all(jax.tree.leaves(jax.tree.map(_fits, came, like))):
+        wanted, found = (
+            jax.tree.map(lambda leaf: f"{leaf.dtype.name}{list(leaf.shape[1:])}", part) for part in (like, came)
+        )
+        raise ValueError(
+            f"{name}: expected examples like the first batch's, {wanted}, got {found}; cut and convert them alike"
+        )
+    return jax.tree.map(lambda leaf, first: leaf.astype(first.dtype, copy=False), came, like)
+
+
+def _fits(leaf: np.ndarray, first: np.ndarray) -> bool:
+    return leaf.shape[1:] == first.shape[1:] and np.can_cast(leaf.dtype, first.dtype, "same_kind")
+
+
+def _filled(size: int, leaf: np.ndarray) -> np.ndarray:
+    if len(leaf) == size:
+        return leaf
+    return np.concatenate([leaf, np.zeros((size - len(leaf), *leaf.shape[1:]), leaf.dtype)])
+
+
+def _chained(digest: np.ndarray, batch: Any) -> np.ndarray:
+    """The digest of what came before and this."""
+    found = hashlib.sha256(digest.tobytes())
+    for leaf in jax.tree.leaves(batch):
+        found.update(f"{leaf.dtype.name}{leaf.shape}".encode())
+        found.update(np.ascontiguousarray(leaf).tobytes())
+    return np.frombuffer(found.digest(), np.uint8)
