@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from latenttrack.gaussian_process.sequential import Pass, transitions
+from latenttrack.gaussian_process.sequential import transitions
 from latenttrack.gaussian_process.state_space import StateSpace
-from latenttrack.gaussian_process.steps import Belief, Site, Step, absorb, columns, start
+from latenttrack.gaussian_process.steps import Belief, Pass, Site, Step, absorb, columns, start
 
 
 class _Element(NamedTuple):
@@ -35,11 +35,12 @@ def forward(model: StateSpace, sites: Site) -> tuple[Belief, Step]:
     )
     into = jnp.concatenate([jnp.zeros_like(first.covariance)[None], transition])
     local = jax.vmap(absorb)(own, mean, precision)
+    forget, pull, information = jax.vmap(lambda step: step.operators())(local)
     elements = _Element(
-        local.forget @ into,
+        forget @ into,
         *local.belief,
-        (into.mT @ local.pull[..., None])[..., 0],
-        into.mT @ local.information @ into,
+        (into.mT @ pull[..., None])[..., 0],
+        into.mT @ information @ into,
     )
     scanned = jax.lax.associative_scan(jax.vmap(_combine), elements)
     predicted = Belief(
@@ -69,16 +70,17 @@ def _combine(i: _Element, j: _Element) -> _Element:
 
 def backward(model: StateSpace, steps: Step) -> Pass:
     """As `sequential.backward`: r and N are affine in those of the step after."""
-    length, size = steps.pull.shape
+    length, size = steps.belief.mean.shape
     moved = transitions(model, length)
     transition = jnp.broadcast_to(model.transition, (length, size, size)) if moved is None else moved[0]
     # From what is after step t+1 to what is after t.
-    later = jax.tree.map(lambda a: jnp.concatenate([a[1:], jnp.zeros_like(a[:1])]), steps)
-    across = transition.mT @ later.forget.mT
+    operators = jax.vmap(lambda step: step.operators())(steps)
+    forget, pull, information = (jnp.concatenate([part[1:], jnp.zeros_like(part[:1])]) for part in operators)
+    across = transition.mT @ forget.mT
     elements = (
         across,
-        (transition.mT @ later.pull[..., None])[..., 0],
-        transition.mT @ later.information @ transition,
+        (transition.mT @ pull[..., None])[..., 0],
+        transition.mT @ information @ transition,
     )
 
     def combine(after: tuple, before: tuple) -> tuple:

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from latenttrack.gaussian_process import associative, checks, sequential
-from latenttrack.gaussian_process.sequential import Pass
 from latenttrack.gaussian_process.state_space import StateSpace
-from latenttrack.gaussian_process.steps import Belief, Site, Step, absorb, move, observed, product, start
+from latenttrack.gaussian_process.steps import Belief, Pass, Site, Step, absorb, move, observed, product, start
 
 
 def init(model: StateSpace) -> Belief:

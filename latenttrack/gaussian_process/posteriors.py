@@ -8,9 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from latenttrack.gaussian_process import checks, inference, sequential
-from latenttrack.gaussian_process.sequential import Pass
 from latenttrack.gaussian_process.state_space import StateSpace
-from latenttrack.gaussian_process.steps import Site, Step
+from latenttrack.gaussian_process.steps import Pass, Site, Step
 
 
 class Posterior(NamedTuple):
@@ -48,7 +47,7 @@ def posterior(model: StateSpace, sites: Site, *, parallel: bool = False) -> Post
         parallel: an associative scan in place of a scan: the same numbers.
 
     Raises:
-        TypeError, ValueError: shapes that do not fit, a negative precision, a mean that is not finite at a positive one.
+        TypeError, ValueError: shapes that do not fit, a negative precision, a mean that is not finite.
     """
     return _posterior(model, inference.check(model, sites, parallel), parallel)
 
@@ -106,8 +105,9 @@ def _mean_field(model: StateSpace, q: MeanField, noise: Array) -> Array:
     later = sequential.backward(model, steps)
     width = steps.residual.shape[1]
     # (K⁻¹)_tt = W + Kᵀ N K: K = (I − forget) on the observed columns.
-    gain = (jnp.eye(steps.pull.shape[1], dtype=noise.dtype) - steps.forget)[:, :, :width]
-    inner = steps.information[:, :width, :width] + gain.mT @ later.information @ gain
+    forget, _, information = jax.vmap(lambda step: step.operators())(steps)
+    gain = (jnp.eye(forget.shape[1], dtype=noise.dtype) - forget)[:, :, :width]
+    inner = information[:, :width, :width] + gain.mT @ later.information @ gain
     diagonal = jnp.diagonal(inner, axis1=1, axis2=2).reshape(q.mean.shape)
     fit = -steps.log_evidence.sum() + 0.5 * q.mean.size * jnp.log(noise)
     return fit + 0.5 * (diagonal * q.variance - jnp.log(q.variance) - 1).sum()

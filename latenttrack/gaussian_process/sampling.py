@@ -52,7 +52,7 @@ def sample(
         raise ValueError("sites: expected one of sites, given and outputs, got several; leave all but one out")
     total = steps
     if sites is not None:
-        sites = checks.sites(sites, Site, None, size)
+        sites = _checked(sites, size)
         if len(sites.mean) > steps:
             raise ValueError(f"sites: expected at most steps = {steps} of them, got {len(sites.mean)}; raise steps")
         shape = sites.mean.shape
@@ -67,6 +67,10 @@ def sample(
     width = 1 if len(shape) == 1 else shape[1]
     path = _sample(model, key, total, width, sites, given is not None, parallel)
     return path[total - steps :].reshape(steps, *shape[1:])
+
+
+def _checked(sites: Site, size: int) -> Site:
+    return checks.sites(sites, Site, None, size)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 5, 6))

@@ -1,13 +1,11 @@
 """The passes over all steps as scans."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from latenttrack.gaussian_process.state_space import StateSpace
-from latenttrack.gaussian_process.steps import Belief, Site, Step, absorb, columns, move, product, start
+from latenttrack.gaussian_process.steps import Belief, Pass, Site, Step, absorb, columns, move, product, start
 
 
 def transitions(model: StateSpace, length: int) -> tuple[Array, Array] | None:
@@ -33,29 +31,17 @@ def forward(model: StateSpace, sites: Site) -> tuple[Belief, Step]:
     return jax.lax.scan(body, start(model), inputs)[1]
 
 
-class Pass(NamedTuple):
-    """What the future says about the state after a step: r [T, S] and N [T, S, S]; mˢ = m + P r, Pˢ = P − P N P."""
-
-    pull: Float[Array, "T S"]
-    information: Float[Array, "T S S"]
-
-
 def backward(model: StateSpace, steps: Step) -> Pass:
     """r and N of each step, from the sites after it."""
-    zero = Pass(jnp.zeros_like(steps.pull[0]), jnp.zeros_like(steps.information[0]))
+    mean, covariance = steps.belief
+    zero = Pass(jnp.zeros_like(mean[0]), jnp.zeros_like(covariance[0]))
 
     def body(later: Pass, inputs: tuple) -> tuple[Pass, Pass]:
         step, moved = inputs
         transition = (model.transition if moved is None else moved[0]).T
         pull = (transition * later.pull).sum(-1)
-        information = product(transition, product(later.information, transition.T))
-        forget = step.forget.T
-        before = Pass(
-            step.pull + (forget * pull).sum(-1),
-            step.information + product(forget, product(information, forget.T)),
-        )
-        return before, Pass(pull, information)
+        after = Pass(pull, product(transition, product(later.information, transition.T)))
+        return step.before(after), after
 
-    steps = steps._replace(belief=None, residual=None, log_evidence=None)
-    inputs = (steps, transitions(model, len(steps.pull)))
+    inputs = (steps._replace(belief=None), transitions(model, len(mean)))
     return jax.lax.scan(body, zero, inputs, reverse=True)[1]

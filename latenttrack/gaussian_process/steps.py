@@ -4,6 +4,7 @@ A site is the factor exp(−½ λ_t (y_t − f_t)²) of q ∝ p(f) ∏ sites; of
 alone.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -27,16 +28,78 @@ class Belief(NamedTuple):
     covariance: Float[Array, "*T S S"]
 
 
-class Step(NamedTuple):
-    """What an update says beside the belief, for the pass back.
+class Pass(NamedTuple):
+    """What the future says about the state after a step: r [S] and N [S, S]; mˢ = m + P r, Pˢ = P − P N P."""
+
+    pull: Float[Array, "*T S"]
+    information: Float[Array, "*T S S"]
+
+
+class One(NamedTuple):
+    """A step of one output, d = 1 + excess.
 
     Attributes:
         belief: after the site.
+        gain: K = λ P e₁ / d.
+        excess: λ P₁₁.
+        innovation: v = y − f.
+        precision: λ.
+    """
+
+    belief: Belief
+    gain: Float[Array, " S"]
+    excess: Float[Array, ""]
+    innovation: Float[Array, ""]
+    precision: Float[Array, ""]
+
+    @property
+    def residual(self) -> Float[Array, " 1"]:
+        """y − f at the updated mean, which a large precision does not cancel."""
+        return (self.innovation / (1 + self.excess))[..., None]
+
+    @property
+    def log_evidence(self) -> Float[Array, ""]:
+        """−½ log d − ½ λ v² / d, in nats."""
+        fit = self.precision * self.innovation**2 / (1 + self.excess)
+        return -0.5 * (jnp.log1p(self.excess) + fit)
+
+    def operators(self) -> tuple[Array, Array, Array]:
+        """I − K H, and the gradient and negative curvature of the log evidence in the predicted state."""
+        size = len(self.gain)
+        d = 1 + self.excess
+        first = jnp.eye(1, size, dtype=self.gain.dtype)[0]
+        forget = jnp.eye(size, dtype=d.dtype).at[:, 0].set(_kept(self))
+        return forget, first * (self.precision * self.innovation / d), jnp.outer(first, first) * (self.precision / d)
+
+    def before(self, later: Pass) -> Pass:
+        """What the site and the future say of the predicted state; I − K H differs from I in its first column only."""
+        d = 1 + self.excess
+        kept = _kept(self)
+        pull, information = later
+        inner = (information * kept).sum(-1)
+        first = jnp.arange(len(kept)) == 0
+        corner = (kept * inner).sum() + self.precision / d
+        row = jnp.where(first, corner, inner)
+        return Pass(
+            jnp.where(first, (kept * pull).sum() + self.precision * self.innovation / d, pull),
+            jnp.where(first[:, None], row, jnp.where(first, row[:, None], information)),
+        )
+
+
+def _kept(step: One) -> Array:
+    """(I − K H) e₁; 1 − K₁ is 1/d, without the cancellation of a large precision."""
+    return jnp.where(jnp.arange(len(step.gain)) == 0, 1 / (1 + step.excess), -step.gain)
+
+
+class Several(NamedTuple):
+    """A step of C outputs.
+
+    Attributes:
+        belief: after the sites.
         forget: I − K H.
-        pull: Hᵀ d⁻¹ λ v, the gradient of the log evidence in the predicted state [S].
-        information: Hᵀ d⁻¹ λ H [S, S], its negative curvature.
+        pull, information: gradient and negative curvature of the log evidence in the predicted state.
         residual: y − f at the updated mean [C].
-        log_evidence: −½ log d − ½ λ v² / d, in nats.
+        log_evidence: −½ log |D| − ½ vᵀ Λ^½ D⁻¹ Λ^½ v, in nats.
     """
 
     belief: Belief
@@ -45,6 +108,18 @@ class Step(NamedTuple):
     information: Float[Array, "S S"]
     residual: Float[Array, " C"]
     log_evidence: Float[Array, ""]
+
+    def operators(self) -> tuple[Array, Array, Array]:
+        """As :meth:`One.operators`."""
+        return self.forget, self.pull, self.information
+
+    def before(self, later: Pass) -> Pass:
+        """As :meth:`One.before`."""
+        forget = self.forget.T
+        return Pass(self.pull + forget @ later.pull, self.information + forget @ later.information @ forget.T)
+
+
+Step = One | Several
 
 
 def observed(sites: Site) -> Site:
@@ -74,7 +149,8 @@ def product(a: Array, b: Array) -> Array:
     """A B; of small matrices as sums that the compiler fuses, where a call for each would cost more than the work."""
     if a.shape[-1] > 4:
         return a @ b
-    return sum(a[..., :, k, None] * b[..., None, k, :] for k in range(a.shape[-1]))
+    terms = [a[..., :, k, None] * b[..., None, k, :] for k in range(a.shape[-1])]
+    return functools.reduce(jnp.add, terms)
 
 
 def absorb(belief: Belief, y: Array, precision: Array) -> Step:
@@ -82,30 +158,22 @@ def absorb(belief: Belief, y: Array, precision: Array) -> Step:
     return (_absorb_one if y.shape[-1] == 1 else _absorb_several)(belief, y, precision)
 
 
-def _absorb_one(belief: Belief, y: Array, precision: Array) -> Step:
-    """One output: nothing but a division. Joseph's form keeps P positive semi-definite."""
+def _absorb_one(belief: Belief, y: Array, precision: Array) -> One:
+    """One output: nothing but a division."""
     mean, covariance = belief
     y, precision = y[0], precision[0]
     column, innovation = covariance[:, 0], y - mean[0]
-    d = 1 + precision * column[0]
+    excess = precision * column[0]
+    d = 1 + excess
     gain = precision * column / d
-    first = jnp.zeros_like(mean).at[0].set(1)
-    # 1 − K₁ is 1/d, without the cancellation of a large precision.
-    kept = jnp.eye(len(mean), dtype=mean.dtype) - jnp.outer(gain.at[0].set(0), first)
-    kept = kept.at[0, 0].set(1 / d)
-    after = product(kept, product(covariance, kept.T)) + precision / d**2 * column[:, None] * column
-    log_evidence = -0.5 * jnp.log1p(precision * column[0]) - 0.5 * precision * innovation**2 / d
-    return Step(
-        Belief(mean + gain * innovation, after),
-        kept,
-        first * (precision * innovation / d),
-        jnp.outer(first, first) * (precision / d),
-        (innovation / d)[None],
-        log_evidence,
-    )
+    first = jnp.arange(len(mean)) == 0
+    # P − K P₁ in the first row and column is P₁/d, without the cancellation of a large precision.
+    left = column / d
+    after = jnp.where(first[:, None], left, jnp.where(first, left[:, None], covariance - gain[:, None] * column))
+    return One(Belief(mean + gain * innovation, after), gain, excess, innovation, precision)
 
 
-def _absorb_several(belief: Belief, y: Array, precision: Array) -> Step:
+def _absorb_several(belief: Belief, y: Array, precision: Array) -> Several:
     """C outputs at once, through D = I + Λ^½ P Λ^½, whose eigenvalues are at least 1."""
     mean, covariance = belief
     width = len(y)
@@ -126,4 +194,4 @@ def _absorb_several(belief: Belief, y: Array, precision: Array) -> Step:
     residual = jnp.where(seen, whitened / jnp.where(seen, root, 1), innovation)
     after = Belief(mean + columns @ weight, kept @ covariance @ kept.T + spread @ spread.T)
     full = jnp.zeros_like(covariance).at[:width, :width].set(information)
-    return Step(after, kept, pull, full, residual, log_evidence)
+    return Several(after, kept, pull, full, residual, log_evidence)
