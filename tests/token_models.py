@@ -1,4 +1,4 @@
-"""Small models of token sequences that the tests share: a transformer, an exact filter, and a table of hidden states."""
+"""Small models of token sequences for the tests: a transformer, an exact filter, a table of hidden states."""
 
 import functools
 from typing import NamedTuple

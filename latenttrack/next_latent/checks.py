@@ -62,7 +62,7 @@ def tokens(
         )
     if vocabulary is not None and not isinstance(array, Tracer):
         seen = np.asarray(array)
-        if seen.size and not (0 <= seen.min() and seen.max() < vocabulary):
+        if seen.size and not (seen.min() >= 0 and seen.max() < vocabulary):
             raise ValueError(
                 f"{name}: expected tokens 0 … {vocabulary - 1}, got {seen.min()} … {seen.max()}; build the model with "
                 "a vocabulary that has them"

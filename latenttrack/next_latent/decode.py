@@ -77,7 +77,7 @@ def speculate(
       (p_i − q_i)⁺ instead (Leviathan et al., 2211.17192). The output has the law of ``generate``, not its draws; it
       keeps more drafts than coupling does.
 
-    "Equal" is up to ties closer than rounding, since a call on γ + 1 tokens rounds otherwise than one on a single token.
+    "Equal" is up to ties closer than rounding, since a call on γ + 1 tokens rounds otherwise than one on one token.
     Rows go at their own pace. Each goes back by position alone, and none reads beyond ``length``.
 
     With ``confidence`` c, draft i is put before the model only if max q_i ≥ c, and all before it were. That depends on
