@@ -64,7 +64,7 @@ def smooth(
     like = jax.tree.map(lambda leaf: leaf[0], beliefs.mean)
     noise_at = _per_step("process_noise", process_noise, like, steps)
     transition_at = _per_step("transition", transition, like, steps)
-    spread = last.precision.spread
+    in_structure = last.precision.in_structure
     options = {"rank": rank, "residual": residual, "metric": metric}
 
     def body(carry: tuple[Tree, Precision, Precision], inputs: tuple) -> tuple:
@@ -72,7 +72,7 @@ def smooth(
         step, belief, next_site = inputs
         noise, decay = noise_at(step + 1), transition_at(step + 1)
         moved = jax.tree.map(jnp.multiply, tree.broadcast(decay, like), belief.mean)
-        noise, decay = spread("process_noise", noise, like), spread("transition", decay, like)
+        noise, decay = in_structure("process_noise", noise, like), in_structure("transition", decay, like)
         message, _ = message.add(next_site, **options, reference=next_precision)
         message = message.retrodict(noise, decay)
         innovation = jax.tree.map(jnp.subtract, next_mean, moved)
