@@ -95,7 +95,7 @@ class JenaStress(StreamComparison):
     @classmethod
     def pictures(cls, content: Content, arrays: Arrays) -> dict[str, Callable[[], Figure]]:
         """The worst step of any seed against β, with and without the floor."""
-        y = "NLL of the worst step of any seed, nats"
+        y = "NLL of the worst step, nats"
         rows = [(floor, name, beta, one["max_nll"]) for name, floor, beta, one in _ordered(content)]
         frame = pd.DataFrame(rows, columns=["floor", "name", "weight of the divergence β", y])
         frame = frame[~frame["name"].isin(UNWEIGHTED)]

@@ -112,7 +112,7 @@ def matrices(content: Mapping[str, Any]) -> Figure:
     found = {
         name: 100 * np.asarray(method["accuracy"]["matrix"])
         for name, method in content["methods"].items()
-        if method["accuracy"]["matrix"] is not None and name != "filter"
+        if method["accuracy"]["matrix"] is not None and f"{name}_last" not in content["methods"]
     }
     tasks, rows = content["tasks"], -(-len(found) // 4)
     columns, slanted = -(-len(found) // rows), max(map(len, tasks)) > 4

@@ -1,16 +1,20 @@
 """One style for all pictures: seaborn's, names at the ends of lines, units on axes, no name over a line."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, Any, NamedTuple
 
 import adjustText
+import matplotlib
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from PIL import Image
 
 from experiments.run.labels import label
 
@@ -75,9 +79,17 @@ def styles(names: Sequence[str]) -> dict[str, Style]:
     return {name: STYLES.get(name) or _OTHERS[unknown.index(name) % len(_OTHERS)] for name in names}
 
 
+def save(draw: Callable[[], Figure], file: IO[bytes]) -> None:
+    """Draw in this style and write a PNG of 256 colours, a third of its size with all of them."""
+    whole = io.BytesIO()
+    with matplotlib.rc_context(dict(RC)):
+        draw().savefig(whole, format="png", dpi=120)
+    Image.open(whole).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, "png", optimize=True)
+
+
 def figure(title: str, rows: int = 1, columns: int = 1, size: tuple[float, float] = (11, 6), **options: Any) -> Any:
     """A figure with its title at the upper left, and its axes."""
-    made = Figure(figsize=size, layout="constrained")
+    made = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
     made.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=16)
     return made, made.subplots(rows, columns, **options)
 
@@ -151,6 +163,12 @@ def _apart(wanted: Sequence[float], step: float) -> list[float]:
     return placed.tolist()
 
 
+_APART: Mapping[str, Any] = {
+    **{"expand": (1.05, 1.35), "force_static": (0.3, 0.8), "force_explode": (0.05, 0.2), "force_pull": (0.02, 0.02)},
+    **{"max_move": 20, "iter_lim": 400},
+}
+
+
 def name_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
     """Write a name beside each point, where it hides neither lines nor points."""
     look = styles(list(points))
@@ -162,7 +180,7 @@ def name_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
     texts = [axes.text(*point, label(name), color=_dark(look[name].colour), zorder=6) for name, point in points.items()]
     x, y = (np.concatenate([part[i] for part in dense]) for i in (0, 1))
     arrow = {"arrowstyle": "-", "color": "#888888", "shrinkB": 5}
-    adjustText.adjust_text(texts, x=x, y=y, ax=axes, arrowprops=arrow, expand=(1.1, 1.3), max_move=None)
+    adjustText.adjust_text(texts, x=x, y=y, ax=axes, arrowprops=arrow, **_APART)
 
 
 def dots(axes: Axes, frame: pd.DataFrame, x: str) -> None:

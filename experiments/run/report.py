@@ -11,15 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table as Printed
 
-from experiments.run import results
+from experiments.run import pictures, results
 from experiments.run.labels import label
-from experiments.run.pictures import RC
 
 RESULTS = Path(__file__).parents[1] / "results"
 _PERCENT = {"accuracy", "ece", "current", "backward_transfer", "forward_transfer", "forgetting"}
@@ -114,8 +112,8 @@ def page(kind: Any, folder: Path) -> str:
 def write(kind: Any, folder: Path) -> None:
     """Draw the pictures of a folder of results, as far as what they need is there, and write its page."""
     for name, draw in kind.pictures(results.read(folder), _arrays(folder)).items():
-        with matplotlib.rc_context(dict(RC)), results.written_whole(folder / f"{name}.png") as file:
-            draw().savefig(file, format="png", dpi=120)
+        with results.written_whole(folder / f"{name}.png") as file:
+            pictures.save(draw, file)
     with results.written_whole(folder / "README.md") as file:
         file.write(page(kind, folder).encode())
 
