@@ -106,11 +106,11 @@ def prompt_length(value: Any, prompt: tuple[int, ...]) -> Int[Array, "*B"]:
     return array
 
 
-def room(cached: int, value: Any, position: Any) -> None:
-    """A position from which all tokens fit into the cache, where it can be seen."""
-    if isinstance(position, bool) or not jnp.issubdtype(jnp.result_type(position), jnp.integer) or jnp.ndim(position):
+def room(cached: int, size: int, position: Any) -> None:
+    """A position from which so many tokens fit into the cache, where it can be seen."""
+    number = isinstance(position, int | np.integer | jax.Array | np.ndarray) and not isinstance(position, bool)
+    if not number or not jnp.issubdtype(jnp.result_type(position), jnp.integer) or jnp.ndim(position):
         raise TypeError(f"position: expected one integer, got {position!r}; vmap over rows at their own positions")
-    size = jnp.shape(value)[-1] if jnp.ndim(value) else 0
     if not isinstance(position, Tracer) and not 0 <= int(position) <= cached - size:
         raise ValueError(
             f"position: expected 0 … {cached - size} for {size} tokens and a cache of {cached}, got {int(position)}; "

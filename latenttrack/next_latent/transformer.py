@@ -136,8 +136,10 @@ def _transformer(config: TransformerConfig, vocabulary: int) -> Transformer:
         """h of tokens from ``position`` on, and the cache with their keys and values; position + n ≤ its length."""
         check(params)
         checks.instance("cache", cache, Cache, "take it from initial_cache or extend")
-        checks.room(cache.keys.shape[2], tokens, position)
-        tokens = checks.tokens("tokens", tokens, vocabulary, cache.keys.shape[2], (2,))
+        rows, room = cache.keys.shape[0], cache.keys.shape[2]
+        tokens = checks.tokens("tokens", tokens, vocabulary, room, (2,))
+        checks.array_shape("tokens", tokens, (rows, tokens.shape[1]), "as many rows as the cache was made for")
+        checks.room(room, tokens.shape[1], position)
         return call(_Network.trunk, params, tokens, position, cache)
 
     return Transformer(config, vocabulary, config.window, init, hidden, embed, logits, initial_cache, extend)

@@ -68,6 +68,7 @@ CASES = {
     "extend: fraction": (lambda: extend(0.5), TypeError, "position: expected one integer, got 0.5"),
     "extend: text": (lambda: extend("0"), TypeError, "position: expected one integer, got '0'"),
     "extend: tokens": (lambda: extend(tokens="words"), TypeError, "tokens: expected integers"),
+    "extend: rows": (lambda: extend(tokens=TOKENS[:, :3]), ValueError, r"tokens: expected shape \(1, 3\).*the cache"),
     "cache: length": (lambda: extend(length=15), ValueError, "length: expected 1 … 14, the model's window, got 15"),
     "loss: floats": (lambda: loss(TOKENS + 0.5), TypeError, "tokens: expected integers, got float"),
     "loss: unknown token": (lambda: loss(TOKENS + 4), ValueError, "tokens: expected tokens 0 … 3, got 4 … 4"),
@@ -92,7 +93,11 @@ CASES = {
     ),
     "loss: detach": (lambda: loss(detach=1), ValueError, "detach: expected.*got 1"),
     "loss: params": (lambda: loss(params=lambda: params().model), TypeError, "params: expected the pair.*got dict"),
-    "loss: model": (lambda: loss(model=MODEL.hidden), TypeError, "model: expected functions init, hidden.*got function"),
+    "loss: model": (
+        lambda: loss(model=MODEL.hidden),
+        TypeError,
+        "model: expected functions init, hidden.*got function",
+    ),
     "loss: dynamics": (lambda: loss(dynamics=None), TypeError, "dynamics: expected.*apply.*got NoneType"),
     "filter: model": (lambda: nl.latent_filter(None, tm.DYNAMICS), TypeError, "model: expected.*got NoneType"),
     "filter: batch": (
@@ -120,7 +125,11 @@ CASES = {
     ),
     "speculate: draft": (lambda: speculate(draft=0), ValueError, "draft: expected.*>= 1, got 0"),
     "speculate: rule": (lambda: speculate(rule="beam"), ValueError, "rule: expected one of 'greedy'.*got 'beam'"),
-    "speculate: confidence": (lambda: speculate(confidence=1.5), ValueError, r"confidence: expected.*\[0, 1\], got 1.5"),
+    "speculate: confidence": (
+        lambda: speculate(confidence=1.5),
+        ValueError,
+        r"confidence: expected.*\[0, 1\], got 1.5",
+    ),
     "speculate: zero temperature": (
         lambda: speculate(rule="rejection", temperature=0.0),
         ValueError,
