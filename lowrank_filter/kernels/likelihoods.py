@@ -29,6 +29,9 @@ from lowrank_filter.common import checks
 
 LOG_2PI = math.log(2 * math.pi)
 
+# From this count on four terms of Stirling's series leave less than the rounding of float64.
+_STIRLING = 16.0
+
 
 class Likelihood:
     """Base class: everything but ``nll`` has a default."""
@@ -201,8 +204,21 @@ class Poisson(Likelihood):
     """y ∈ {0, 1, …}^C, independent, rate = exp(f). S = √rate, u = (rate − y)/√rate."""
 
     def nll(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
-        """Σ exp(f) − y f + log y!."""
-        return jnp.sum(jnp.exp(output) - target * output + jax.scipy.special.gammaln(target + 1.0))
+        """Σ exp(f) − y f + log y!, by the deviance.
+
+        With t = f − log y and Stirling's series that is y (eᵗ − 1 − t) + ½ log 2πy + 1/(12y) − …; terms of the size of
+        y log y would leave nothing of their difference in float32.
+        """
+        y = target.astype(output.dtype)
+        few = y < _STIRLING
+        small, large = jnp.where(few, y, 0), jnp.where(few, _STIRLING, y)
+        directly = jnp.exp(output) - small * output + jax.scipy.special.gammaln(small + 1)
+        ratio = output - jnp.log(large)
+        deviance = large * (jnp.expm1(ratio) - ratio)
+        inverse = 1 / large
+        remainder = inverse / 12 - inverse**3 / 360 + inverse**5 / 1260 - inverse**7 / 1680
+        stirling = 0.5 * (LOG_2PI + jnp.log(large)) + remainder
+        return jnp.sum(jnp.where(few, directly, deviance + stirling))
 
     def root(self, output: Float[Array, " C"], target: Array) -> Float[Array, "C C"]:
         """diag √rate."""
@@ -213,8 +229,8 @@ class Poisson(Likelihood):
         return (jnp.exp(output) - target) / self._deviation(output)
 
     def in_domain(self, target: Array, outputs: int) -> Bool[Array, ""]:
-        """y ≥ 0 and finite."""
-        return jnp.all((target >= 0) & jnp.isfinite(target))
+        """Whole numbers from 0 on."""
+        return jnp.all((target >= 0) & jnp.isfinite(target) & (target == jnp.floor(target)))
 
     def targets(self, outputs: int) -> tuple[int, ...]:
         """A vector like the outputs."""

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 import lowrank_filter as lf
 
@@ -201,3 +202,32 @@ def test_without_nll_the_error_says_what_to_do():
 
     with pytest.raises(NotImplementedError, match="define nll"):
         Nothing().nll(jnp.zeros(2), jnp.zeros(2))
+
+
+@pytest.mark.parametrize("count", [0.0, 1.0, 15.0, 16.0, 100.0, 1e4, 1e6, 1e7])
+@pytest.mark.parametrize("deviations", [-2.0, 0.0, 1.0])
+def test_a_count_of_millions_keeps_its_loss_in_float32(count, deviations):
+    """Against float64 at the same float32 log rate, by the plain formula with scipy's log gamma function."""
+    log_rate = np.float32(np.log(count + 1) + deviations / np.sqrt(count + 1))
+    came = lf.Poisson().nll(jnp.asarray([log_rate]), jnp.asarray([count], jnp.float32))
+    wide = np.float64(log_rate)
+    exact = np.exp(wide) - count * wide + scipy.special.gammaln(count + 1)
+    assert came.dtype == jnp.float32
+    # A log rate's own rounding is worth that much.
+    assert abs(float(came) - exact) < 1e-5 * abs(exact) + 1e-3 * (count > 1e5) * (1 + abs(deviations))
+
+
+def test_counts_at_their_own_rate():
+    for count, exact in ((1e6, 7.8266940), (1e7, 8.9779866)):
+        log_rate = jnp.asarray([np.log(count)], jnp.float32)
+        assert abs(float(lf.Poisson().nll(log_rate, jnp.asarray([count], jnp.float32))) - exact) < 1e-3
+
+
+@pytest.mark.parametrize("target", [0.5, -1.0, np.nan, np.inf, 2.0000002])
+def test_what_is_no_count_is_refused(target):
+    belief = lf.init(jnp.zeros(2), rank=1)
+    x, y = jnp.ones((3, 2)), jnp.asarray([1.0, target, 3.0])
+    with pytest.raises(ValueError, match="domain of Poisson"):
+        lf.update(belief, lambda p, x: x @ p[:, None], lf.Poisson(), x, y)
+    _, info = jax.jit(lambda y: lf.update(belief, lambda p, x: x @ p[:, None], lf.Poisson(), x, y))(y)
+    assert info.invalid == 1
