@@ -3,6 +3,8 @@
 h, z ─predict→ p(z) ─generate→ weights ─emit(x)→ prediction ─update(x, y)→ h, z …
 """
 
+from typing import TYPE_CHECKING, Any
+
 from latenttrack import metrics
 from latenttrack.drivers.fit import Data, Fit, History, fit
 from latenttrack.drivers.forecast import Forecast, forecast
@@ -11,12 +13,16 @@ from latenttrack.interface import Aux, Outputs, StreamModel
 from latenttrack.tracking.config import Config
 from latenttrack.tracking.model import Model, Prior, State, build
 
+if TYPE_CHECKING:
+    from latenttrack.drivers.forecaster import Forecaster
+
 __all__ = [
     "Aux",
     "Config",
     "Data",
     "Fit",
     "Forecast",
+    "Forecaster",
     "History",
     "Model",
     "Outputs",
@@ -29,3 +35,12 @@ __all__ = [
     "metrics",
     "rollout",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The forecaster, whose packages are an extra, when it is asked for."""
+    if name == "Forecaster":
+        from latenttrack.drivers.forecaster import Forecaster  # noqa: PLC0415
+
+        return Forecaster
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
@@ -136,6 +137,15 @@ def stream(
     return xs, ys, mask
 
 
+def channels(ys: Array, value: Any) -> tuple[Array, Array | None]:
+    """Targets, 0 where a channel was not observed, and which were [T, y_dim]."""
+    if value is None:
+        return ys, None
+    value = checks.booleans("channels", value)
+    checks.shape("channels", value, ys.shape, "which channels of each step's y were observed")
+    return jnp.where(value, ys, 0), value
+
+
 def finite_stream(xs: Array, ys: Array, mask: Array | None, where: str = "") -> None:
     """No NaN and no infinity in an unmasked step that can be seen."""
     if any(isinstance(value, Tracer) for value in (xs, ys, mask)):
@@ -183,15 +193,15 @@ def quantiles(ys: Any, values: Any, q: Any) -> tuple[Array, Array, Array]:
     values = checks.numbers("quantiles", values, "from metrics.quantile, one for each probability")
     q = probabilities("q", q)
     checks.shape("q", q, (q.size,), "the probabilities of the quantiles")
-    checks.shape("quantiles", values, (len(q), *ys.shape), "one for each probability, step and channel")
+    checks.shape("quantiles", values, (len(q), *ys.shape), "one for each probability, step and channel of ys")
     return ys, values, q
 
 
 def points(ys: Any, values: Any) -> tuple[Array, Array]:
     """Targets [T, y_dim] and a point forecast of each."""
     ys = rows("ys", ys)
-    values = checks.numbers("points", values, "one for each step and channel")
-    checks.shape("points", values, ys.shape, "one for each step and channel")
+    values = checks.numbers("points", values, "one for each of ys")
+    checks.shape("points", values, ys.shape, "one for each of ys")
     return ys, values
 
 
@@ -202,8 +212,8 @@ def intervals(ys: Any, lower: Any, upper: Any) -> tuple[Array, Array, Array]:
         raise ValueError(f"ys: expected shape (N, h, y_dim), got {ys.shape}; one entry per forecast and step ahead")
     ends = []
     for name, value in (("lower", lower), ("upper", upper)):
-        ends.append(checks.numbers(name, value, "one for each target"))
-        checks.shape(name, ends[-1], ys.shape, "one for each target")
+        ends.append(checks.numbers(name, value, "one for each of ys"))
+        checks.shape(name, ends[-1], ys.shape, "one for each of ys")
     return ys, *ends
 
 

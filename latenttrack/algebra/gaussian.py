@@ -4,7 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 
 def noise(key: Key[Array, ""], step: Int[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
@@ -14,15 +14,21 @@ def noise(key: Key[Array, ""], step: Int[Array, ""], shape: tuple[int, ...]) -> 
 
 
 def log_density(
-    y: Float[Array, "*#batch y"], mean: Float[Array, "*#batch y"], variance: Float[Array, "*#batch y"]
+    y: Float[Array, "*#batch y"],
+    mean: Float[Array, "*#batch y"],
+    variance: Float[Array, "*#batch y"],
+    observed: Bool[Array, "*#batch y"] | None = None,
 ) -> Float[Array, "*#batch"]:
-    """log N(y; mean, diag variance), summed over the last axis.
+    """log N(y; mean, diag variance), summed over the last axis, over the observed channels alone where told which.
 
     A variance of zero has the limit of small ones: −∞ off the mean in any such channel, else +∞.
     """
     point = variance == 0
     safe = jnp.where(point, 1, variance)
-    total = -0.5 * jnp.sum(jnp.square(y - mean) / safe + jnp.where(point, 0, jnp.log(2 * jnp.pi * safe)), axis=-1)
+    terms = jnp.square(y - mean) / safe + jnp.where(point, 0, jnp.log(2 * jnp.pi * safe))
+    if observed is not None:
+        terms, point = jnp.where(observed, terms, 0), point & observed
+    total = -0.5 * jnp.sum(terms, axis=-1)
     limit = jnp.where(jnp.any(point & (y != mean), axis=-1), -jnp.inf, jnp.inf)
     return jnp.where(jnp.any(point, axis=-1) & ~jnp.isnan(total), limit, total)
 

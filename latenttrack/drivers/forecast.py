@@ -130,8 +130,7 @@ def _width(model: Any, params: Params, state: State, xs: Array) -> int:
             "say how many"
         )
 
-    def mean(params: Params, state: State, x: Array) -> Array:
-        theta = model.generate(params, model.predict(params, state).mean, state)
-        return model.emit(theta, x)[0]
+    def mean() -> Array:
+        return model.emit(model.generate(params, model.predict(params, state).mean, state), xs[0])[0]
 
-    return jax.eval_shape(mean, params, state, xs[0]).shape[-1]
+    return jax.eval_shape(mean).shape[-1]

@@ -47,9 +47,9 @@ class Model(NamedTuple):
 
     ``init(key)`` → params. ``initial_state(params)`` → state. ``predict(params, state)`` → prior over z_t.
     ``generate(params, z, state=None)`` → θ, the predictor's parameters. ``emit(theta, x)`` → (mean, variance) [y_dim].
-    ``update(params, state, x, y, mask=None)`` → state. ``rollout(params, key, xs, ys, state=None, samples=32,
-    mask=None)`` → (state, :class:`Outputs`). ``loss(params, key, xs, ys, state, mask=None, *, beta=1.0, weights=None,
-    predictive=0.5)`` → (scalar, :class:`Aux`).
+    ``update(params, state, x, y, mask=None, channels=None)`` → state. ``rollout(params, key, xs, ys, state=None,
+    samples=32, mask=None, channels=None)`` → (state, :class:`Outputs`). ``loss(params, key, xs, ys, state, mask=None,
+    *, beta=1.0, weights=None, predictive=0.5, channels=None)`` → (scalar, :class:`Aux`).
     """
 
     init: Callable[..., Params]
@@ -138,11 +138,16 @@ def _build(config: Config, x_dim: int, y_dim: int) -> Model:
         return emit(theta, x, config.variance_floor)
 
     def update(
-        params: Params, state: State, x: Float[Array, " x_dim"], y: Float[Array, " y_dim"], mask: Any = None
+        params: Params,
+        state: State,
+        x: Float[Array, " x_dim"],
+        y: Float[Array, " y_dim"],
+        mask: Any = None,
+        channels: Any = None,
     ) -> State:
         """q(z_t | h_t) with h_t = GRU(h_{t−1}, e(x_t, y_t)); a masked y leaves h alone and the prior as the belief.
 
-        So does a step with a NaN or infinity in x or y.
+        So does a step with a NaN or infinity in x or y. Of ``channels`` [y_dim] that were not observed y enters as 0.
         """
         check(params, state)
         x = check_width("x", x, x_dim, "one step's inputs; vmap over several streams")
@@ -150,6 +155,10 @@ def _build(config: Config, x_dim: int, y_dim: int) -> Model:
         if mask is not None:
             mask = checks.booleans("mask", mask)
             checks.shape("mask", mask, (), "whether this step's y was observed")
+        if channels is not None:
+            channels = checks.booleans("channels", channels)
+            checks.shape("channels", channels, (y_dim,), "which channels of this step's y were observed")
+            y = jnp.where(channels, y, 0)
         valid = _valid(x, y)
         x, y = jnp.where(valid, x, 0), jnp.where(valid if mask is None else valid & mask, y, 0)
 
@@ -193,32 +202,34 @@ def _build(config: Config, x_dim: int, y_dim: int) -> Model:
         state: State | None = None,
         samples: int = 32,
         mask: Bool[Array, " T"] | None = None,
+        channels: Bool[Array, "T y_dim"] | None = None,
     ) -> tuple[State, Outputs]:
         """Predict, score, then update, at each step of a stream, in one ``lax.scan``.
 
         A step with a NaN or infinity in x or y is one without an observation; it is predicted with zeros in place of
-        what x lacks, and ``outputs.invalid`` tells it.
+        what x lacks, and ``outputs.invalid`` tells it. ``channels`` tells which of an observed y's were observed: the
+        others enter as 0 and are not scored.
         """
         xs, ys, mask = stream_checks.stream(xs, ys, mask, x_dim, y_dim)
+        ys, channels = stream_checks.channels(ys, channels)
         stream_checks.finite_stream(xs, ys, mask)
         check(params, *([] if state is None else [state]))
         key = checks.key("key", key)
         checks.count("samples", samples, minimum=1)
 
         def body(state: State, inputs: tuple) -> tuple[State, Outputs]:
-            x, y, seen = inputs
+            x, y, seen, parts = inputs
             z = draw(params, key, state, samples)
             valid = _valid(x, y)
             counts = valid if seen is None else valid & seen
             mean, variance = call("emissions", params, z, state.summary, jnp.where(jnp.isfinite(x), x, 0))
-            score = gaussian.mixture(gaussian.log_density(jnp.where(counts, y, 0), mean, variance))
+            score = gaussian.mixture(gaussian.log_density(jnp.where(counts, y, 0), mean, variance, parts))
             invalid = ~valid if seen is None else ~valid & seen
-            return update(params, state, x, y, seen), Outputs(
-                mean, variance, jnp.where(counts, score, jnp.nan), invalid
-            )
+            after = update(params, state, x, y, seen, parts)
+            return after, Outputs(mean, variance, jnp.where(counts, score, jnp.nan), invalid)
 
         state = initial_state(params) if state is None else state
-        return jax.lax.scan(body, state, (xs, ys, mask))
+        return jax.lax.scan(body, state, (xs, ys, mask, channels))
 
     def loss(
         params: Params,
@@ -231,9 +242,14 @@ def _build(config: Config, x_dim: int, y_dim: int) -> Model:
         beta: ArrayLike = 1.0,
         weights: Float[Array, " T"] | None = None,
         predictive: ArrayLike = 0.5,
+        channels: Bool[Array, "T y_dim"] | None = None,
     ) -> tuple[Float[Array, ""], Aux]:
-        """(1 − p)(reconstruction + β KL) + p (−log mean of prior samples), a weighted mean over the observed steps."""
+        """(1 − p)(reconstruction + β KL) + p (−log mean of prior samples), a weighted mean over the observed steps.
+
+        ``channels``: as in the rollout.
+        """
         xs, ys, mask = stream_checks.stream(xs, ys, mask, x_dim, y_dim)
+        ys, channels = stream_checks.channels(ys, channels)
         stream_checks.finite_stream(xs, ys, mask)
         check(params, state)
         key = checks.key("key", key)
@@ -274,7 +290,9 @@ def _build(config: Config, x_dim: int, y_dim: int) -> Model:
         if step.matrix is not None:
             prior_z = prior_z + second @ jnp.swapaxes(step.matrix @ beliefs.root, -1, -2)
         z = jnp.concatenate([mean[:, None] + scale[:, None] * ours, prior_z], axis=1)
-        density = gaussian.log_density(ys[:, None], *call("emissions", params, z, before, xs))
+        density = gaussian.log_density(
+            ys[:, None], *call("emissions", params, z, before, xs), None if channels is None else channels[:, None]
+        )
         posterior, prior = jnp.split(density, [count], axis=1)
         reconstruction = -jnp.sum(share * jnp.mean(posterior, axis=1))
         scored = -jnp.sum(share * gaussian.mixture(prior))

@@ -91,6 +91,17 @@ WIDTHS = {"number": 16, "None": None, "list": [16], "zero": (4, 0), "fraction": 
 SCORES = {"text": "nll", "None": None, "object": object(), "number": 1.0, "booleans": np.ones((2, 5), bool)}
 THRESHOLD = {k: calls.number()[k] for k in ("NaN", "text", "bool", "complex", "object", "wrong shape", "None")}
 LEVEL = calls.number(zero=True) | {"above one": 1.5}
+LEVELS = {k: v for k, v in LEVEL.items() if "wrong shape" not in k} | {"matrix": jnp.full((2, 2), 0.5)}
+Q, QUANTILES = jnp.asarray([0.1, 0.5, 0.9]), jnp.zeros((3, T, latent.Y))
+QUANTILED = {
+    "text": "it",
+    "None": None,
+    "two axes": YS,
+    "wrong count": QUANTILES[:2],
+    "wrong width": QUANTILES[..., :1],
+}
+PATHS = {"ys": {k: v for k, v in series(latent.Y, visible=False).items() if k != "wrong width"} | {"wrong width": XS}}
+CHANNELS = {"text": "all", "steps": np.ones(T, bool), "wrong width": np.ones((T, 3), bool), "NaN": YS * NAN}
 PITS = {"text": "pit", "None": None, "object": object(), "booleans": np.ones((T, latent.Y), bool)}
 STREAM = {"xs": XS, "ys": YS}
 STREAMS = {"xs": series(latent.X), "ys": series(latent.Y), "mask": calls.mask(T)}
@@ -188,9 +199,10 @@ TABLE = {
             "params": like(PARAMS),
             "key": calls.key(),
             "state": like(STATE),
-            "xs": series(latent.X, visible=False, alone=True) | {"wrong width": jnp.ones((T, 7))},
-            "ys": series(latent.Y, optional=True, visible=False),
+            "xs": series(latent.X, alone=True) | {"wrong width": jnp.ones((T, 7)), "no step": XS[:0]},
             "samples": calls.count(1),
+            "components": calls.count(1),
+            "y_dim": calls.count(1, optional=True),
         },
     ),
     "init": Call(MODEL.init, {"key": KEY}, {"key": calls.key()}),
@@ -213,6 +225,7 @@ TABLE = {
             "x": vector(latent.X),
             "y": vector(latent.Y),
             "mask": {"text": "seen", "vector": np.ones(2, bool), "fraction": 0.5, "object": object()},
+            "channels": {"text": "all", "scalar": True, "wrong width": np.ones(3, bool), "fractions": np.full(2, 0.5)},
         },
     ),
     "model.rollout": Call(
@@ -224,6 +237,7 @@ TABLE = {
             **STREAMS,
             "state": like(STATE, optional=True),
             "samples": calls.count(1),
+            "channels": CHANNELS,
         },
     ),
     "loss": Call(
@@ -239,6 +253,7 @@ TABLE = {
                 "text": "w", "number": 1.0, "wrong length": jnp.ones(7), "two axes": YS, "booleans": np.ones(T, bool),
             },
             "predictive": LEVEL,
+            "channels": CHANNELS,
         },
     ),
     "metrics.nll": Call(lt.metrics.nll, {"ys": YS, "mean": OUTPUTS.mean, "variance": OUTPUTS.variance}, SCORED),
@@ -261,6 +276,56 @@ TABLE = {
         lt.metrics.uncertainty,
         {"mean": OUTPUTS.mean, "variance": OUTPUTS.variance},
         {"mean": {k: v for k, v in components().items() if "wrong" not in k}, "variance": components()},
+    ),
+    "metrics.quantile": Call(
+        lt.metrics.quantile,
+        {"mean": OUTPUTS.mean, "variance": OUTPUTS.variance, "q": 0.5},
+        {"mean": {k: v for k, v in components().items() if "wrong" not in k}, "variance": components(), "q": LEVELS},
+    ),
+    "metrics.interval": Call(
+        lt.metrics.interval,
+        {"mean": OUTPUTS.mean, "variance": OUTPUTS.variance, "level": 0.8},
+        {"mean": {k: v for k, v in components().items() if "wrong" not in k}, "variance": components(), "level": LEVEL},
+    ),
+    "metrics.quantile_loss": Call(
+        lt.metrics.quantile_loss,
+        {"ys": YS, "quantiles": QUANTILES, "q": Q},
+        {"ys": PATHS["ys"], "quantiles": QUANTILED, "q": LEVELS | {"scalar": 0.5}},
+    ),
+    "metrics.weighted_quantile_loss": Call(
+        lt.metrics.weighted_quantile_loss,
+        {"ys": YS, "quantiles": QUANTILES, "q": Q},
+        {"ys": PATHS["ys"], "quantiles": QUANTILED, "q": LEVELS | {"scalar": 0.5}, "mask": calls.mask(T)},
+    ),
+    "metrics.mase": Call(
+        lt.metrics.mase,
+        {"ys": YS, "points": YS, "history": YS},
+        {
+            "ys": PATHS["ys"],
+            "points": series(latent.Y, visible=False),
+            "history": series(latent.Y, visible=False, alone=True) | {"too short": YS[:1], "wrong width": XS},
+            "season": calls.count(1),
+            "mask": calls.mask(T),
+        },
+    ),
+    "metrics.horizon_coverage": Call(
+        lt.metrics.horizon_coverage,
+        {"ys": YS[None], "lower": YS[None], "upper": YS[None]},
+        {
+            "ys": {k: v for k, v in SCORES.items() if k != "booleans"} | {"two axes": YS, "wrong shape": YS[None, :7]},
+            "lower": SCORES | {"two axes": YS, "wrong shape": YS[None, :7]},
+            "upper": SCORES | {"two axes": YS, "wrong shape": YS[None, :7]},
+            "mask": {"wrong shape": np.ones(T, bool), "text": "all", "fractions": np.full((1, T), 0.5)},
+        },
+    ),
+    "metrics.energy_score": Call(
+        lt.metrics.energy_score,
+        {"ys": YS, "samples": jnp.zeros((5, T, latent.Y))},
+        {
+            "ys": PATHS["ys"],
+            "samples": {"text": "it", "None": None, "two axes": YS, "wrong shape": jnp.ones((5, 7, latent.Y))},
+            "batch_size": calls.count(1),
+        },
     ),
     "metrics.failure_rate": Call(
         lt.metrics.failure_rate, {"nlls": jnp.ones((2, 5))}, {"nlls": SCORES, "threshold": THRESHOLD}
@@ -290,7 +355,7 @@ TABLE = {
     ),
 }  # fmt: skip
 # Containers, and the module of the metrics; what they hold is checked where it is used.
-WITHOUT = {"Aux", "Data", "Fit", "History", "Model", "Outputs", "Prior", "State", "StreamModel", "metrics"}
+WITHOUT = {"Aux", "Data", "Fit", "Forecast", "History", "Model", "Outputs", "Prior", "State", "StreamModel", "metrics"}
 CONTAINERS_OF_METRICS = {"metrics.Summary", "metrics.Health"}
 
 

@@ -64,7 +64,7 @@ CASES = {
     "forecast: width": (
         lambda: lt.forecast(Bare(), MODEL.init(KEY), KEY, MODEL.initial_state(MODEL.init(KEY)), XS),
         ValueError,
-        "ys: expected the targets.*got None.*pass zeros",
+        "y_dim: expected the number of y's channels, got None.*say how many",
     ),
 }  # fmt: skip
 

@@ -58,24 +58,24 @@ def energy_distance(first, second):
 @pytest.mark.parametrize("transition", latent.TRANSITIONS)
 def test_paths_have_the_distribution_of_ancestral_sampling(transition):
     model, params, state, xs = started(transition)
-    came = forecast(model, params, jax.random.key(1), state, xs, samples=1500).samples
-    first, second = (ancestral(model, params, state, xs, 1500, seed) for seed in (2, 3))
-    assert came.shape == (1500, AHEAD, latent.Y)
+    came = forecast(model, params, jax.random.key(1), state, xs, samples=600).samples
+    first, second = (ancestral(model, params, state, xs, 600, seed) for seed in (2, 3))
+    assert came.shape == (600, AHEAD, latent.Y)
     pooled = np.concatenate([came, first])
     rng = np.random.default_rng(0)
     null = []
-    for _ in range(60):  # what two halves of one sample differ by
+    for _ in range(50):  # what two halves of one sample differ by
         order = rng.permutation(len(pooled))
-        null.append(energy_distance(pooled[order[:1500]], pooled[order[1500:]]))
+        null.append(energy_distance(pooled[order[:600]], pooled[order[600:]]))
     assert energy_distance(came, first) < np.quantile(null, 0.98)
     assert energy_distance(first, second) < max(null)
     # It sees a summary that is held fixed: paths without feedback.
-    masked = jax.jit(model.rollout, static_argnames="samples")(
-        params, jax.random.key(4), xs, jnp.zeros((AHEAD, latent.Y)), state, samples=1500, mask=jnp.zeros(AHEAD, bool)
-    )[1]
-    noise = np.random.default_rng(1).normal(size=masked.mean.shape)
+    unseen = {"samples": 600, "mask": jnp.zeros(AHEAD, bool)}
+    held = jax.jit(functools.partial(model.rollout, **unseen))
+    masked = held(params, jax.random.key(4), xs, jnp.zeros((AHEAD, latent.Y)), state)[1]
+    noise = rng.normal(size=masked.mean.shape)
     frozen = np.swapaxes(masked.mean + np.sqrt(masked.variance) * noise, 0, 1)
-    assert energy_distance(frozen, first) > 2 * max(null)
+    assert energy_distance(frozen, first) > max(null)
 
 
 @pytest.mark.parametrize("points", ["random", "fixed"])
@@ -88,17 +88,10 @@ def test_one_step_is_the_mixture_of_a_rollout(points):
     rolled = jax.jit(model.rollout, static_argnames="samples")
     count = latent.K if points == "fixed" else 20_000  # random points: another mixture each time, on average the prior
     _, mixture = rolled(params, key, xs[:1], jnp.zeros((1, latent.Y)), state, samples=count, mask=jnp.zeros(1, bool))
-    shares = lt.metrics.pit(paths[:, 0], *(jnp.repeat(leaf, 20_000, 0) for leaf in (mixture.mean, mixture.variance))) \
-        if points == "fixed" else None  # fmt: skip
     levels = np.arange(1, 20) / 20
-    if shares is not None:
-        found = np.mean(np.asarray(shares)[:, :, None] <= levels, axis=0)
-        assert np.abs(found - levels).max() < 4 * (0.25 / 20_000) ** 0.5
-    expected = lt.metrics.quantile(mixture.mean, mixture.variance, jnp.asarray(levels))[:, 0]
-    scale = jnp.sqrt(sum(lt.metrics.uncertainty(mixture.mean, mixture.variance)))[0]
-    np.testing.assert_allclose(
-        lt.Forecast(paths).quantile(levels)[:, 0] / scale, expected / scale, atol=0.05
-    )  # fmt: skip
+    expected = np.asarray(lt.metrics.quantile(mixture.mean, mixture.variance, levels)[:, 0])
+    below = np.mean(np.asarray(paths) <= expected[:, None], axis=1)
+    assert np.abs(below - levels[:, None]).max() < 4 * (0.25 / 20_000) ** 0.5 * (1 if points == "fixed" else 2**0.5)
 
 
 def test_quantiles_intervals_mean_and_crps_are_those_of_the_paths():
@@ -197,10 +190,6 @@ def test_missed_steps_of_an_expanding_transition_stay_finite():
     params["matrix"] = jnp.asarray(1.5 * rotation @ np.diag([1.0, 0.2, 0.01]) @ rotation.T, jnp.float32)
     _, _, state, _ = started()
     wait = jax.jit(lambda s: model.update(params, s, jnp.zeros(latent.X), jnp.zeros(latent.Y), mask=False))
-    with jax.enable_x64(True):
-        wide, wide_state = latent.wide(params), latent.wide(state)
-        covariance = np.asarray(wide_state.root @ wide_state.root.T)
-        matrix = np.asarray(wide["matrix"])
     for _ in range(24):
         before = model.predict(params, state)
         state = wait(state)
@@ -208,4 +197,3 @@ def test_missed_steps_of_an_expanding_transition_stay_finite():
         np.testing.assert_allclose(state.root @ state.root.T, before.covariance, rtol=1e-4, atol=1e-5 * float(
             jnp.max(jnp.abs(before.covariance))))  # fmt: skip
     assert jnp.all(jnp.triu(state.root, 1) == 0) and jnp.all(jnp.diag(state.root) > 0)
-    del covariance, matrix

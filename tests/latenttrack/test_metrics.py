@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scoringrules
 from scipy import integrate, stats
 
 import latenttrack as lt
@@ -102,3 +103,97 @@ def test_summary_leaves_masked_steps_out_and_nothing_else():
     for name, a, b in zip(came._fields, came, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, err_msg=name)
     assert came.max_nll == 1e7 and came.nll > 1e5 and came.spikes >= 1
+
+
+LEVELS = np.asarray([0.001, 0.1, 0.5, 0.8, 0.999])
+
+
+def test_quantiles_invert_the_distribution_function():
+    _, mean, variance = mixtures()
+    mean = mean.at[0, 0].add(1e4)  # components far apart, with a gap without density between them
+    came = metrics.quantile(mean, variance, LEVELS)
+    assert came.shape == (5, 5, 2)
+    for q, at in zip(LEVELS, came, strict=True):
+        np.testing.assert_allclose(metrics.pit(at, mean, variance), q, rtol=1e-9)
+    np.testing.assert_array_equal(metrics.quantile(mean, variance, 0.5), came[2])
+    lower, upper = metrics.interval(mean, variance, 0.8)
+    np.testing.assert_allclose(metrics.pit(upper, mean, variance) - metrics.pit(lower, mean, variance), 0.8, rtol=1e-9)
+    one = stats.norm.ppf(LEVELS)[:, None, None] * np.sqrt(variance[:, :1, :]).swapaxes(0, 1) + mean[:, 0]
+    np.testing.assert_allclose(metrics.quantile(mean[:, :1], variance[:, :1], LEVELS), one, rtol=1e-9, atol=1e-9)
+    ends = metrics.quantile(mean, variance, np.asarray([0.0, 1.0]))
+    assert jnp.all(ends[0] == -jnp.inf) and jnp.all(ends[1] == jnp.inf)
+
+
+def test_quantiles_have_the_gradient_of_the_implicit_function():
+    _, mean, variance = mixtures()
+    slope = jax.grad(lambda shift: jnp.sum(jnp.sin(metrics.quantile(mean.at[0, 0, 0].add(shift), variance, 0.3))))(0.0)
+
+    def value(shift):
+        return float(jnp.sum(jnp.sin(metrics.quantile(mean.at[0, 0, 0].add(shift), variance, 0.3))))
+
+    assert abs(slope - (value(1e-5) - value(-1e-5)) / 2e-5) < 1e-8
+    in_level = jax.grad(lambda q: jnp.sum(metrics.quantile(mean, variance, q)))(0.3)
+    ends = metrics.quantile(mean, variance, np.asarray([0.300001, 0.299999]))
+    assert abs(in_level - np.sum(ends[0] - ends[1]) / 2e-6) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_variance_of_zero_is_a_point(dtype):
+    mean = jnp.asarray([[[1.0], [2.0], [3.0], [4.0]]], dtype)
+    nothing = jnp.zeros_like(mean)
+    at = jnp.asarray([[2.0]], dtype)
+    assert metrics.nll(at, mean, nothing)[0] == -jnp.inf
+    assert metrics.nll(at + 0.5, mean, nothing)[0] == jnp.inf
+    assert jnp.isnan(metrics.nll(at * jnp.nan, mean, nothing)[0])
+    assert metrics.pit(at, mean, nothing)[0, 0] == 0.5
+    expected = scoringrules.crps_ensemble(2.5, np.asarray(mean)[0, :, 0], estimator="nrg")
+    np.testing.assert_allclose(metrics.crps(at + 0.5, mean, nothing)[0, 0], expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        metrics.quantile(mean, nothing, np.asarray([0.25, 0.26, 0.75]))[:, 0, 0], [1, 2, 3], rtol=1e-6
+    )
+    mixed = nothing.at[0, 1].set(0.5)
+    slopes = jax.grad(lambda v: jnp.sum(metrics.crps(at, mean, v)) + jnp.sum(metrics.quantile(mean, v, 0.4)))(mixed)
+    assert jnp.all(jnp.isfinite(slopes))
+    two = jnp.zeros((1, 1, 2)), jnp.zeros((1, 1, 2))  # on the mean in one channel, off it in the other
+    assert metrics.nll(jnp.asarray([[0.0, 1.0]]), *two)[0] == jnp.inf
+    outputs = lt.Outputs(mean, nothing, jnp.zeros(1))
+    assert metrics.health(outputs, jnp.asarray([[2.5]], dtype)).innovation[0] == 0
+
+
+def test_quantile_scores_are_those_of_scoringrules():
+    ys, mean, variance = mixtures(1, 40)
+    quantiles = metrics.quantile(mean, variance, LEVELS)
+    expected = np.stack([scoringrules.quantile_score(ys, f, q) for f, q in zip(quantiles, LEVELS, strict=True)])
+    np.testing.assert_allclose(metrics.quantile_loss(ys, quantiles, LEVELS), 2 * expected, rtol=1e-12)
+    seen = np.arange(40) % 3 > 0
+    came = metrics.weighted_quantile_loss(jnp.where(seen[:, None], ys, jnp.nan), quantiles, LEVELS, seen)
+    by_hand = np.mean([2 * e[seen].sum() / np.abs(ys[seen]).sum() for e in expected])
+    np.testing.assert_allclose(came, by_hand, rtol=1e-12)
+    fine = (np.arange(2000) + 0.5) / 2000  # its integral over q is the CRPS
+    loss = metrics.quantile_loss(ys, metrics.quantile(mean, variance, fine), fine)
+    np.testing.assert_allclose(loss.mean(0), metrics.crps(ys, mean, variance), rtol=1e-3)
+
+
+def test_mase_is_one_for_the_seasonal_naive_forecast_of_its_own_history():
+    history = np.random.default_rng(0).normal(size=(60, 2))
+    np.testing.assert_allclose(metrics.mase(history[7:], history[:-7], history, season=7), 1, rtol=1e-12)
+    seen = np.arange(53) != 3
+    lost = np.where(seen[:, None], history[7:], np.nan)
+    errors = np.abs(history[7:] - history[:-7])
+    came = metrics.mase(lost, history[:-7], history, season=7, mask=seen)
+    np.testing.assert_allclose(came, errors[seen].mean(0) / errors.mean(0), rtol=1e-12)
+
+
+def test_coverage_by_horizon_and_the_energy_score():
+    rng = np.random.default_rng(0)
+    ys, paths = rng.normal(size=(6, 2)), rng.normal(size=(70, 6, 2))
+    expected = scoringrules.es_ensemble(ys.ravel(), paths.reshape(70, -1))
+    np.testing.assert_allclose(metrics.energy_score(ys, paths), expected, rtol=1e-9)
+    assert jnp.all(jnp.isfinite(jax.grad(lambda p: metrics.energy_score(ys, p))(jnp.asarray(paths))))
+    targets = jnp.asarray(rng.uniform(size=(9, 4, 1)))
+    upper = jnp.broadcast_to(jnp.asarray([0.0, 0.5, 0.5, 1.0])[:, None], targets.shape)
+    share = np.mean(np.asarray(targets) <= np.asarray(upper), axis=0)
+    np.testing.assert_allclose(metrics.horizon_coverage(targets, jnp.zeros_like(upper), upper), share)
+    seen = np.ones((9, 4), bool)
+    seen[:8, 1] = False
+    assert metrics.horizon_coverage(targets, jnp.zeros_like(upper), upper, seen)[1, 0] == (targets[8, 1, 0] <= 0.5)

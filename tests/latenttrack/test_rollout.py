@@ -103,18 +103,16 @@ def test_all_seen_is_no_mask():
     assert model.rollout is latent.model().rollout
 
 
-@pytest.mark.parametrize("transition", latent.TRANSITIONS)
-def test_forecast_does_not_see_targets_and_grows_uncertain(transition):
-    model = latent.model(transition)
-    params, xs, ys, _, (state, _) = whole(transition)
-    one = lt.forecast(model, params, jax.random.key(1), state, xs[:24], samples=64)
-    two = lt.forecast(model, params, jax.random.key(1), state, xs[:24], ys[:24], samples=64)
-    np.testing.assert_array_equal(one.mean, two.mean)
-    assert one.mean.shape == (24, 64, latent.Y)
-    assert jnp.all(one.log_prob == 0) and jnp.all(two.log_prob != 0)
-    np.testing.assert_allclose(-two.log_prob, lt.metrics.nll(ys[:24], two.mean, two.variance), rtol=1e-6)
-    np.testing.assert_allclose(
-        one.mean[0], compiled(transition)(params, jax.random.key(1), xs[:1], ys[:1], state, samples=64)[1].mean[0],
-        rtol=1e-4, atol=1e-5,
-    )  # fmt: skip
-    assert jnp.mean(jnp.var(one.mean[12:], axis=1)) > jnp.mean(jnp.var(one.mean[:1], axis=1))
+def test_a_step_without_a_target_has_no_score():
+    params, xs, ys, mask, (_, outputs) = whole("structured")
+    np.testing.assert_array_equal(jnp.isnan(outputs.log_prob), ~mask)
+    lost = jnp.argmax(mask)
+    _, came = compiled("structured")(
+        params, jax.random.key(5), xs, ys.at[lost].set(jnp.nan), samples=latent.K, mask=mask
+    )
+    assert came.invalid[lost] and jnp.sum(came.invalid) == 1
+    np.testing.assert_array_equal(jnp.isnan(came.log_prob), ~mask | came.invalid)
+    found = lt.metrics.summary(came, ys, mask)
+    seen = mask & ~came.invalid
+    np.testing.assert_allclose(found.nll, -jnp.mean(came.log_prob[seen]), rtol=1e-5)
+    np.testing.assert_allclose(found.max_nll, -jnp.min(came.log_prob[seen]), rtol=1e-6)

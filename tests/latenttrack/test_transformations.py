@@ -57,7 +57,7 @@ def rollout(seed, value):
     params, state, xs, ys = begin(seed, value)
     mask = jnp.arange(STEPS) != 2
     after, outputs = MODEL.rollout(params, jax.random.key(seed), xs, ys, state, samples=2, mask=mask)
-    return after.mean, outputs
+    return after.mean, outputs._replace(log_prob=jnp.where(mask, outputs.log_prob, 0))
 
 
 def loss(seed, value):
@@ -68,7 +68,8 @@ def loss(seed, value):
 
 def forecast(seed, value):
     params, state, xs, ys = begin(seed, value)
-    return lt.forecast(MODEL, params, jax.random.key(seed), state, xs, ys, samples=2)
+    ahead = lt.forecast(MODEL, params, jax.random.key(seed), state, xs[:2], samples=3, components=1)
+    return ahead.samples, ahead.crps(ys[:2]), ahead.mean(), ahead.interval(0.5)
 
 
 def metrics(seed, value):
@@ -77,7 +78,13 @@ def metrics(seed, value):
     mean = jax.random.normal(keys[0], (STEPS, 2, latent.Y))
     variance = value + jax.random.uniform(keys[1], mean.shape)
     scores = lt.metrics
-    return scores.nll(ys, mean, variance), scores.crps(ys, mean, variance), scores.pit(ys, mean, variance)
+    q = jnp.asarray([0.1, 0.6])
+    quantiles = scores.quantile(mean, variance, q)
+    return (
+        *(score(ys, mean, variance) for score in (scores.nll, scores.crps, scores.pit)),
+        *(quantiles, scores.interval(mean, variance, 0.8), scores.weighted_quantile_loss(ys, quantiles, q)),
+        *(scores.mase(ys, mean[:, 0], ys), scores.energy_score(ys, jnp.swapaxes(mean, 0, 1))),
+    )
 
 
 KERNELS = {f.__name__: f for f in (predict, generate, update, rollout, loss, forecast, metrics)}
