@@ -49,8 +49,7 @@ def guide(path: Path) -> str:
 
 def results(root: Path) -> list[Path]:
     """The folder of each experiment that has a page."""
-    pages = [*root.glob("experiments/results/*/README.md"), *root.glob("results/*/README.md")]
-    return sorted(page.parent for page in pages)
+    return sorted(page.parent for page in root.glob("experiments/results/*/README.md"))
 
 
 def _expanded(target: Any, files: Files) -> Any:
