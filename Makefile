@@ -4,10 +4,9 @@ PY := .venv/bin/python
 # LAPACK on more threads than free cores stalls small decompositions by orders of magnitude.
 export OPENBLAS_NUM_THREADS := 1
 
-RUNS := rotated-digits permuted-digits permuted-mnist long rotated-mnist noise rank truncation shifts networks \
-  structures jena jena-ablation streams
+RUNS := $(subst _,-,$(filter-out __init__,$(basename $(notdir $(wildcard experiments/catalogue/*.py))))) all
 
-.PHONY: $(RUNS) test test-slow test-oldest test-newest test-alone test-wheel check benchmark clean
+.PHONY: $(RUNS) test test-slow test-oldest test-newest test-alone test-wheel check docs benchmark clean
 
 $(RUNS): .venv/installed
 	$(PY) -m experiments $@
@@ -43,15 +42,19 @@ test-wheel:
 	$(PYTHON) -m venv .venv-wheel
 	.venv-wheel/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 	.venv-wheel/bin/python -m pip install --quiet dist/*.whl
-	cd dist && ../.venv-wheel/bin/python ../tests/readme.py ../README.md "Ten lines" LatentTrack
+	cd dist && ../.venv-wheel/bin/python ../tests/readme.py ../README.md \
+	  "Ten lines: weights" "Ten lines: streams"
 
 check: .venv/installed
 	.venv/bin/ruff format --check --quiet .
 	.venv/bin/ruff check --quiet .
 	.venv/bin/pyright --pythonpath $(PY)
 
+docs: .venv/installed
+	.venv/bin/mkdocs build --strict --quiet
+
 benchmark: .venv/installed
-	for name in cost truncation streaming laplace large seeds growth latenttrack; do $(PY) -m benchmarks $$name || exit 1; done
+	for name in cost truncation streaming laplace large seeds growth latenttrack accelerator; do $(PY) -m benchmarks $$name || exit 1; done
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
