@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -15,10 +16,12 @@ __all__ = [
     "flag",
     "instance",
     "key",
+    "like",
     "marginals",
     "model",
     "number",
     "numbers",
+    "share",
     "sites",
     "square",
     "steps",
@@ -57,6 +60,26 @@ def number(name: str, value: Any, *, zero: bool = False) -> Array:
         raise ValueError(f"{name}: expected one number, got shape {array.shape}; {advice}")
     _seen(name, array, lambda v: (v >= 0) if zero else (v > 0), "non-negative" if zero else "positive", "correct it")
     return array
+
+
+def share(name: str, value: Any) -> None:
+    """A static number in [0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        advice = "mark it static under jax.jit" if isinstance(value, Tracer) else "give a Python number"
+        raise ValueError(f"{name}: expected a static number in [0, 1], got {value!r}; {advice}")
+
+
+def like(name: str, value: Any, template: Any, advice: str) -> None:
+    """A pytree of a template's structure and shapes."""
+    expected, came = jax.tree.structure(template), jax.tree.structure(value)
+    if expected != came:
+        raise ValueError(f"{name}: expected the structure {expected}, got {came}; {advice}")
+    for (path, leaf), reference in zip(
+        jax.tree_util.tree_leaves_with_path(value), jax.tree.leaves(template), strict=True
+    ):
+        if jnp.shape(leaf) != reference.shape:
+            where = f"{name}{jax.tree_util.keystr(path)}"
+            raise ValueError(f"{where}: expected shape {reference.shape}, got {jnp.shape(leaf)}; {advice}")
 
 
 def steps(value: Any) -> Array:

@@ -28,21 +28,21 @@ class Config:
         window: the most tokens of a sequence.
         width: D, of embeddings and layers.
         channels: C, of the latent process.
-        encoder: from tokens to sites. "causal": a temporal convolutional network that sees x_{≤t} at t; "bidirectional":
-            the same, seeing both sides; "transformer": with attention to both sides.
+        encoder: from tokens to sites. "causal": a temporal convolutional network that sees x_{≤t} at t;
+            "bidirectional": the same, seeing both sides; "transformer": with attention to both sides.
         dilations: of the convolutional encoder's blocks; of the transformer, one block each.
-        decoder: from latents to logits. "pointwise": of z_t; "convolutional": of z_{≤t}, causal; "autoregressive": of z_t
-            and the last ``context`` tokens.
+        decoder: from latents to logits. "pointwise": of z_t; "convolutional": of z_{≤t}, causal; "autoregressive":
+            of z_t and the last ``context`` tokens.
         context: tokens that an autoregressive decoder sees.
         latent: how posteriors and paths are computed; one law. "sequential": scans; "parallel": associative scans;
             "block": Cholesky factors of the whole window, one channel at a time.
         posterior: "kalman": q ∝ prior × sites; "mean_field": independent in time.
         kernel: of the prior, with learned length scales. "iid", "ou", "matern32", "matern52"; "sum": OU and Matérn 3/2
-            of ten times the length scale; "coupled": one process of all channels; "rbf": dense squared exponential, for
-            ``latent="block"``, with learned variances.
+            of ten times the length scale; "coupled": one process of all channels; "rbf": dense squared exponential with
+            learned variances, for ``latent="block"``.
         shortest, longest: the length scales of the first and last channel at the start, in tokens.
-        regimes: K values of a discrete regime, a Markov chain that moves the latent the decoder sees, marginalised by an
-            exact forward pass; 1: none.
+        regimes: K values of a discrete regime, a Markov chain that moves the latent the decoder sees, marginalised by
+            an exact forward pass; 1: none.
         free_bits: nats for each channel and token below which the divergence is not reduced (a floor, never a ceiling).
         embedding_penalty: weight of the mean square of the embeddings in the loss.
         label_smoothing: in the reconstruction of the loss.
@@ -85,21 +85,24 @@ class Config:
             raise ValueError(f"label_smoothing: expected a value in [0, 1), got {self.label_smoothing}; lower it")
         if self.kernel == "rbf" and self.latent != "block":
             raise ValueError(
-                f'latent: expected "block" for the dense kernel "rbf", got {self.latent!r}; choose it, or a Matérn kernel'
+                f'latent: expected "block" for the dense kernel "rbf", got {self.latent!r}; choose it, or a '
+                "Matérn kernel"
             )
         if self.kernel == "coupled" and self.posterior == "mean_field" and self.latent == "block":
             raise ValueError(
-                'latent: expected "sequential" or "parallel" for a coupled kernel with a mean field, got "block"; choose '
-                "one of these"
+                'latent: expected "sequential" or "parallel" for a coupled kernel with a mean field, got "block"; '
+                "choose one of these"
             )
 
     @property
     def refusal(self) -> str | None:
         """Why there is no predictive score of x_t given x_{<t}, if there is none."""
-        if self.encoder != "causal":
-            return f'encoder: expected "causal" for a predictive score, got "{self.encoder}"; its sites see what is scored'
-        if self.posterior != "kalman":
-            return f'posterior: expected "kalman" for a predictive score, got "{self.posterior}"; it keeps no belief of a past'
-        if self.latent == "block":
-            return 'latent: expected "sequential" or "parallel" for a predictive score, got "block"; it has no filter'
+        for name, value, wanted, reason in (
+            ("encoder", self.encoder, ("causal",), "its sites see what is scored"),
+            ("posterior", self.posterior, ("kalman",), "it keeps no belief of a past"),
+            ("latent", self.latent, ("sequential", "parallel"), "it has no filter"),
+        ):
+            if value not in wanted:
+                options = " or ".join(f'"{option}"' for option in wanted)
+                return f'{name}: expected {options} for a predictive score, got "{value}"; {reason}, so choose another'
         return None

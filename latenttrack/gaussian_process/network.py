@@ -118,7 +118,7 @@ class Network(linen.Module):
         if c.regimes > 1:
             hidden = hidden[:, None] + self.shift
         hidden = hidden + self.out(linen.gelu(self.hidden(hidden)))
-        return self.norm(hidden) @ self.embedding.T * c.width**0.5 + self.bias
+        return self.norm(hidden) @ self.embedding.T + self.bias
 
 
 def _process(config: Config, key: Array) -> dict[str, Array]:

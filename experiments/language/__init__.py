@@ -1,0 +1,1 @@
+"""Language models on WikiText-2: tokens, models, training, and what is scored."""
