@@ -12,7 +12,17 @@ os.environ.setdefault("XLA_FLAGS", "--xla_cpu_enable_concurrency_optimized_sched
 import tyro
 
 Name = Literal[
-    "cost", "streaming", "laplace", "large", "seeds", "growth", "truncation", "latenttrack", "coverage", "accelerator"
+    "cost",
+    "streaming",
+    "laplace",
+    "large",
+    "seeds",
+    "growth",
+    "truncation",
+    "latenttrack",
+    "coverage",
+    "observe",
+    "accelerator",
 ]
 
 

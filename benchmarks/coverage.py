@@ -3,7 +3,7 @@
 One model of the default configuration each, trained on the first 60 % of the hours with the default options and kept
 where it scores best on the next 20 %; in the last 20 % a forecast starts at each midnight, from a state that has seen
 everything before it. Inputs are the calendar's alone, so that every input of a step ahead is known: the level itself by
-``lt.forecast``, with phases of day and year; and ``lt.Forecaster``, which models increments.
+``lt.forecast``, with phases of day and week; and ``lt.Forecaster``, which models increments.
 """
 
 import time
@@ -16,6 +16,7 @@ import numpy as np
 import latenttrack as lt
 from benchmarks.measure import report
 from experiments.data import series
+from latenttrack.drivers import calendar
 
 DAY, TARGET, PATHS = 24, "OT", 256
 LEVELS, SHOWN = (0.8, 0.95), (1, 3, 6, 13, 18, 24)
@@ -49,9 +50,7 @@ def oil() -> Oil:
 
 def of_the_level(data: Oil, days: int) -> Daily:
     """``lt.fit`` and ``lt.forecast`` as they are."""
-    hours = data.time.astype("datetime64[h]").astype(int)
-    phases = 2 * np.pi * np.stack([hours / DAY, hours / (365.25 * DAY)], axis=1)
-    xs = np.concatenate([np.sin(phases), np.cos(phases)], axis=1).astype(np.float32)
+    xs = calendar.features(data.time.astype("datetime64[s]").astype(np.int64), ("day", "week")).astype(np.float32)
     ys = ((data.level - data.centre) / data.unit)[:, None].astype(np.float32)
     model = lt.build(lt.Config(), xs.shape[1], 1)
     train, held_out = slice(0, data.validation), slice(data.validation - 512, data.test)

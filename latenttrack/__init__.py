@@ -6,6 +6,7 @@ h, z ─predict→ p(z) ─generate→ weights ─emit(x)→ prediction ─updat
 from typing import TYPE_CHECKING, Any
 
 from latenttrack import metrics
+from latenttrack.discriminative import DiscriminativeBelief, discriminative_update, stationary_covariance
 from latenttrack.drivers.fit import Data, Fit, History, fit
 from latenttrack.drivers.forecast import Forecast, forecast
 from latenttrack.drivers.rollout import rollout
@@ -20,6 +21,7 @@ __all__ = [
     "Aux",
     "Config",
     "Data",
+    "DiscriminativeBelief",
     "Fit",
     "Forecast",
     "Forecaster",
@@ -30,10 +32,12 @@ __all__ = [
     "State",
     "StreamModel",
     "build",
+    "discriminative_update",
     "fit",
     "forecast",
     "metrics",
     "rollout",
+    "stationary_covariance",
 ]
 
 

@@ -672,7 +672,7 @@ def _windows(lengths: Sequence[int]) -> tuple[int, int]:
         if window > usual:
             continue
         lanes = min(8, shortest // window - 1) if count == 1 else count * max(1, min(8 // count, shortest // window))
-        if lanes >= (2 if window > 16 else 1) and (count == 1 or window <= shortest):
+        if lanes >= (4 if window > 16 else 1) and (count == 1 or window <= shortest):
             break
     if window < usual:
         warnings.warn(

@@ -355,7 +355,20 @@ TABLE = {
     ),
 }  # fmt: skip
 # Containers, and the module of the metrics; what they hold is checked where it is used.
-WITHOUT = {"Aux", "Data", "Fit", "Forecast", "History", "Model", "Outputs", "Prior", "State", "StreamModel", "metrics"}
+WITHOUT = {
+    "Aux",
+    "Data",
+    "Fit",
+    "Forecast",
+    "Forecaster",
+    "History",
+    "Model",
+    "Outputs",
+    "Prior",
+    "State",
+    "StreamModel",
+    "metrics",
+}
 CONTAINERS_OF_METRICS = {"metrics.Summary", "metrics.Health"}
 
 
