@@ -3,11 +3,14 @@
 import argparse
 import ast
 import importlib
+import pkgutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-FOLDER = Path(__file__).parent
+from experiments import catalogue as files
+
 _COMMANDS = {
     "all": "Every experiment whose data need not be put somewhere by hand, one after the other",
     "report": "Write the pages again from results.json: [NAME ...]",
@@ -17,9 +20,12 @@ _COMMANDS = {
 
 def catalogue() -> dict[str, str]:
     """The name of every experiment and what its file says it is, in one line."""
-    files = sorted(path for path in (FOLDER / "catalogue").glob("*.py") if path.stem != "__init__")
-    found = {path.stem.replace("_", "-"): ast.parse(path.read_text(encoding="utf-8")) for path in files}
-    return {name: (ast.get_docstring(module) or "").partition("\n")[0].rstrip(".") for name, module in found.items()}
+    found = {}
+    for module in sorted(pkgutil.iter_modules(files.__path__), key=lambda module: module.name):
+        path: Any = module.module_finder.find_spec(module.name, None)  # type: ignore[call-arg]
+        text = ast.get_docstring(ast.parse(Path(path.origin).read_text(encoding="utf-8"))) or ""
+        found[module.name.replace("_", "-")] = text.partition("\n")[0].rstrip(".")
+    return found
 
 
 def load(name: str) -> type:

@@ -201,9 +201,8 @@ def fragment(words: Sequence[str], root: Path = RESULTS) -> str:
         value: Any = content
         for name in flags[1].split("/"):
             value = value[int(name)] if isinstance(value, list) else value[name]
-        return _signed(
-            f"{float(options.get('times', 1)) * value:{options.get('form', '')}}" if "form" in options else str(value)
-        )
+        value = float(options["times"]) * value if "times" in options else value
+        return _signed(f"{value:{options.get('form', '')}}")
     frame = results.frame(content)
     if "variant" in options:
         frame = frame[frame["variant"] == options["variant"]]

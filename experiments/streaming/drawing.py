@@ -172,6 +172,6 @@ def trajectory(kept: Kept) -> Figure:
 
 
 def _dates(axes: Any) -> None:
-    locator = AutoDateLocator(maxticks=9)
+    locator = AutoDateLocator()
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import methods, tasks
-from experiments.data.images import Images
+from experiments.catalogue.long import Block, Follower, Rows
+from experiments.continual import learners, tasks
 from experiments.continual.learners import Training
 from experiments.continual.networks import mlp
-from experiments.sequences.long import Block, Follower, Rows
+from experiments.data.images import Images
 from experiments.run.cache import Cache
 from lowrank_filter.common.checkpoint import Checkpoint
 
@@ -30,14 +30,14 @@ def rows() -> Rows:
 
 
 def test_tasks_follow_each_other_as_in_a_sequence_and_are_kept(rows: Rows, tmp_path: Path) -> None:
-    follower = Follower(NETWORK, "a", methods.sequential, TRAINING, Unfinished(tmp_path, {}))
+    follower = Follower(NETWORK, "a", learners.sequential, TRAINING, Cache(tmp_path, {}))
     first, second = follower.blocks(3, HYPER, rows, (1, 3))
     assert first.scores.accuracy.shape == (1,) and second.scores.nll.shape == (3,)
     assert len(second.current) == len(second.seconds) == 2
     assert second.current[-1] == second.scores.accuracy[-1]
     times = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     again = list(
-        Follower(NETWORK, "a", methods.sequential, TRAINING, Unfinished(tmp_path, {})).blocks(3, HYPER, rows, (1, 3))
+        Follower(NETWORK, "a", learners.sequential, TRAINING, Cache(tmp_path, {})).blocks(3, HYPER, rows, (1, 3))
     )
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == times and len(times) == 2
     jax.tree.map(np.testing.assert_array_equal, again[1], second)
@@ -53,9 +53,7 @@ def test_a_block_goes_on_after_its_last_task(rows: Rows, tmp_path: Path, monkeyp
             raise StoppedError
 
     def run(folder: Path) -> Block:
-        (block,) = Follower(NETWORK, "a", methods.sequential, TRAINING, Unfinished(folder, {})).blocks(
-            3, HYPER, rows, (3,)
-        )
+        (block,) = Follower(NETWORK, "a", learners.sequential, TRAINING, Cache(folder, {})).blocks(3, HYPER, rows, (3,))
         return block
 
     save = Checkpoint.save
@@ -83,8 +81,8 @@ def test_permutations_are_those_of_the_short_sequences() -> None:
 
 def test_joint_training_sees_every_task(rows: Rows, tmp_path: Path) -> None:
     training = TRAINING._replace(steps=100)
-    (block,) = Follower(NETWORK, "joint", None, training, Unfinished(tmp_path, {})).blocks(0, HYPER, rows, (3,))
+    (block,) = Follower(NETWORK, "joint", None, training, Cache(tmp_path, {})).blocks(0, HYPER, rows, (3,))
     assert block.scores.accuracy.shape == (3,)
     learned = rows._replace(score_x=rows.train_x, score_y=rows.train_y)
-    (block,) = Follower(NETWORK, "again", None, training, Unfinished(tmp_path, {})).blocks(0, HYPER, learned, (3,))
+    (block,) = Follower(NETWORK, "again", None, training, Cache(tmp_path, {})).blocks(0, HYPER, learned, (3,))
     assert block.scores.accuracy.mean() > 0.8

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import metrics
+from experiments.continual import metrics
 from experiments.run.results import MethodResult, build
 
 RNG = np.random.default_rng(0)
@@ -42,7 +42,7 @@ def test_a_sure_and_right_model_is_calibrated() -> None:
 
 def test_results_hold_them_all_with_their_standard_errors() -> None:
     found = MethodResult(MATRIX[:, -1], 1 - MATRIX[:, -1], MATRIX, {}, 0.5, ece=MATRIX[:, 0], start=START)
-    content = build("some", settings={}, grid={}, seconds={}, tasks=list("abcd"), methods={"own": found})
+    content = build({}, list("abcd"), {"own": found})
     summary = content["methods"]["own"]
     for name in ("accuracy", "nll", "ece", "current", "backward_transfer", "forward_transfer", "forgetting"):
         assert set(summary[name]) >= {"mean", "standard_error", "per_seed"}, name

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.catalogue.camelyon import by_brightness, by_hospital
+from experiments.continual.networks import cnn
+from experiments.continual.tasks import Part, brightness, resized, sequence, split
 from experiments.data.camelyon17 import camelyon17
 from experiments.data.files import FOLDER_VARIABLE, DataFileError
 from experiments.data.images import Images
 from experiments.data.letters_and_post import notmnist, usps
-from experiments.continual.networks import cnn
-from experiments.sequences.camelyon import by_brightness, by_hospital
-from experiments.continual.tasks import Part, brightness, resized, sequence, split
 
 RNG = np.random.default_rng(0)
 SIZES = {"train": 10, "val": 3, "test": 5}

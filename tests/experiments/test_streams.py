@@ -1,5 +1,6 @@
 """Scores in units of the series, and a whole small study: saved one by one, resumed, refused when changed."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,11 +10,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments.claim import SettingsChangedError
 from experiments.data.series import Series
-from experiments.streaming import comparison, pictures, protocol, records, scores
-from experiments.streaming.models import MODELS
-from experiments.streaming.study import Budget
+from experiments.run.report import page
+from experiments.run.search import beyond
+from experiments.streaming import models, protocol, scores, training
+from experiments.streaming.comparison import StreamComparison
+from experiments.streaming.models import known, pick
+from experiments.streaming.models.entry import Entry
+from experiments.streaming.training import Budget
 from latenttrack import Outputs
 
 
@@ -71,51 +75,105 @@ BUDGET = Budget(
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Small(StreamComparison):
+    """A study of the test's."""
+
+
+def study(stream: protocol.Stream, output: Path, names: list[str], budget: Budget = BUDGET, **options) -> dict:
+    entries = {name: models.known()[name] for name in names}
+    Small(output=output).compare(Console(quiet=True), "small", "words", {"easy": stream}, entries, budget, **options)
+    return json.loads((output / "small/results.json").read_text(encoding="utf-8"))["variants"]["easy"]
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, list]:
+    """Choices that were tried and that were run, with the validation score each was given: the lowest rate's."""
+    seen: dict[str, list] = {"attempt": [], "run": []}
+
+    def attempt(entry: Entry, stream: protocol.Stream, budget: Budget, choice: dict, folder: Path) -> np.ndarray:
+        seen["attempt"].append(choice)
+        rate = choice.get("learning_rate", 1.0)
+        return np.full(budget.tuning_seeds, np.nan if rate > 2 else abs(np.log(rate / 3e-2)))
+
+    def run(entry: Entry, stream: protocol.Stream, budget: Budget, choice: dict, folder: Path) -> training.Found:
+        seen["run"].append(choice)
+        rng = np.random.default_rng(budget.updates)
+        steps = scores.Steps(
+            *(rng.uniform(size=(budget.seeds, len(stream.test.ys))).astype(np.float32) for _ in range(6))
+        )
+        latent = np.zeros((5, 2)) if hasattr(entry.model(2, 10), "update") else None
+        return training.Found(steps, steps.nll[0], latent, {"parameters": 3, "seconds": 1.5})
+
+    monkeypatch.setattr(training, "attempt", attempt)
+    monkeypatch.setattr(training, "run", run)
+    monkeypatch.setattr(training, "microseconds", lambda entries, *_: dict.fromkeys(entries, 2.0))
+    return seen
+
+
+def test_a_study_goes_on_with_what_is_there(stream: protocol.Stream, tmp_path: Path, counted: dict[str, list]) -> None:
+    first = study(stream, tmp_path, ["gru"])
+    # The best rate lies inside of what was tried: the search went on past it.
+    assert [choice["learning_rate"] for choice in counted["attempt"]] == pytest.approx([1e-2, 3e-2, 9e-2])
+    assert first["models"]["gru"]["chosen"] == {"learning_rate": 3e-2} and len(counted["run"]) == 1
+    both = study(stream, tmp_path, ["lt_structured", "persistence"])
+    assert list(counted["attempt"][3]) == ["learning_rate", "predictive"] and len(counted["run"]) == 3
+    # What an earlier run found stays in the table, and is compared.
+    assert set(both["models"]) == {"gru", "lt_structured", "persistence"}
+    assert both["models"]["gru"]["validation"] == first["models"]["gru"]["validation"]
+    assert both["models"]["gru"]["microseconds_per_step"] == 2.0 and both["models"]["gru"]["parameters"] == 3
+    assert {(pair["better"], pair["worse"]) for pair in both["paired"]} == {("lt_structured", "gru")}
+    per_seed = np.subtract(*(both["models"][name]["nll"]["per_seed"] for name in ("lt_structured", "gru")))
+    assert both["paired"][0]["difference"] == pytest.approx(per_seed.mean(), abs=1e-5)
+    count = {name: len(calls) for name, calls in counted.items()}
+    study(stream, tmp_path, ["lt_structured", "persistence"])
+    assert {name: len(calls) for name, calls in counted.items()} == count
+    # Another grid tries what is new; another budget is another run; other data too.
+    wider = study(stream, tmp_path, ["gru"], BUDGET._replace(learning_rates=(1e-3, 1e-2, 3e-2, 9e-2)))
+    assert len(counted["attempt"]) == count["attempt"] + 1 and len(counted["run"]) == count["run"]
+    assert len(wider["models"]["gru"]["validation"]) == 4
+    study(stream, tmp_path, ["gru"], BUDGET._replace(updates=6))
+    assert len(counted["run"]) == count["run"] + 1
+    moved = stream._replace(test=stream.test._replace(ys=stream.test.ys + 1))
+    assert set(study(moved, tmp_path, ["gru"])["models"]) == {"gru"}
+    assert len(counted["run"]) == count["run"] + 2
+
+
+def test_the_page_has_every_model_and_picture(
+    stream: protocol.Stream, tmp_path: Path, counted: dict[str, list]
+) -> None:
+    study(stream, tmp_path, ["lt_structured", "gru"])
+    folder = tmp_path / "small"
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert text == page(Small, folder) and "| LatentTrack, structured |" in text and "words" in text
+    names = {"band", "pit", "calibration", "nll", "uncertainty", "latent"}
+    assert {path.name for path in folder.glob("*.png")} == {f"easy-{name}.png" for name in names}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in folder.glob("*.png"))
+    assert (folder / "arrays.npz").stat().st_size < 100_000
+
+
 @pytest.mark.slow
-def test_a_study_is_saved_one_by_one_and_goes_on(stream: protocol.Stream, tmp_path: Path) -> None:
-    console = Console(quiet=True)
-    entries = comparison.pick(["lt_structured", "gru", "persistence"])
-    only = {"gru": entries["gru"]}
-    place = tmp_path / "small/runs/easy"
-    comparison.run("small", {"easy": stream}, only, BUDGET, tmp_path, console)
-    before = (place / "gru.json").stat().st_mtime_ns
-    content, found = comparison.run("small", {"easy": stream}, entries, BUDGET, tmp_path, console)
-    assert (place / "gru.json").stat().st_mtime_ns == before
-    written = json.loads((tmp_path / "small/results.json").read_text(encoding="utf-8"))
-    models = written["variants"]["easy"]["models"]
-    assert set(models) == set(entries)
-    for one in models.values():
+def test_a_study_with_training(stream: protocol.Stream, tmp_path: Path) -> None:
+    found = study(stream, tmp_path, ["lt_structured", "gru", "persistence"])["models"]
+    for one in found.values():
         assert len(one["nll"]["per_seed"]) == 2
         for field in ("nll", "mse", "crps", "coverage90"):
             assert np.isfinite(one[field]["mean"])
         assert one["max_nll"] >= one["nll"]["mean"] and one["microseconds_per_step"] > 0
-    assert models["gru"]["validation"] == records.noted(place, "gru.tried", None) and models["gru"]["quantile999"] > 0
-    per_seed = np.subtract(models["lt_structured"]["nll"]["per_seed"], models["gru"]["nll"]["per_seed"])
-    assert written["variants"]["easy"]["paired"][0]["difference"] == pytest.approx(per_seed.mean(), abs=1e-5)
-    # The search ends inside of what was tried; what was tried stays; another best rate is trained with again.
-    tried = records.noted(place, "gru.tried", [])
-    rates = [one["learning_rate"] for one in tried]
-    assert rates[:2] == [1e-2, 3e-2] and min(rates) < models["gru"]["chosen"]["learning_rate"] < max(rates)
-    least = rates.index(min(rates))
-    tried[least]["nll"] = [-100.0, -100.0]
-    records.note(place, "gru.tried", tried)
-    comparison.run("small", {"easy": stream}, only, BUDGET, tmp_path, console)
-    again = records.noted(place, "gru.tried", [])
-    assert again[:-1] == tried and again[-1]["learning_rate"] == pytest.approx(min(rates) / 3)
-    assert records.noted(place, "gru", {})["chosen"] == {"learning_rate": min(rates)}
-    with pytest.raises(SettingsChangedError, match=r"'updates': 4.*'updates': 6"):
-        comparison.run("small", {"easy": stream}, entries, BUDGET._replace(updates=6), tmp_path, console)
-    names = pictures.draw(tmp_path, "easy", stream, found["easy"])
-    assert {"easy-band.png", "easy-pit.png", "easy-nll.png", "easy-latent.png"} <= set(names)
-    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in names)
-    comparison.write_report(tmp_path / "README.md", content, "words", names)
-    assert "easy-band.png" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    rates = [one["learning_rate"] for one in found["gru"]["validation"]]
+    assert rates[:2] == [1e-2, 3e-2] and min(rates) < found["gru"]["chosen"]["learning_rate"] < max(rates)
+    assert not [path for path in (tmp_path / "small/cache").iterdir() if path.is_dir()]
+
+
+def test_the_search_goes_on_past_an_edge_by_the_same_factor() -> None:
+    assert beyond((1e-2, 2e-2), 1e-2) == pytest.approx(5e-3) and beyond((1e-2, 2e-2), 2e-2) == pytest.approx(4e-2)
+    assert beyond((5e-3, 1e-2, 2e-2), 1e-2) is None and beyond((1e-2,), 1e-2) is None
 
 
 def test_unknown_models_are_refused() -> None:
     with pytest.raises(ValueError, match="got gnu"):
-        comparison.pick(["gnu"])
-    assert list(comparison.pick(None)) == list(MODELS)
+        pick(["gnu"])
+    assert list(pick(None)) == list(known()) and next(iter(known())) == "lt_structured"
 
 
 def test_the_scale_is_traced(stream: protocol.Stream) -> None:

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from experiments.continual.tasks import Tasks, permuted, permuted_split, rotated
 from experiments.data import digits
 from experiments.data.images import Images
-from experiments.continual.tasks import Tasks, permuted, permuted_split, rotated
 
 ANGLES = [0, 10, 20, 30, 40]
 

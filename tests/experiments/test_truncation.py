@@ -5,7 +5,7 @@ import json
 import pytest
 from rich.console import Console
 
-from experiments.truncation_cost import TruncationCost
+from experiments.catalogue.truncation import TruncationCost
 
 
 @pytest.mark.slow

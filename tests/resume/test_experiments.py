@@ -1,29 +1,32 @@
-"""Experiments that are cut off go on; other settings, two runs in one folder and damaged files are named."""
+"""Experiments that are cut off go on; other settings, two runs in one folder and damaged files are seen."""
 
+import dataclasses
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from types import MappingProxyType
 
+import jax
 import killing
 import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import methods
-from experiments.__main__ import All, main
-from experiments.claim import SettingsChangedError, claimed, read_json
-from experiments.continual.comparison import compare
-from experiments.jena import Jena
+from experiments.catalogue.jena import Jena
+from experiments.catalogue.long import LongSequence
+from experiments.catalogue.rotated_digits import RotatedDigits
+from experiments.catalogue.rotated_mnist import RotatedMnist
+from experiments.cli import main
+from experiments.continual import comparison, learners
+from experiments.continual.comparison import Comparison
+from experiments.continual.evaluation import Report, Scores
 from experiments.continual.learners import Method, Training, follow
 from experiments.continual.networks import mlp
-from experiments.sequences.long import LongSequence
-from experiments.sequences.rotated_digits import RotatedDigits
-from experiments.sequences.rotated_mnist import RotatedMnist
-from experiments.streaming import records
 from experiments.continual.tasks import Tasks
-from experiments.run.cache import Cache
+from experiments.run.cache import Cache, code
+from experiments.run.results import read
 from lowrank_filter.common.lock import alone
 
 RNG = np.random.default_rng(0)
@@ -33,23 +36,27 @@ TASKS = Tasks(*(part for pair in zip(IMAGES, LABELS, strict=True) for part in pa
 GRID = MappingProxyType({"learning_rate": (1e-3, 1e-2, 3e-2)})
 
 
-def grid(output, **options):
+@dataclasses.dataclass(frozen=True)
+class Grid(Comparison):
     """A comparison of one method at three learning rates."""
-    _, found = compare(
+
+    rank: int = 3
+
+
+def grid(output, resume=True, rank=3, tasks=TASKS, **more):
+    """Run it; what its methods found."""
+    Grid(output=output, resume=resume, rank=rank).compare(
+        Console(quiet=True),
         "grid",
         "A grid",
-        methods=[Method({"sequential": "last"}, GRID, follow(methods.sequential))],
+        methods=[Method({"sequential": "last"}, GRID, follow(learners.sequential))],
         network=mlp(9, (4,), 2),
         training=Training(2, None, None),
-        tasks=TASKS,
-        seeds=[0, 1],
+        tasks=tasks,
         settings={},
-        pairs=[],
-        output=output,
-        console=Console(quiet=True),
-        **options,
+        **more,
     )
-    return found["sequential"]
+    return read(output / "grid")["methods"]
 
 
 class StoppedError(Exception):
@@ -57,86 +64,107 @@ class StoppedError(Exception):
 
 
 @pytest.fixture
-def stopped(tmp_path, monkeypatch):
-    """A folder with a comparison that was stopped after its second configuration."""
-    recall = Unfinished.recall
+def computed(monkeypatch):
+    """The learning rates that were computed and not found; the runner is a stand-in that needs no compiler."""
+    rates = []
 
-    def counted(self, key, *arguments):
-        if key["hyper"]["learning_rate"] == 3e-2:
-            raise StoppedError
-        return recall(self, key, *arguments)
+    def runner(run, which, scored, network, training, tasks, seeds):
+        def reports(hyper):
+            scores = Scores(*[np.full((2, 2), np.float32(hyper["learning_rate"]))] * 3)
+            return {"last": Report(scores, scores, np.zeros((2, 2, 2), np.float32), np.zeros((2, 2), np.float32))}
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Unfinished, "recall", counted)
-        with pytest.raises(StoppedError):
-            grid(tmp_path, options={"rank": 3})
+        def call(hyper):
+            if not isinstance(hyper["learning_rate"], jax.core.Tracer):
+                rates.append(round(float(hyper["learning_rate"]), 6))
+                if len(rates) == stop[0]:
+                    raise StoppedError
+            return reports(hyper) if not isinstance(hyper["learning_rate"], jax.core.Tracer) else traced(hyper)
+
+        def traced(hyper):
+            ones = jax.numpy.ones
+            scores = Scores(*[ones((2, 2))] * 3)
+            return {"last": Report(scores, scores, ones((2, 2, 2)), ones((2, 2)))}
+
+        return call
+
+    stop = [None]
+    monkeypatch.setattr(comparison, "compile_runner", runner)
+    rates_and_stop = rates, stop
+    return rates_and_stop
+
+
+@pytest.fixture
+def stopped(tmp_path, computed):
+    """A folder with a comparison that was stopped in its third configuration."""
+    rates, stop = computed
+    stop[0] = 3
+    with pytest.raises(StoppedError):
+        grid(tmp_path)
+    stop[0] = None
+    rates.clear()
     return tmp_path
 
 
 def kept(output):
-    return sorted((output / "grid" / "unfinished").glob("*.npz"))
+    return sorted((output / "grid" / "cache").glob("*.npz"))
 
 
-def test_other_settings_are_refused_and_the_difference_shown(stopped):
-    before = [path.stat().st_mtime_ns for path in kept(stopped)]
-    with pytest.raises(SettingsChangedError, match=r"option rank was 3 and is 4.*--no-resume"):
-        grid(stopped, options={"rank": 4})
-    assert [path.stat().st_mtime_ns for path in kept(stopped)] == before and len(before) == 2
-    grid(stopped, options={"rank": 4}, resume=False)
-    assert json.loads((stopped / "grid" / "results.json").read_text())["experiment"] == "grid"
-    assert not (stopped / "grid" / "unfinished").exists()
+def test_what_was_computed_is_not_computed_again(stopped, computed):
+    assert len(kept(stopped)) == 2
+    again = grid(stopped)
+    assert computed[0] == [0.03]
+    assert again == grid(stopped / "whole") and len(computed[0]) == 4
+    grid(stopped)
+    assert len(computed[0]) == 4
 
 
-def test_a_value_cut_in_half_is_named_and_computed_again(stopped):
+@pytest.mark.parametrize("change", ["option", "data", "code", "no resume"])
+def test_what_anything_else_made_is_computed_anew(stopped, computed, change, monkeypatch):
+    """The key holds the options, the data and all code that computes."""
+    before = {path.name for path in kept(stopped)}
+    options = {"option": {"rank": 4}, "data": {"tasks": TASKS._replace(test_x=TASKS.test_x + 1)}}.get(change, {})
+    if change == "code":
+        monkeypatch.setattr("experiments.run.cache.code", lambda module: f"{code(module)} and more")
+    grid(stopped, resume=change != "no resume", **options)
+    assert computed[0] == [0.001, 0.01, 0.03]
+    assert len({path.name for path in kept(stopped)} - before) == (1 if change == "no resume" else 3)
+
+
+def test_a_value_cut_in_half_is_named_and_computed_again(stopped, computed):
     path = kept(stopped)[0]
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.warns(UserWarning, match=rf"{path}: expected a whole file, but .*computed again"):
-        again = grid(stopped, options={"rank": 3})
-    whole = grid(stopped / "whole")
-    np.testing.assert_array_equal(again.accuracy, whole.accuracy)
-    np.testing.assert_array_equal(again.nll, whole.nll)
+        again = grid(stopped)
+    assert len(computed[0]) == 2 and again == grid(stopped / "whole")
 
 
 def test_two_runs_into_one_folder_do_not_mix(tmp_path):
     with alone(tmp_path / "grid"), pytest.raises(RuntimeError, match=r"grid: expected no other run in this folder"):
         grid(tmp_path)
-    with alone(tmp_path), pytest.raises(RuntimeError, match="expected no other run"):
-        All(output=tmp_path).run(Console(quiet=True))
 
 
-def test_what_is_measured_is_no_setting(tmp_path):
+def test_what_is_measured_is_no_setting(stopped, computed):
     """A run's identity would otherwise differ at each start."""
-    grid(tmp_path, notes={"seconds": 1.5})
-    assert json.loads((tmp_path / "grid" / "results.json").read_text())["settings"]["seconds"] == 1.5
+    grid(stopped, notes={"measured": 1.5})
+    assert read(stopped / "grid")["measured"] == 1.5 and computed[0] == [0.03]
 
 
-def test_a_damaged_note_is_named(tmp_path):
-    with claimed(tmp_path / "runs", {"a": 1}):
-        pass
-    (tmp_path / "runs" / "settings.json").write_text('{"a": ')
-    with (
-        pytest.raises(ValueError, match=r"settings\.json: expected a whole JSON file.*remove it"),
-        claimed(tmp_path / "runs", {"a": 1}),
-    ):
-        pass
-    assert read_json(tmp_path / "missing.json", 3) == 3
-
-
-def test_damaged_scores_are_named(tmp_path):
-    records.note(tmp_path, "gru", {"chosen": {}})
-    np.savez(tmp_path / "gru.npz", mean=np.zeros(100))
-    for content in ((tmp_path / "gru.npz").read_bytes()[:200], (tmp_path / "gru.npz").read_bytes()):
-        (tmp_path / "gru.npz").write_bytes(content)
-        with pytest.raises(ValueError, match=rf"{tmp_path}/gru\.npz: expected the whole file of a model's scores"):
-            records.load(tmp_path, "gru", None)
+def test_damaged_results_are_named(tmp_path):
+    (tmp_path / "results.json").write_text('{"a": ')
+    with pytest.raises(ValueError, match=r"results\.json: expected a whole JSON file of results, but .*run the"):
+        read(tmp_path)
 
 
 def test_no_file_with_objects_is_unpickled(tmp_path):
     """An array of objects would run code of whoever wrote the file."""
-    unfinished = Unfinished(tmp_path, {})
-    np.savez(unfinished.place({}).with_suffix(".npz"), np.array([{}], dtype=object))
+    cache = Cache(tmp_path, {})
+    np.savez(cache.place({}).with_suffix(".npz"), np.array([{}], dtype=object))
     with pytest.warns(UserWarning, match="allow_pickle"):
-        assert unfinished.recall({}, lambda: np.ones(1), lambda: np.ones(1)) == 1
+        assert cache.recall({}, lambda: np.ones(1), lambda: np.ones(1)) == 1
+
+
+def test_code_is_all_that_computes():
+    assert code(Jena.__module__) == code.__wrapped__(Jena.__module__) != code(RotatedDigits.__module__)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +174,7 @@ def test_no_file_with_objects_is_unpickled(tmp_path):
         (RotatedDigits, {"rank": -1}, "rank: expected an integer of at least 0, got -1"),
         (RotatedDigits, {"steps": 2.5}, r"steps: expected an integer of at least 1, got 2\.5"),
         (RotatedDigits, {"resume": 1}, "resume: expected a bool, got 1"),
-        (RotatedDigits, {"preset": "large"}, "preset: expected one of minutes, published, got 'large'"),
+        (RotatedDigits, {"preset": "large"}, "preset: expected one of default, got 'large'"),
         (RotatedMnist, {"noises": (0.1, -0.1)}, r"noises: expected a non-negative number, got -0\.1"),
         (RotatedMnist, {"curvatures": (float("nan"),)}, "curvatures: expected a positive number, got nan"),
         (RotatedMnist, {"structures": ()}, r"structures: expected at least one value, got \(\)"),
@@ -163,7 +191,7 @@ def test_options_out_of_range_are_refused_by_name(experiment, options, message):
 
 def test_unknown_options_are_refused_by_name():
     with pytest.raises(TypeError, match="sedes"):
-        RotatedDigits.of("minutes", sedes=3)
+        RotatedDigits.of("default", sedes=3)
 
 
 @pytest.mark.parametrize(
@@ -208,10 +236,8 @@ def test_an_experiment_survives_twenty_kills(tmp_path):
 
     def outcome():
         content = without_seconds(json.loads(path.read_text(encoding="utf-8")))
-        assert not (path.parent / "unfinished").exists()
         assert {p.name for p in path.parent.iterdir()} >= {"accuracy.png", "README.md"}
-        for file in path.parent.iterdir():
-            file.unlink()
+        shutil.rmtree(path.parent)
         return content
 
     command = [sys.executable, "-m", "experiments", "rotated-digits", *options]

@@ -1,4 +1,9 @@
-"""Methods for a sequence of tasks, all written with the same kernels and behind one interface."""
+"""Methods for a sequence of tasks, one file for each: its ``METHODS`` are found here by their names."""
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Mapping
 
 from experiments.continual.learners.alone import alone
 from experiments.continual.learners.anchor import anchor
@@ -42,8 +47,16 @@ __all__ = [
     "follow",
     "free",
     "joint",
+    "known",
     "lofi",
     "osla",
     "sequential",
     "turned",
 ]
+
+
+@functools.cache
+def known() -> Mapping[str, Method]:
+    """Every method with settings to choose from, by its name."""
+    modules = [importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
+    return {name: method for module in modules for name, method in getattr(module, "METHODS", {}).items()}

@@ -1,6 +1,17 @@
 """Train on each task alone: what its own data is worth."""
 
-from experiments.continual.learners.interface import Hyper, Kept, Learner, Task, Training, Tree, fitted, free
+from experiments.continual.learners.interface import (
+    Hyper,
+    Kept,
+    Learner,
+    Method,
+    Task,
+    Training,
+    Tree,
+    fitted,
+    follow,
+    free,
+)
 from experiments.continual.networks import Network
 
 
@@ -10,3 +21,5 @@ def _train_afresh(network: Network, training: Training, start: Tree, task: Task,
 
 alone = Learner(lambda start, _: start, _train_afresh)
 """Train on each task alone, always from the start: what a task's own data is worth."""
+
+METHODS = {"alone": Method({"alone": "own"}, {"learning_rate": (3e-3,)}, follow(alone))}

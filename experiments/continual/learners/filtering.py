@@ -6,7 +6,18 @@ from typing import Literal
 import jax.numpy as jnp
 
 import lowrank_filter as lf
-from experiments.continual.learners.interface import Fit, Hyper, Kept, Learner, Task, Training, Tree, fitted
+from experiments.continual.learners.interface import (
+    Fit,
+    Hyper,
+    Kept,
+    Learner,
+    Method,
+    Task,
+    Training,
+    Tree,
+    fitted,
+    follow,
+)
 from experiments.continual.networks import Network
 from experiments.continual.structures import Structure
 
@@ -61,3 +72,16 @@ def filtering(
         )
 
     return Learner(init, step, per_layer=structure.form != "network" or noise is not None)
+
+
+_GRID = {"learning_rate": (3e-3,), "prior": (1.0,), "noise": (0.0, 0.1), "curvature": (3.0, 10.0, 30.0)}
+_REPORTS = {"filter_last": "last", "filter": "own", "smoother": "smoothed"}
+METHODS = {
+    "ewc": Method({"ewc": "last"}, _GRID | {"noise": (0.0,)}, follow(filtering(Structure("network", 0)))),
+    "filter": Method(_REPORTS, _GRID, follow(filtering(Structure("network", 10)))),
+    "kronecker_filter": Method(
+        {f"kronecker_{name}": which for name, which in _REPORTS.items()},
+        _GRID,
+        follow(filtering(Structure("kronecker"))),
+    ),
+}

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from experiments.continual.learners.interface import Hyper, Models, Sequence, Task, Training, fitted, free, view
+from experiments.continual.learners.interface import Hyper, Method, Models, Sequence, Task, Training, fitted, free, view
 from experiments.continual.networks import Network
 
 
@@ -17,3 +17,6 @@ def joint(network: Network, training: Training, data: Sequence, hyper: Hyper) ->
     longer = training._replace(steps=training.steps * tasks, whitened=False)
     params = fitted(network, longer, free(start), task, hyper)
     return {"joint": Models(back(jax.tree.map(lambda p: jnp.stack([p] * tasks), params)), None)}
+
+
+METHODS = {"joint": Method({"joint": "joint"}, {"learning_rate": (3e-3,)}, joint)}

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 import lowrank_filter as lf
-from experiments.continual.learners.interface import Hyper, Kept, Learner, Task, Training
+from experiments.continual.learners.interface import Hyper, Kept, Learner, Method, Task, Training, follow
 from experiments.continual.networks import Network
 
 
@@ -19,3 +19,6 @@ def lofi(rank: int, chunk_size: int = 1) -> Learner:
         return belief, Kept(belief.mean)
 
     return Learner(lambda start, hyper: lf.init(start, hyper["prior"], rank=rank), step)
+
+
+METHODS = {"lofi": Method({"lofi": "last"}, {"prior": (10.0, 30.0)}, follow(lofi(10)))}

@@ -9,7 +9,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 import lowrank_filter as lf
-from experiments.continual.learners.interface import Fit, Hyper, Kept, Learner, Task, Training, Tree, fitted
+from experiments.continual.learners.interface import (
+    Fit,
+    Hyper,
+    Kept,
+    Learner,
+    Method,
+    Task,
+    Training,
+    Tree,
+    fitted,
+    follow,
+)
 from experiments.continual.networks import Network
 
 
@@ -167,3 +178,7 @@ def _product(part: Any) -> Product:
 
 def _first(stack: Product) -> Product:
     return Product(*(leaf[0] for leaf in stack))
+
+
+_GRID = {"learning_rate": (3e-3,), "prior": (1.0,), "curvature": (3.0, 10.0, 30.0)}
+METHODS = {"osla": Method({"osla": "last"}, _GRID, follow(osla()))}

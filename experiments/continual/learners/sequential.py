@@ -1,6 +1,17 @@
 """Train on one task after the other with nothing to hold on to."""
 
-from experiments.continual.learners.interface import Hyper, Kept, Learner, Task, Training, Tree, fitted, free
+from experiments.continual.learners.interface import (
+    Hyper,
+    Kept,
+    Learner,
+    Method,
+    Task,
+    Training,
+    Tree,
+    fitted,
+    follow,
+    free,
+)
 from experiments.continual.networks import Network
 
 
@@ -11,3 +22,5 @@ def _train_on(network: Network, training: Training, params: Tree, task: Task, hy
 
 sequential = Learner(lambda start, _: start, _train_on)
 """Train on each task from where the last one ended, with nothing to hold on to."""
+
+METHODS = {"sequential": Method({"sequential": "last"}, {"learning_rate": (1e-3, 3e-3)}, follow(sequential))}
