@@ -11,6 +11,19 @@ from latenttrack.drivers.fit import Data, Fit, History, fit
 from latenttrack.drivers.forecast import Forecast, forecast
 from latenttrack.drivers.rollout import rollout
 from latenttrack.interface import Aux, Outputs, StreamModel
+from latenttrack.next_latent import (
+    Decoded,
+    LatentDynamics,
+    LatentFilter,
+    NextLatParams,
+    SequenceModel,
+    TransformerConfig,
+    generate,
+    latent_filter,
+    nextlat_loss,
+    speculate,
+    transformer,
+)
 from latenttrack.tracking.config import Config
 from latenttrack.tracking.model import Model, Prior, State, build
 
@@ -21,23 +34,34 @@ __all__ = [
     "Aux",
     "Config",
     "Data",
+    "Decoded",
     "DiscriminativeBelief",
     "Fit",
     "Forecast",
     "Forecaster",
     "History",
+    "LatentDynamics",
+    "LatentFilter",
     "Model",
+    "NextLatParams",
     "Outputs",
     "Prior",
+    "SequenceModel",
     "State",
     "StreamModel",
+    "TransformerConfig",
     "build",
     "discriminative_update",
     "fit",
     "forecast",
+    "generate",
+    "latent_filter",
     "metrics",
+    "nextlat_loss",
     "rollout",
+    "speculate",
     "stationary_covariance",
+    "transformer",
 ]
 
 

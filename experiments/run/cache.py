@@ -18,7 +18,8 @@ from experiments.run.results import plain, written_whole
 
 Tree = Any
 _ROOT = Path(__file__).parents[2]
-_CODE = ("lowrank_filter", "latenttrack", "experiments/continual", "experiments/streaming", "experiments/data")
+_ROOMS = ("continual", "streaming", "worlds", "data")
+_CODE = ("lowrank_filter", "latenttrack", *(f"experiments/{room}" for room in _ROOMS))
 
 
 class Cache:

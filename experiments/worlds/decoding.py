@@ -29,7 +29,7 @@ def measure(
     *,
     drafts: Sequence[int],
     confidences: Sequence[float],
-    repeats: int = 3,
+    repeats: int = 5,
 ) -> list[dict[str, Any]]:
     """Every rule and draft length, and adaptive drafts of the longest: a row for each.
 
@@ -61,6 +61,7 @@ def measure(
         ratios = np.divide(times["generate", 0, 0.0], times[rule, draft, confidence])
         rows.append(
             {
+                "rows": len(prompts),
                 "rule": rule,
                 "draft": draft,
                 "confidence": confidence,

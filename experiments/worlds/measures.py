@@ -175,3 +175,13 @@ def _same_place(said: np.ndarray, crossing: np.ndarray, destination: np.ndarray)
         if len(picked) > 1:
             distances += list(0.5 * np.abs(picked[1:] - picked[:-1]).sum(-1))
     return float(np.mean(distances))
+
+
+def held_out(model: Any, method: Method, params: lt.NextLatParams, data: Data) -> float:
+    """What is chosen by: cross-entropy on validation sequences, of the model, and where there is a ψ of one step of it.
+
+    The same for all: no method's own weights enter.
+    """
+    dynamics = lt.LatentDynamics(model.config.width, method.normalize)
+    _, parts = lt.nextlat_loss(model, dynamics, params, jnp.asarray(data.validation), horizon=int(method.rolls))
+    return float(parts.cross_entropy + parts.divergence)

@@ -5,11 +5,13 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
-from latenttrack.next_latent import checks
+from latenttrack.next_latent import token_checks
 from latenttrack.next_latent.dynamics import LatentDynamics
 from latenttrack.next_latent.interface import Cache, Decoded, Params, SequenceModel
+from lowrank_filter.common import checks
 
 Rule = Literal["greedy", "coupled", "rejection"]
 
@@ -20,7 +22,7 @@ def generate(
     prompt: Int[Array, "*B P"],
     *,
     length: int | None = None,
-    key: Key[Array, "*B"] | None = None,
+    key: Key[Array, "*keys"] | None = None,
     temperature: ArrayLike = 1.0,
     end: ArrayLike | None = None,
     prompt_length: Int[Array, "*B"] | None = None,
@@ -44,7 +46,7 @@ def generate(
         ValueError: a prompt longer than ``length``, a length beyond the window, a token beyond the vocabulary, a
             negative temperature.
     """
-    checks.model(model)
+    token_checks.model(model)
     return _checked(
         *(model, None, (params, None), prompt, 0, False, 0.0, length, key, temperature, end, prompt_length),
     )
@@ -60,7 +62,7 @@ def speculate(
     rule: Rule = "coupled",
     confidence: ArrayLike = 0.0,
     length: int | None = None,
-    key: Key[Array, "*B"] | None = None,
+    key: Key[Array, "*keys"] | None = None,
     temperature: ArrayLike = 1.0,
     end: ArrayLike | None = None,
     prompt_length: Int[Array, "*B"] | None = None,
@@ -98,15 +100,15 @@ def speculate(
         TypeError, ValueError: as there; γ < 1, an unknown rule, a confidence outside [0, 1], a prompt that leaves the
             window no room.
     """
-    checks.model(model)
-    checks.dynamics(dynamics)
-    checks.pair(params)
+    token_checks.model(model)
+    token_checks.dynamics(dynamics)
+    token_checks.pair(params)
     checks.count("draft", draft, minimum=1)
     checks.choice("rule", rule, ("greedy", "coupled", "rejection"))
     checks.within("confidence", confidence, 0.0, 1.0, "values in [0, 1]")
     temperature = 0.0 if rule == "greedy" else temperature
     if rule == "rejection":
-        checks.positive("temperature", temperature)
+        checks.within("temperature", temperature, np.nextafter(0, 1), np.inf, "positive values")
     return _checked(
         *(model, dynamics, params, prompt, draft, rule == "rejection", confidence),
         *(length, key, temperature, end, prompt_length),
@@ -128,23 +130,21 @@ def _checked(
     prompt_length: Any,
 ) -> Decoded:
     window, vocabulary = getattr(model, "window", None), getattr(model, "vocabulary", None)
-    prompt = checks.tokens("prompt", prompt, vocabulary, window, (1, 2))
+    prompt = token_checks.tokens("prompt", prompt, vocabulary, window, (1, 2))
     length = window if length is None else length
-    checks.length("length", length, window, least=prompt.shape[-1])
-    checks.not_negative("temperature", temperature)
-    greedy = not isinstance(temperature, jax.core.Tracer) and float(temperature) == 0
-    if not (key is None and greedy):
-        checks.key(key, many=prompt.ndim == 2)
+    token_checks.length("length", length, window, least=prompt.shape[-1])
+    checks.within("temperature", temperature, 0.0, np.inf, "non-negative values")
     rows = prompt.shape[:-1]
-    if key is None:
-        key = jax.random.key(0)
+    if key is None and not isinstance(temperature, jax.core.Tracer) and float(temperature) == 0:
+        key = jax.random.key(0)  # not looked at
+    key = checks.key("key", key, many=prompt.ndim == 2)
     if key.ndim != len(rows):
         key = jax.random.split(key, rows[0])
-    checks.array_shape("key", key, rows, "give one key, or one a row")
-    end = jnp.asarray(-1) if end is None else checks.tokens("end", end, vocabulary, axes=(0,))
+    checks.shape("key", key, rows, "give one key, or one a row")
+    end = jnp.asarray(-1) if end is None else token_checks.tokens("end", end, vocabulary, axes=(0,))
     if prompt_length is None:
         prompt_length = jnp.full(rows, prompt.shape[-1])
-    prompt_length = checks.prompt_length(prompt_length, prompt.shape)
+    prompt_length = token_checks.prompt_length(prompt_length, prompt.shape)
     knobs = _Knobs(jnp.asarray(confidence), jnp.asarray(temperature), end)
     decoded = _decode(
         *(model, dynamics, rejection, draft, length, params, knobs),

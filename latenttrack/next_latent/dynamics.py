@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from flax import linen
 from jaxtyping import Array, Float, Key
 
-from latenttrack.next_latent import checks
+from latenttrack.next_latent import token_checks
 from latenttrack.next_latent.transformer import sphere
+from lowrank_filter.common import checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class LatentDynamics:
 
     def init(self, key: Key[Array, ""]) -> Any:
         """Parameters, drawn from a key."""
-        checks.key(key)
+        key = checks.key("key", key)
         zeros = jnp.zeros(self.width)
         return _Step(self.width).init(key, zeros, zeros)["params"]
 
@@ -43,8 +44,8 @@ class LatentDynamics:
     ) -> Float[Array, "*shape width"]:
         """ψ(h, x) of h and E(x)."""
         checks.like("params", params, _shapes(self.width), "take them from init(key) of the same dynamics")
-        h = checks.last_axis("h", h, self.width, "a model's hidden state, or LatentDynamics of the model's width")
-        embedding = checks.last_axis("embedding", embedding, self.width, "take it from the model's embed")
+        h = token_checks.last_axis("h", h, self.width, "a model's hidden state, or LatentDynamics of the model's width")
+        embedding = token_checks.last_axis("embedding", embedding, self.width, "take it from the model's embed")
         moved = h + _Step(self.width).apply({"params": params}, h, embedding)
         return sphere(moved) if self.normalize else moved
 

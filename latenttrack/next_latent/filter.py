@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Array, Float, Int
 
-from latenttrack.next_latent import checks
+from latenttrack.next_latent import token_checks
 from latenttrack.next_latent.dynamics import LatentDynamics
 from latenttrack.next_latent.interface import Params, SequenceModel
 
@@ -32,8 +32,8 @@ def latent_filter(model: SequenceModel, dynamics: LatentDynamics) -> LatentFilte
     Raises:
         TypeError: the model or the dynamics lack a function, or are not hashable.
     """
-    checks.model(model)
-    checks.dynamics(dynamics)
+    token_checks.model(model)
+    token_checks.dynamics(dynamics)
     return _latent_filter(model, dynamics)
 
 
@@ -41,16 +41,16 @@ def latent_filter(model: SequenceModel, dynamics: LatentDynamics) -> LatentFilte
 def _latent_filter(model: Any, dynamics: Any) -> LatentFilter:
     def init(params: tuple[Params, Params], prompt: Int[Array, " T"]) -> Float[Array, " width"]:
         """h_T of a prompt x_0 … x_T of at least one token."""
-        prompt = checks.tokens("prompt", prompt, axes=(1,))
-        return model.hidden(checks.pair(params)[0], prompt[None])[0, -1]
+        prompt = token_checks.tokens("prompt", prompt, axes=(1,))
+        return model.hidden(token_checks.pair(params)[0], prompt[None])[0, -1]
 
     def predict(params: tuple[Params, Params], h: Float[Array, " width"]) -> Float[Array, " V"]:
         """log p(x_{t+1} | h_t), in nats."""
-        return jax.nn.log_softmax(model.logits(checks.pair(params)[0], h))
+        return jax.nn.log_softmax(model.logits(token_checks.pair(params)[0], h))
 
     def update(params: tuple[Params, Params], h: Float[Array, " width"], token: Int[Array, ""]) -> Array:
         """ψ(h, x)."""
-        of_model, of_dynamics = checks.pair(params)
-        return dynamics.apply(of_dynamics, h, model.embed(of_model, checks.tokens("token", token, axes=(0,))))
+        of_model, of_dynamics = token_checks.pair(params)
+        return dynamics.apply(of_dynamics, h, model.embed(of_model, token_checks.tokens("token", token, axes=(0,))))
 
     return LatentFilter(init, predict, update)

@@ -5,11 +5,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from latenttrack.next_latent import checks
+from latenttrack.next_latent import token_checks
 from latenttrack.next_latent.dynamics import LatentDynamics
 from latenttrack.next_latent.interface import Params, SequenceModel
+from lowrank_filter.common import checks
 
 
 class Aux(NamedTuple):
@@ -65,10 +67,11 @@ def nextlat_loss(
         TypeError: tokens are not integers; model, dynamics or params are something else.
         ValueError: a shape, a length, a horizon or a weight out of its range.
     """
-    checks.model(model)
-    checks.dynamics(dynamics)
-    params_model, params_dynamics = checks.pair(params)
-    tokens = checks.tokens("tokens", tokens, getattr(model, "vocabulary", None), getattr(model, "window", None), (2,))
+    token_checks.model(model)
+    token_checks.dynamics(dynamics)
+    params_model, params_dynamics = token_checks.pair(params)
+    vocabulary, window = getattr(model, "vocabulary", None), getattr(model, "window", None)
+    tokens = token_checks.tokens("tokens", tokens, vocabulary, window, (2,))
     checks.count("horizon", horizon, minimum=0)
     if tokens.shape[1] < max(horizon + 1, 2):
         raise ValueError(
@@ -76,11 +79,13 @@ def nextlat_loss(
             f"{tokens.shape[1]}; lengthen them or shorten the horizon"
         )
     for name, value in (("latent", latent), ("divergence", divergence)):
-        checks.not_negative(name, value)
+        checks.within(name, value, 0.0, np.inf, "non-negative values")
     checks.flag("detach", detach)
     known = jnp.ones(tokens.shape, bool)
-    token_mask = known if token_mask is None else checks.sequence_mask("token_mask", token_mask, tokens.shape)
-    latent_mask = known if latent_mask is None else checks.sequence_mask("latent_mask", latent_mask, tokens.shape)
+    token_mask, latent_mask = (
+        known if mask is None else token_checks.sequence_mask(name, mask, tokens.shape)
+        for name, mask in (("token_mask", token_mask), ("latent_mask", latent_mask))
+    )
 
     weights = jnp.asarray(latent), jnp.asarray(divergence)
     return _loss(

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from flax import linen
 from jaxtyping import Array, ArrayLike, Float, Int, Key
 
-from latenttrack.next_latent import checks
+from latenttrack.next_latent import token_checks
 from latenttrack.next_latent.interface import Params
+from lowrank_filter.common import checks
 
 Positions = Literal["rotary", "learned"]
 
@@ -102,30 +103,31 @@ def _transformer(config: TransformerConfig, vocabulary: int) -> Transformer:
 
     def init(key: Key[Array, ""]) -> Params:
         """Parameters, drawn from a key."""
-        checks.key(key)
+        key = checks.key("key", key)
         return net.init(key)["params"]
 
     def hidden(params: Params, tokens: Int[Array, "B T"]) -> Float[Array, "B T width"]:
         """h_t for all t, in parallel over the window."""
         check(params)
-        tokens = checks.tokens("tokens", tokens, vocabulary, config.window, (2,))
+        tokens = token_checks.tokens("tokens", tokens, vocabulary, config.window, (2,))
         return call(_Network.trunk, params, tokens, 0)[0]
 
     def embed(params: Params, tokens: Int[Array, "*shape"]) -> Float[Array, "*shape width"]:
         """E(x)."""
         check(params)
-        return call(_Network.embedded, params, checks.tokens("tokens", tokens, vocabulary))
+        return call(_Network.embedded, params, token_checks.tokens("tokens", tokens, vocabulary))
 
     def logits(params: Params, h: Float[Array, "*shape width"]) -> Float[Array, "*shape V"]:
         """W h."""
         check(params)
-        return call(_Network.logits, params, checks.last_axis("h", h, config.width, "take it from hidden or extend"))
+        h = token_checks.last_axis("h", h, config.width, "take it from hidden or extend")
+        return call(_Network.logits, params, h)
 
     def initial_cache(params: Params, batch: int, length: int) -> Cache:
         """Zeros for ``length`` ≤ window positions."""
         check(params)
         checks.count("batch", batch, minimum=1)
-        checks.length("length", length, config.window)
+        token_checks.length("length", length, config.window)
         shape = (batch, config.layers, length, config.heads, config.width // config.heads)
         zeros = jnp.zeros(shape, params["head"]["kernel"].dtype)
         return Cache(zeros, zeros)
@@ -137,9 +139,9 @@ def _transformer(config: TransformerConfig, vocabulary: int) -> Transformer:
         check(params)
         checks.instance("cache", cache, Cache, "take it from initial_cache or extend")
         rows, room = cache.keys.shape[0], cache.keys.shape[2]
-        tokens = checks.tokens("tokens", tokens, vocabulary, room, (2,))
-        checks.array_shape("tokens", tokens, (rows, tokens.shape[1]), "as many rows as the cache was made for")
-        checks.room(room, tokens.shape[1], position)
+        tokens = token_checks.tokens("tokens", tokens, vocabulary, room, (2,))
+        checks.shape("tokens", tokens, (rows, tokens.shape[1]), "as many rows as the cache was made for")
+        token_checks.room(room, tokens.shape[1], position)
         return call(_Network.trunk, params, tokens, position, cache)
 
     return Transformer(config, vocabulary, config.window, init, hidden, embed, logits, initial_cache, extend)

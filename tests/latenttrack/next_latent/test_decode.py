@@ -31,7 +31,7 @@ def trained():
 
     def step(carry, _):
         params, state = carry
-        slope = jax.grad(lambda p: nl.nextlat_loss(MODEL, tm.DYNAMICS, p, data, horizon=2)[0])(params)
+        slope = jax.grad(lambda p: nl.nextlat_loss(MODEL, tm.DYNAMICS, p, jnp.asarray(data), horizon=2)[0])(params)
         changes, state = optimizer.update(slope, state)
         return (optax.apply_updates(params, changes), state), None
 
@@ -49,7 +49,7 @@ def by_hand(params, temperature, end):
     tokens[:, :2], length = PROMPTS, np.full(len(PROMPTS), tm.WINDOW)
     hidden = jax.jit(MODEL.hidden)
     for position in range(2, tm.WINDOW):
-        logits = MODEL.logits(params, hidden(params, tokens)[:, position - 1])
+        logits = MODEL.logits(params, hidden(params, jnp.asarray(tokens))[:, position - 1])
         at = jax.vmap(lambda key, p=position: jax.random.fold_in(jax.random.fold_in(key, p), 0))(keys)
         noise = jax.vmap(lambda key: jax.random.gumbel(key, (tm.VOCABULARY,), float))(at)
         tokens[:, position] = np.argmax(logits + temperature * noise, -1)
@@ -109,7 +109,7 @@ def enumerated(params, temperature, length):
     """Probabilities of all continuations of one prompt to ``length``, where END ends a sequence."""
     every = np.array(list(itertools.product(range(tm.VOCABULARY), repeat=length - 2)))
     tokens = np.concatenate([np.tile(PROMPTS[:1], (len(every), 1)), every], 1)
-    law = jax.nn.log_softmax(MODEL.logits(params, MODEL.hidden(params, tokens)) / temperature)
+    law = jax.nn.log_softmax(MODEL.logits(params, MODEL.hidden(params, jnp.asarray(tokens))) / temperature)
     steps = np.take_along_axis(np.asarray(law)[:, 1:-1], every[..., None], -1)[..., 0]
     ended = np.cumsum(every == END, 1) - (every == END) > 0
     outcomes = {}

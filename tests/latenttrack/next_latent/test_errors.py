@@ -1,5 +1,7 @@
 """Bad calls: one clear error each, that says what was expected, what came and what to do."""
 
+import inspect
+
 import calls
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,10 @@ MODEL, KEY = tm.transformer(), jax.random.key(0)
 TOKENS = np.zeros((2, 6), int)
 
 
+# Without the run-time checks of annotations that the tests add.
+bare = inspect.unwrap
+
+
 def params():
     return nl.NextLatParams(MODEL.init(KEY), tm.DYNAMICS.init(KEY))
 
@@ -22,21 +28,21 @@ def config(**options):
 
 
 def loss(tokens=TOKENS, model=MODEL, dynamics=tm.DYNAMICS, params=params, **options):
-    return nl.nextlat_loss(model, dynamics, params(), tokens, **{"horizon": 2, **options})
+    return bare(nl.nextlat_loss)(model, dynamics, params(), tokens, **{"horizon": 2, **options})
 
 
 def generate(prompt=TOKENS, model=MODEL, of_model=None, **options):
-    return nl.generate(model, of_model or params().model, prompt, **{"key": KEY, **options})
+    return bare(nl.generate)(model, of_model or params().model, prompt, **{"key": KEY, **options})
 
 
 def speculate(prompt=TOKENS, dynamics=tm.DYNAMICS, params=params, **options):
-    return nl.speculate(MODEL, dynamics, params(), prompt, **{"draft": 2, "key": KEY, **options})
+    return bare(nl.speculate)(MODEL, dynamics, params(), prompt, **{"draft": 2, "key": KEY, **options})
 
 
 def extend(position=0, size=3, length=4, tokens=None):
     of_model = params().model
     tokens = np.zeros((1, size), int) if tokens is None else tokens
-    return MODEL.extend(of_model, MODEL.initial_cache(of_model, 1, length), tokens, position)
+    return bare(MODEL.extend)(of_model, MODEL.initial_cache(of_model, 1, length), tokens, position)
 
 
 CASES = {
@@ -48,19 +54,23 @@ CASES = {
     "psi: width": (lambda: nl.LatentDynamics(2.5), ValueError, "width: expected.*integer.*got 2.5"),
     "psi: flag": (lambda: nl.LatentDynamics(4, 1), ValueError, "normalize: expected.*True or False, got 1"),
     "psi: h": (
-        lambda: tm.DYNAMICS.apply(params().dynamics, jnp.zeros(3), jnp.zeros(16)),
+        lambda: bare(nl.LatentDynamics.apply)(tm.DYNAMICS, params().dynamics, jnp.zeros(3), jnp.zeros(16)),
         ValueError,
         r"h: expected shape \(…, 16\), got \(3,\)",
     ),
-    "init: key": (lambda: MODEL.init(0), TypeError, "key: expected a jax.random.key"),
+    "init: key": (lambda: bare(MODEL.init)(0), TypeError, "key: expected a jax.random.key"),
     "hidden: one row": (
-        lambda: MODEL.hidden(params().model, TOKENS[0]),
+        lambda: bare(MODEL.hidden)(params().model, TOKENS[0]),
         ValueError,
         r"tokens: expected shape \(B, T\).*got \(6,\)",
     ),
-    "hidden: pair": (lambda: MODEL.hidden(params(), TOKENS), ValueError, "params: expected the structure.*same model"),
+    "hidden: pair": (
+        lambda: bare(MODEL.hidden)(params(), TOKENS),
+        ValueError,
+        "params: expected the structure.*same model",
+    ),
     "hidden: window": (
-        lambda: MODEL.hidden(params().model, np.zeros((1, 15), int)),
+        lambda: bare(MODEL.hidden)(params().model, np.zeros((1, 15), int)),
         ValueError,
         "tokens: expected at most 14 tokens, the model's window, got 15; cut",
     ),
@@ -101,7 +111,7 @@ CASES = {
     "loss: dynamics": (lambda: loss(dynamics=None), TypeError, "dynamics: expected.*apply.*got NoneType"),
     "filter: model": (lambda: nl.latent_filter(None, tm.DYNAMICS), TypeError, "model: expected.*got NoneType"),
     "filter: batch": (
-        lambda: nl.latent_filter(MODEL, tm.DYNAMICS).init(params(), TOKENS),
+        lambda: bare(nl.latent_filter(MODEL, tm.DYNAMICS).init)(params(), TOKENS),
         ValueError,
         r"prompt: expected shape \(T,\).*got \(2, 6\)",
     ),

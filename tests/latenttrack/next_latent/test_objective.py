@@ -59,7 +59,7 @@ def reference(params, horizon, token_mask, latent_mask):
 @pytest.mark.parametrize("masked", [False, True])
 def test_equals_loops(horizon, masked):
     masks = (TOKEN_MASK, LATENT_MASK) if masked else (np.ones((B, T), bool),) * 2
-    given = {"token_mask": masks[0], "latent_mask": masks[1]} if masked else {}
+    given = {"token_mask": jnp.asarray(masks[0]), "latent_mask": jnp.asarray(masks[1])} if masked else {}
     total, aux = loss(table(), horizon, latent=0.7, divergence=0.3, **given)
     expected = reference(table(), horizon, *masks)
     assert dense.relative_error(jnp.stack(aux), expected) < 1e-12
@@ -91,7 +91,7 @@ def test_gradients_go_where_they_should():
         assert jnp.any(slope.model["e"] != 0) and jnp.any(slope.dynamics["A"] != 0)
     assert jnp.any(latent.model["h"][:, -2] != 0)
     # Every rollout from position 2 would have to pass position 3.
-    masked = part("latent", latent_mask=np.arange(T)[None].repeat(B, 0) != 3)
+    masked = part("latent", latent_mask=jnp.arange(T)[None].repeat(B, 0) != 3)
     assert jnp.all(masked.model["h"][:, 2] == 0) and jnp.any(masked.model["h"][:, 1] != 0)
 
 

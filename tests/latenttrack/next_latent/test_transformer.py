@@ -38,11 +38,11 @@ def test_causal_and_aware_of_positions(positions):
     whole = model.hidden(params, TOKENS)
     tokens = np.array(TOKENS)
     tokens[:, 6] = (tokens[:, 6] + 1) % tm.VOCABULARY
-    changed = model.hidden(params, tokens)
+    changed = model.hidden(params, jnp.asarray(tokens))
     assert jnp.all(changed[:, :6] == whole[:, :6]) and jnp.all(jnp.any(changed[:, 6:] != whole[:, 6:], -1))
     tokens[:, :2] = 0, 1
-    ordered, tokens[:, :2] = model.hidden(params, tokens), (1, 0)
-    assert jnp.abs(ordered - model.hidden(params, tokens))[:, 2:].max() > 1e-3
+    ordered, tokens[:, :2] = model.hidden(params, jnp.asarray(tokens)), (1, 0)
+    assert jnp.abs(ordered - model.hidden(params, jnp.asarray(tokens)))[:, 2:].max() > 1e-3
 
 
 def test_form():
@@ -89,7 +89,7 @@ def test_dynamics(normalize):
     expected = h + x @ params["third"]["kernel"]
     if normalize:
         expected = expected / np.sqrt((expected**2).mean(-1, keepdims=True) + 1e-6)
-    assert dense.relative_error(psi.apply(params, h, e), expected) < 1e-12
+    assert dense.relative_error(psi.apply(params, jnp.asarray(h), jnp.asarray(e)), expected) < 1e-12
     assert len(jax.tree.leaves(params)) == 4
 
 

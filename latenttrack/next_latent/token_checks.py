@@ -8,36 +8,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Int
 
-from latenttrack.checks import (
-    booleans,
-    choice,
-    count,
-    flag,
-    function,
-    instance,
-    key,
-    like,
-    not_negative,
-    positive,
-    within,
-)
-from latenttrack.checks import numbers as _numbers
-from latenttrack.checks import shape as array_shape
-
-__all__ = ["array_shape", "booleans", "choice", "count", "flag", "function", "instance", "key", "like", "not_negative"]
-__all__ += [
-    "dynamics",
-    "last_axis",
-    "length",
-    "model",
-    "pair",
-    "positive",
-    "prompt_length",
-    "room",
-    "sequence_mask",
-    "tokens",
-]
-__all__ += ["within"]
+from lowrank_filter.common import checks
 
 _FUNCTIONS = ("init", "hidden", "embed", "logits", "initial_cache", "extend")
 
@@ -72,14 +43,14 @@ def tokens(
 
 def sequence_mask(name: str, value: Any, expected: tuple[int, ...]) -> Array:
     """A boolean for each token."""
-    array = booleans(name, value)
-    array_shape(name, array, expected, "one boolean per token")
+    array = checks.booleans(name, value)
+    checks.shape(name, array, expected, "one boolean per token")
     return array
 
 
 def last_axis(name: str, value: Any, width: int, advice: str) -> Array:
     """An array of numbers whose last axis has this size."""
-    array = _numbers(name, value, advice)
+    array = checks.numbers(name, value, advice)
     if not array.ndim or array.shape[-1] != width:
         raise ValueError(f"{name}: expected shape (…, {width}), got {array.shape}; {advice}")
     return array
@@ -87,7 +58,7 @@ def last_axis(name: str, value: Any, width: int, advice: str) -> Array:
 
 def length(name: str, value: Any, window: int | None, least: int = 1) -> None:
     """A number of tokens in the window."""
-    count(name, value, minimum=1)
+    checks.count(name, value, minimum=1)
     if value < least or (window is not None and value > window):
         wanted = f"at least {least}" if window is None else f"{least} … {window}, the model's window"
         raise ValueError(f"{name}: expected {wanted}, got {value}; shorten it, or build the model with a larger window")
@@ -96,7 +67,7 @@ def length(name: str, value: Any, window: int | None, least: int = 1) -> None:
 def prompt_length(value: Any, prompt: tuple[int, ...]) -> Int[Array, "*B"]:
     """A number of tokens of each row, 1 … P."""
     array = tokens("prompt_length", value)
-    array_shape("prompt_length", array, prompt[:-1], "one number a row")
+    checks.shape("prompt_length", array, prompt[:-1], "one number a row")
     if not isinstance(array, Tracer):
         seen = np.asarray(array)
         if not ((seen >= 1) & (seen <= prompt[-1])).all():
