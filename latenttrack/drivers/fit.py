@@ -14,6 +14,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 from latenttrack import stream_checks
 from latenttrack.interface import Params, State, StreamModel
 from lowrank_filter.common import checks
+from lowrank_filter.common.compiled import compiled
 
 Side = Literal["auto", "vmap", "map"]
 
@@ -185,16 +186,22 @@ def fit(
     over = _side(seeds) if key.ndim else None
     if checkpoint is not None or progress is not None:
         return _on_host(model, shape, over, key, Data(xs, ys, mask), held_out, knobs, checkpoint, progress)
-    return _fit(model, shape, over, key, Data(xs, ys, mask), held_out, knobs)
+    return compiled(_fit, key, Data(xs, ys, mask), held_out, knobs, model=model, shape=shape, over=over)
 
 
 def _side(choice: Side) -> str:
     return choice if choice != "auto" else "map" if jax.default_backend() == "cpu" else "vmap"
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _fit(
-    model: StreamModel, shape: _Shape, over: str | None, keys: Array, data: Data, held_out: Data | None, knobs: _Knobs
+    keys: Array,
+    data: Data,
+    held_out: Data | None,
+    knobs: _Knobs,
+    *,
+    model: StreamModel,
+    shape: _Shape,
+    over: str | None,
 ) -> Fit:
     def one(key: Array) -> Fit:
         def body(training: _Training, _: None) -> tuple[_Training, tuple]:

@@ -47,6 +47,7 @@ def rollout(
             checkpoint that can be read. One that cannot is named in a warning and the one before it is used.
     """
     stream_checks.model(model)
+    key = checks.key("key", key)
     xs, ys, mask = stream_checks.stream(xs, ys, mask)
     checks.count("samples", samples, minimum=1)
     checks.count("checkpoint_every", checkpoint_every, minimum=1)

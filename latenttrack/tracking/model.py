@@ -15,6 +15,7 @@ from latenttrack.interface import Aux, Outputs, Params
 from latenttrack.tracking.config import Config
 from latenttrack.tracking.network import Network, Theta, Transition, emit
 from lowrank_filter.common import checks
+from lowrank_filter.common.compiled import compiled
 
 
 class State(NamedTuple):
@@ -100,11 +101,16 @@ def _build(config: Config, x_dim: int, y_dim: int) -> Model:
 
     def init(key: Key[Array, ""]) -> Params:
         """Parameters, drawn from a key."""
-        key = checks.key("key", key)
+        return compiled(_init, checks.key("key", key))
+
+    def _init(key: Any) -> Params:
         return net.init(key)["params"]
 
     def initial_state(params: Params) -> State:
         """Nothing seen: h = 0, and z as the posterior has it there."""
+        return compiled(_initial_state, params)
+
+    def _initial_state(params: Params) -> State:
         check(params)
         return _initial(params)
 
@@ -116,6 +122,9 @@ def _build(config: Config, x_dim: int, y_dim: int) -> Model:
 
     def predict(params: Params, state: State) -> Prior:
         """p(z_t | z_{t−1}, h_{t−1}) with z_{t−1} integrated out, of the state after t−1."""
+        return compiled(_predict, params, state)
+
+    def _predict(params: Params, state: State) -> Prior:
         check(params, state)
         step = call("transition", params, state.summary)
         variance = _widened(step, state)
@@ -126,6 +135,9 @@ def _build(config: Config, x_dim: int, y_dim: int) -> Model:
 
     def generate(params: Params, z: Float[Array, " d"], state: State | None = None) -> Theta:
         """θ = g(z); with ``Config.summary`` its first bias also holds the state's summary (None: the initial one)."""
+        return compiled(_generate, params, z, state)
+
+    def _generate(params: Params, z: Any, state: State | None) -> Theta:
         check(params, *([] if state is None else [state]))
         z = check_width("z", z, config.latent_dim, "one draw from the prior; vmap over several")
         summary = jnp.zeros(config.hidden_dim, z.dtype) if state is None else state.summary
@@ -133,6 +145,9 @@ def _build(config: Config, x_dim: int, y_dim: int) -> Model:
 
     def emit_(theta: Theta, x: Float[Array, " x_dim"]) -> tuple[Float[Array, " y_dim"], Float[Array, " y_dim"]]:
         """Mean and variance of the predictor with parameters θ at x."""
+        return compiled(_emit, theta, x)
+
+    def _emit(theta: Theta, x: Any) -> tuple[Float[Array, " y_dim"], Float[Array, " y_dim"]]:
         checks.like("theta", theta, theta_shapes(), "take it from generate")
         x = check_width("x", x, x_dim, "one step's inputs; vmap over several")
         return emit(theta, x, config.variance_floor)
@@ -149,14 +164,26 @@ def _build(config: Config, x_dim: int, y_dim: int) -> Model:
 
         So does a step with a NaN or infinity in x or y. Of ``channels`` [y_dim] that were not observed y enters as 0.
         """
+        if mask is not None:
+            mask = checks.booleans("mask", mask)
+        if channels is not None:
+            channels = checks.booleans("channels", channels)
+        return compiled(_update, params, state, x, y, mask, channels)
+
+    def _update(
+        params: Params,
+        state: State,
+        x: Any,
+        y: Any,
+        mask: Any,
+        channels: Any,
+    ) -> State:
         check(params, state)
         x = check_width("x", x, x_dim, "one step's inputs; vmap over several streams")
         y = check_width("y", y, y_dim, "one step's targets; vmap over several streams")
         if mask is not None:
-            mask = checks.booleans("mask", mask)
             checks.shape("mask", mask, (), "whether this step's y was observed")
         if channels is not None:
-            channels = checks.booleans("channels", channels)
             checks.shape("channels", channels, (y_dim,), "which channels of this step's y were observed")
             y = jnp.where(channels, y, 0)
         valid = _valid(x, y)
@@ -213,9 +240,22 @@ def _build(config: Config, x_dim: int, y_dim: int) -> Model:
         xs, ys, mask = stream_checks.stream(xs, ys, mask, x_dim, y_dim)
         ys, channels = stream_checks.channels(ys, channels)
         stream_checks.finite_stream(xs, ys, mask)
-        check(params, *([] if state is None else [state]))
         key = checks.key("key", key)
         checks.count("samples", samples, minimum=1)
+        return compiled(_rollout, params, key, xs, ys, state, mask, channels, samples=samples)
+
+    def _rollout(
+        params: Params,
+        key: Any,
+        xs: Any,
+        ys: Any,
+        state: State | None,
+        mask: Any,
+        channels: Any,
+        *,
+        samples: int,
+    ) -> tuple[State, Outputs]:
+        check(params, *([] if state is None else [state]))
 
         def body(state: State, inputs: tuple) -> tuple[State, Outputs]:
             x, y, seen, parts = inputs
@@ -251,13 +291,27 @@ def _build(config: Config, x_dim: int, y_dim: int) -> Model:
         xs, ys, mask = stream_checks.stream(xs, ys, mask, x_dim, y_dim)
         ys, channels = stream_checks.channels(ys, channels)
         stream_checks.finite_stream(xs, ys, mask)
-        check(params, state)
         key = checks.key("key", key)
         checks.within("beta", beta, 0.0, np.inf, "non-negative values")
         checks.within("predictive", predictive, 0.0, 1.0, "values in [0, 1]")
         if weights is not None:
             weights = checks.numbers("weights", weights, "one weight per time step")
             checks.shape("weights", weights, (len(xs),), "one weight per time step")
+        return compiled(_loss, params, key, xs, ys, state, mask, beta, weights, predictive, channels)
+
+    def _loss(
+        params: Params,
+        key: Any,
+        xs: Any,
+        ys: Any,
+        state: State,
+        mask: Any,
+        beta: ArrayLike,
+        weights: Any,
+        predictive: ArrayLike,
+        channels: Any,
+    ) -> tuple[Float[Array, ""], Aux]:
+        check(params, state)
         state = jax.lax.stop_gradient(state)
         if mask is not None:  # what was not observed cannot spoil a gradient
             mask = mask & jax.vmap(_valid)(xs, jnp.where(mask[:, None], ys, 0))

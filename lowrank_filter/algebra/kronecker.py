@@ -137,14 +137,22 @@ class Kronecker:
 
     def in_structure(self, name: str, value: Tree, like: Tree) -> tuple[Array, ...]:
         """One scalar for each layer, and any prefix of the parameters for the rest."""
+        sources = self.check_dynamics(name, value, like)
+        whole = self.layout.split(tree.broadcast(value, like))
+        return tuple(
+            jnp.asarray(source, full.dtype) if group.layer else full
+            for group, source, full in zip(self.layout.groups, sources, whole, strict=True)
+        )
+
+    def check_dynamics(self, name: str, value: Tree, like: Tree) -> list[Any]:
+        """What each layer has of a noise or transition: one scalar."""
         checks.prefix(name, value, like)
         sources = checks.map_prefix(name, lambda leaf, covered: jax.tree.map(lambda _: (leaf,), covered), value, like)
         flat = jax.tree.leaves(sources, is_leaf=lambda node: isinstance(node, tuple) and len(node) == 1)
-        whole = self.layout.split(tree.broadcast(value, like))
-        return tuple(
-            _one_scalar(name, group, [flat[leaf][0] for leaf in group.leaves], full.dtype) if group.layer else full
-            for group, full in zip(self.layout.groups, whole, strict=True)
-        )
+        return [
+            _one_scalar(name, group, [flat[leaf][0] for leaf in group.leaves]) if group.layer else None
+            for group in self.layout.groups
+        ]
 
     def check(self, vector: Tree | None = None, *, positive: bool = True, name: str = "vector") -> None:
         """Positive eigenvalues, and a vector shaped like the parameters."""
@@ -304,7 +312,7 @@ def _plus(part: Any, other: Any) -> tuple[Any, _SquaredMisfit]:
     return part.plus(other)
 
 
-def _one_scalar(name: str, group: Group, sources: list[Any], dtype: Any) -> Array:
+def _one_scalar(name: str, group: Group, sources: list[Any]) -> Any:
     scalars = all(np.ndim(source) == 0 for source in sources)
     one = scalars and (
         all(source is sources[0] for source in sources)
@@ -317,7 +325,7 @@ def _one_scalar(name: str, group: Group, sources: list[Any], dtype: Any) -> Arra
             f"its Kronecker precision; got {came}. Give a scalar for all layers, or for each layer's container, or use "
             'init(..., blocks="unit")'
         )
-    return jnp.asarray(sources[0], dtype)
+    return sources[0]
 
 
 def _matmul(left: Any, right: Any) -> Array:

@@ -8,6 +8,7 @@ from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.common import checks
+from lowrank_filter.common.compiled import compiled
 
 OPERATIONS = ("check", "matvec", "solve", "logdet", "inverse_diagonal", "truncate")
 """What is looked for in a precision before it is used."""
@@ -28,7 +29,7 @@ def matvec(precision: Precision, vector: Tree) -> Tree:
     _precision(precision)
     _given(vector)
     precision.check(vector, positive=False)
-    return precision.matvec(vector)
+    return compiled(_call, precision, vector, operation="matvec")
 
 
 def solve(precision: Precision, vector: Tree) -> Tree:
@@ -44,7 +45,7 @@ def solve(precision: Precision, vector: Tree) -> Tree:
     _precision(precision)
     _given(vector)
     precision.check(vector)
-    return precision.solve(vector)
+    return compiled(_call, precision, vector, operation="solve")
 
 
 def logdet(precision: Precision) -> Float[Array, ""]:
@@ -55,7 +56,7 @@ def logdet(precision: Precision) -> Float[Array, ""]:
     """
     _precision(precision)
     precision.check()
-    return precision.logdet()
+    return compiled(_call, precision, operation="logdet")
 
 
 def inverse_diagonal(precision: Precision) -> Tree:
@@ -66,7 +67,7 @@ def inverse_diagonal(precision: Precision) -> Tree:
     """
     _precision(precision)
     precision.check()
-    return precision.inverse_diagonal()
+    return compiled(_call, precision, operation="inverse_diagonal")
 
 
 def truncate(
@@ -89,13 +90,17 @@ def truncate(
     checks.rank(rank)
     truncation_options(residual, metric)
     precision.check(positive=metric == "relative")
-    return precision.truncate(rank, residual=residual, metric=metric)
+    return compiled(_call, precision, operation="truncate", rank=rank, residual=residual, metric=metric)
 
 
 def truncation_options(residual: Any, metric: Any) -> None:
     """The two choices of a truncation are known ones."""
     checks.choice("residual", residual, ("diagonal", "drop"))
     checks.choice("metric", metric, ("relative", "euclidean"))
+
+
+def _call(precision: Precision, *args: Any, operation: str, **options: Any) -> Any:
+    return getattr(precision, operation)(*args, **options)
 
 
 def _precision(value: Any) -> None:

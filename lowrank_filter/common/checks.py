@@ -180,12 +180,17 @@ def floating(name: str, value: Any) -> None:
         raise TypeError(f"{name}: expected a floating-point dtype, got {value!r}; for instance jnp.bfloat16")
 
 
-def array(name: str, value: Any, advice: str) -> Array:
-    """An array of numbers or booleans."""
+def array(name: str, value: Any, advice: str) -> Array | np.ndarray:
+    """An array of numbers or booleans; what is not JAX's becomes one of numpy, which can be looked at in a trace."""
+    if isinstance(value, jax.Array):
+        return value
     try:
-        return jnp.asarray(value)
+        array = np.asarray(value) if concrete(value) else jnp.asarray(value)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name}: expected an array of numbers, got {_kind(value)}; {advice}") from error
+    if not (array.dtype == bool or jnp.issubdtype(array.dtype, np.number)):
+        raise TypeError(f"{name}: expected an array of numbers, got {_kind(value)}; {advice}")
+    return array
 
 
 def shape_of(name: str, value: Any) -> tuple[int, ...]:

@@ -11,11 +11,12 @@ from jaxtyping import Array, ArrayLike, Float, Key
 
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
+from lowrank_filter.common.compiled import compiled
 from lowrank_filter.common.pieces import scan
 from lowrank_filter.common.progress import Hook, reporting
 from lowrank_filter.common.progress import check as check_progress
-from lowrank_filter.kernels.belief import Belief, check_belief, penalty
-from lowrank_filter.kernels.examples import Apply, Batch, prepare
+from lowrank_filter.kernels.belief import Belief, check_belief, unchecked_penalty
+from lowrank_filter.kernels.examples import Apply, Batch, Examples, check_examples, prepare
 from lowrank_filter.kernels.expansion import localise
 from lowrank_filter.kernels.likelihoods import Likelihood
 
@@ -40,8 +41,8 @@ def fit(
 ) -> tuple[Tree, Float[Array, " steps"]]:
     """θ* = argmin Σᵢ ℓᵢ(θ)/λ + ½(θ − m)ᵀP(θ − m), by an optax loop in one ``lax.scan``.
 
-    The loop is compiled once for each apply_fn, optimizer, steps and shape; the belief, data and temperature are
-    traced, so a sweep over them or over seeds is a ``vmap``.
+    The loop is compiled once for each apply_fn, optimizer, steps and shape (an optimizer made anew with equal numbers
+    is the same); the belief, data and temperature are traced, so a sweep over them or over seeds is a ``vmap``.
 
     Args:
         belief: the predicted belief, which the penalty pulls towards.
@@ -83,9 +84,8 @@ def fit(
     start = belief.mean if params is None else params
     checks.same_shapes("params", start, belief.mean)
     checks.finite("params", start)
-    start = jax.tree.map(lambda p, m: jnp.asarray(p, m.dtype), start, belief.mean)
-    batch = prepare(start, apply_fn, likelihood, x, y, mask)
-    size = len(batch.mask)
+    examples = check_examples(start, apply_fn, likelihood, x, y, mask)
+    size = len(examples.y)
     if batch_size is not None:
         checks.count("batch_size", batch_size, minimum=1)
         if batch_size > size:
@@ -97,7 +97,11 @@ def fit(
     if key is not None:
         key = checks.key("key", key)
     if steps == 0 or (checkpoint is None and progress is False):
-        return _loop(belief, likelihood, batch, key, start, temperature, apply_fn, optimizer, steps, batch_size)
+        return compiled(
+            *(_loop, belief, likelihood, examples, key, start, temperature),
+            **{"apply_fn": apply_fn, "optimizer": optimizer, "steps": steps, "batch_size": batch_size},
+        )
+    start, batch = compiled(_start, belief, likelihood, examples, start, apply_fn=apply_fn)
     with reporting(progress, "fit", steps) as report:
         (params, _), values = scan(
             functools.partial(_advance, apply_fn, optimizer),
@@ -121,19 +125,27 @@ def check_optimizer(optimizer: Any) -> None:
         )
 
 
-@functools.partial(jax.jit, static_argnums=(6, 7, 8, 9))
+def _start(
+    belief: Belief, likelihood: Likelihood, examples: Examples, start: Tree, *, apply_fn: Apply
+) -> tuple[Tree, Batch]:
+    start = jax.tree.map(lambda p, m: jnp.asarray(p, m.dtype), start, belief.mean)
+    return start, prepare(start, apply_fn, likelihood, examples)
+
+
 def _loop(
     belief: Belief,
     likelihood: Likelihood,
-    batch: Batch,
+    examples: Examples,
     key: Key[Array, ""] | None,
     start: Tree,
     temperature: ArrayLike,
+    *,
     apply_fn: Apply,
     optimizer: optax.GradientTransformation,
     steps: int,
     batch_size: int | None,
 ) -> tuple[Tree, Float[Array, " steps"]]:
+    start, batch = _start(belief, likelihood, examples, start, apply_fn=apply_fn)
     fixed = (belief, likelihood, batch, temperature)
     order = _order(key, len(batch.mask), steps, batch_size)
     part = (jnp.arange(steps), order)
@@ -150,7 +162,7 @@ def _advance(
 
     def objective(params: Tree, part: Batch) -> Float[Array, ""]:
         loss = jnp.sum(localise(likelihood, apply_fn(params, part.x), part, temperature).loss)
-        return loss * (size / len(part.mask)) + penalty(belief, params)
+        return loss * (size / len(part.mask)) + unchecked_penalty(belief, params)
 
     def step(carry: tuple[Tree, Any], turn: tuple) -> tuple[tuple[Tree, Any], Array]:
         (params, state), (_, chosen) = carry, turn

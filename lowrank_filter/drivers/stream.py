@@ -1,5 +1,6 @@
 """A filter over a whole stream."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
+from lowrank_filter.common.compiled import compiled
 from lowrank_filter.common.pieces import scan
 from lowrank_filter.common.progress import Hook, reporting
 from lowrank_filter.common.progress import check as check_progress
@@ -50,7 +52,7 @@ def filter_stream(
 
     The stream is absorbed in chunks of ``chunk_size`` examples, one predict and one update each; the last is filled up
     with masked examples. Going on with the returned belief and the rest of the stream gives the same as one call with
-    the whole, if the cut is at a chunk's end. Wrap in ``jax.jit`` to compile once for many streams.
+    the whole, if the cut is at a chunk's end. It is compiled once for each filter and shape.
 
     Args:
         filter: from :func:`extended_filter` or :func:`laplace_filter`, or any :class:`Filter`.
@@ -91,7 +93,31 @@ def filter_stream(
         raise ValueError(
             f"x, y, mask: expected one leading axis of at least one example, got {sorted(sizes)}; cut them alike"
         )
-    size = sizes.pop()[0]
+    if checkpoint is None and progress is False:
+        return compiled(_scan, belief, x, y, mask, filter=filter, chunk_size=chunk_size, history=history)
+    step, stream = _steps(belief, x, y, mask, filter, chunk_size, history)
+    with reporting(progress, "filter_stream", -(-len(y) // chunk_size)) as report:
+        return scan(
+            *(lambda _, belief, part: jax.lax.scan(step, belief, part), (), belief, stream),
+            every=checkpoint_every,
+            folder=checkpoint,
+            identity={"chunk_size": chunk_size, "history": history},
+            report=lambda done, kept: report(done, kept.info, kept.info.loss.mean()),
+        )
+
+
+def _scan(
+    belief: Belief, x: Any, y: Any, mask: Any, *, filter: Filter, chunk_size: int, history: History
+) -> tuple[Belief, Stream]:
+    step, stream = _steps(belief, x, y, mask, filter, chunk_size, history)
+    return jax.lax.scan(step, belief, stream)
+
+
+def _steps(
+    belief: Belief, x: Any, y: Any, mask: Any, filter: Filter, chunk_size: int, history: History
+) -> tuple[Callable[[Belief, tuple], tuple[Belief, Stream]], tuple]:
+    """One step, and the chunks that it takes along a leading axis."""
+    size = len(y)
     present = jnp.ones(size, bool) if mask is None else mask
     steps = -(-size // chunk_size)
 
@@ -113,16 +139,7 @@ def filter_stream(
 
     stream = jax.tree.map(chunks, (x, y, present))
     same_belief(jax.eval_shape(step, belief, jax.tree.map(lambda leaf: leaf[0], stream))[0], belief)
-    if checkpoint is None and progress is False:
-        return jax.lax.scan(step, belief, stream)
-    with reporting(progress, "filter_stream", steps) as report:
-        return scan(
-            *(lambda _, belief, part: jax.lax.scan(step, belief, part), (), belief, stream),
-            every=checkpoint_every,
-            folder=checkpoint,
-            identity={"chunk_size": chunk_size, "history": history},
-            report=lambda done, kept: report(done, kept.info, kept.info.loss.mean()),
-        )
+    return step, stream
 
 
 def same_belief(after: Belief, before: Belief) -> None:

@@ -15,6 +15,7 @@ from lowrank_filter.algebra.partition import Layer, layout
 from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
+from lowrank_filter.common.compiled import compiled
 
 
 class Belief(NamedTuple):
@@ -132,6 +133,11 @@ def penalty(belief: Belief, params: Tree) -> Float[Array, ""]:
     """
     check_belief(belief, needed=("quadratic",))
     checks.same_shapes("params", params, belief.mean)
+    return compiled(unchecked_penalty, belief, params)
+
+
+def unchecked_penalty(belief: Belief, params: Tree) -> Float[Array, ""]:
+    """:func:`penalty` of what has been checked."""
     difference = jax.tree.map(jnp.subtract, params, belief.mean)
     return 0.5 * storage.widened(belief.precision).quadratic(difference)
 
@@ -145,6 +151,10 @@ def sample(key: Key[Array, ""], belief: Belief, n: int) -> Tree:
     key = checks.key("key", key)
     check_belief(belief)
     checks.count("n", n, minimum=0)
+    return compiled(_sample, key, belief, n=n)
+
+
+def _sample(key: Key[Array, ""], belief: Belief, *, n: int) -> Tree:
     return jax.tree.map(jnp.add, storage.widened(belief.precision).draw(key, n), belief.mean)
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
+from lowrank_filter.common.compiled import compiled, output_of
 from lowrank_filter.kernels.likelihoods import Likelihood
 
 Apply = Callable[[Tree, Any], Array]
@@ -32,8 +33,16 @@ class Batch(NamedTuple):
     usable: Bool[Array, " B"]
 
 
-def prepare(params: Tree, apply_fn: Apply, likelihood: Likelihood, x: Any, y: Any, mask: Any) -> Batch:
-    """Check a batch against the model and the likelihood, and replace what is masked.
+class Examples(NamedTuple):
+    """Inputs, targets and mask (None: all) as they were given, checked and in shape."""
+
+    x: Any
+    y: Any
+    mask: Any
+
+
+def check_examples(params: Tree, apply_fn: Apply, likelihood: Likelihood, x: Any, y: Any, mask: Any) -> Examples:
+    """Examples that fit the model and the likelihood.
 
     Raises:
         TypeError: apply_fn or the likelihood is not one; labels are not integers.
@@ -49,15 +58,21 @@ def prepare(params: Tree, apply_fn: Apply, likelihood: Likelihood, x: Any, y: An
         raise ValueError(f"y: expected a leading axis of {size} like x, got shape {y.shape}; one target per example")
     likelihood.check(outputs)
     y = _targets(likelihood, outputs, y)
-    if mask is None:
-        kept = jnp.ones(size, bool)
-    else:
-        kept = as_mask(mask)
-        if kept.shape != (size,):
-            raise ValueError(f"mask: expected shape ({size},), got {kept.shape}; one entry per example")
+    if mask is not None:
+        mask = as_mask(mask)
+        if mask.shape != (size,):
+            raise ValueError(f"mask: expected shape ({size},), got {mask.shape}; one entry per example")
+    _visible(likelihood, outputs, Examples(x, y, mask))
+    return Examples(x, y, mask)
+
+
+def prepare(params: Tree, apply_fn: Apply, likelihood: Likelihood, examples: Examples) -> Batch:
+    """Replace what is masked or cannot be used."""
+    x, y = jax.tree.map(jnp.asarray, examples.x), jnp.asarray(examples.y)
+    size = len(y)
+    kept = jnp.ones(size, bool) if examples.mask is None else jnp.asarray(examples.mask)
     usable = kept & _finite(x, size)
     batch = Batch(_filled(usable, x), zero_where_masked(kept, y), kept, usable)
-    _visible(likelihood, outputs, batch)
     # An example whose outputs overflow must not be differentiated either: a zero cotangent times infinity is NaN.
     usable &= jax.vmap(valid, in_axes=(None, 0, 0))(likelihood, apply_fn(params, batch.x), batch.y)
     return batch._replace(x=_filled(usable, batch.x), usable=usable)
@@ -101,7 +116,7 @@ def as_inputs(x: Any) -> Any:
     return structure.unflatten([checks.array(f"x{jax.tree_util.keystr(path)}", leaf, advice) for path, leaf in paths])
 
 
-def as_mask(mask: Any) -> Bool[Array, "..."]:
+def as_mask(mask: Any) -> Array | np.ndarray:
     """A mask as booleans; numbers are welcome where they are 0 and 1.
 
     Raises:
@@ -137,7 +152,7 @@ def output_count(params: Tree, apply_fn: Apply, x: Any) -> int:
         )
     size = _size(x)
     try:
-        out = jax.eval_shape(apply_fn, params, x)
+        out = output_of(apply_fn, params, x)
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise ValueError(
             f"apply_fn: expected a function of (params, x) that takes x of shape {_shapes(x)}, got "
@@ -186,25 +201,40 @@ def _targets(likelihood: Likelihood, outputs: int, y: Array) -> Array:
     return y
 
 
-def _visible(likelihood: Likelihood, outputs: int, batch: Batch) -> None:
-    """What a concrete batch shows before anything is computed."""
-    if checks.concrete((batch.x, batch.mask)):
-        bad = np.asarray(batch.mask & ~batch.usable)
+def _visible(likelihood: Likelihood, outputs: int, examples: Examples) -> None:
+    """What concrete examples show before anything is computed."""
+    x, y, mask = examples
+    kept = np.asarray(True) if mask is None or not checks.concrete(mask) else np.asarray(mask)
+    if checks.concrete((x, mask)):
+        bad = kept & ~_looked_finite(x, len(y))
         if bad.any():
             raise ValueError(
                 f"x: expected finite values, got {int(bad.sum())} examples with NaN or infinity "
                 f"(first: x[{bad.argmax()}]); leave them out with mask="
             )
-    if checks.concrete((batch.y, batch.mask)):
-        valid = jax.vmap(lambda target: likelihood.in_domain(target, outputs))(batch.y)
-        bad = np.asarray(batch.mask & ~valid)
+    if checks.concrete((likelihood, y, mask)):
+        with jax.ensure_compile_time_eval():
+            bad = kept & ~np.asarray(compiled(_in_domain, likelihood, y, outputs=outputs))
         if bad.any():
             first = int(bad.argmax())
             raise ValueError(
                 f"y: expected targets in the domain of {type(likelihood).__name__} with {outputs} outputs, got "
-                f"{int(bad.sum())} outside it (first: y[{first}] = {np.asarray(batch.y)[first]}); correct them or "
+                f"{int(bad.sum())} outside it (first: y[{first}] = {np.asarray(y)[first]}); correct them or "
                 "leave them out with mask="
             )
+
+
+def _in_domain(likelihood: Likelihood, y: Array, *, outputs: int) -> Bool[Array, " B"]:
+    return jax.vmap(lambda target: likelihood.in_domain(target, outputs))(y)
+
+
+def _looked_finite(x: Any, size: int) -> np.ndarray:
+    """Which examples have finite inputs, by numpy."""
+    finite = np.ones(size, bool)
+    for leaf in map(np.asarray, jax.tree.leaves(x)):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            finite &= np.isfinite(leaf).reshape(size, -1).all(axis=1)
+    return finite
 
 
 def _finite(x: Any, size: int) -> Bool[Array, " B"]:

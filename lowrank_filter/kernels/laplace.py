@@ -11,8 +11,9 @@ from lowrank_filter.algebra.operations import truncation_options
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.common import checks
-from lowrank_filter.kernels.belief import Belief, check_belief, penalty
-from lowrank_filter.kernels.examples import Apply, prepare
+from lowrank_filter.common.compiled import compiled
+from lowrank_filter.kernels.belief import Belief, check_belief, unchecked_penalty
+from lowrank_filter.kernels.examples import Apply, Examples, check_examples, prepare
 from lowrank_filter.kernels.expansion import localise
 from lowrank_filter.kernels.ggn import curvature
 from lowrank_filter.kernels.likelihoods import Likelihood
@@ -78,8 +79,35 @@ def laplace_update(
     checks.scalar("curvature_scale", curvature_scale)
     checks.same_shapes("params", params, belief.mean)
     checks.finite("params", params)
+    examples = check_examples(params, apply_fn, likelihood, x, y, mask)
+    return compiled(
+        *(_laplace_update, belief, params, likelihood, examples, temperature, curvature_scale),
+        apply_fn=apply_fn,
+        rank=rank,
+        residual=residual,
+        metric=metric,
+        batch_size=batch_size,
+        iterations=iterations,
+    )
+
+
+def _laplace_update(
+    belief: Belief,
+    params: Tree,
+    likelihood: Likelihood,
+    examples: Examples,
+    temperature: ArrayLike,
+    curvature_scale: ArrayLike,
+    *,
+    apply_fn: Apply,
+    rank: int,
+    residual: Residual,
+    metric: Metric,
+    batch_size: int,
+    iterations: int | None,
+) -> tuple[Belief, Info]:
     params = jax.tree.map(lambda p, m: jnp.asarray(p, m.dtype), params, belief.mean)
-    batch = prepare(params, apply_fn, likelihood, x, y, mask)
+    batch = prepare(params, apply_fn, likelihood, examples)
     prior = storage.widened(belief.precision)
     operator = curvature(
         params,
@@ -93,6 +121,6 @@ def laplace_update(
     precision, misfit = prior.add(site, rank=rank, residual=residual, metric=metric)
     local = localise(likelihood, apply_fn(params, batch.x), batch, temperature)
     loss = jnp.sum(local.loss)
-    log_evidence = -loss - penalty(belief, params) + 0.5 * (prior.logdet() - precision.logdet())
+    log_evidence = -loss - unchecked_penalty(belief, params) + 0.5 * (prior.logdet() - precision.logdet())
     precision, site = (storage.stored_like(p, belief.precision) for p in (precision, site))
     return Belief(params, precision), Info(site, log_evidence, loss, misfit.share, jnp.sum(local.invalid))

@@ -13,13 +13,16 @@ A likelihood is a pytree with these methods, each for a single example (the kern
 
 To bring one's own, subclass :class:`Likelihood` and define ``nll``: the rest is derived by automatic differentiation.
 Overriding ``root`` and ``whitened_score`` with closed forms is faster, and necessary where the Hessian is not
-positive semi-definite or does not span the gradient. Register the class as a pytree
-(``jax.tree_util.register_dataclass``), so that its hyperparameters are traced.
+positive semi-definite or does not span the gradient. The class registers itself as a pytree of its attributes, so that
+its hyperparameters are traced; text, functions and dataclass fields with ``metadata={"static": True}`` are not.
 """
 
+import contextlib
 import dataclasses
+import functools
 import math
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +38,11 @@ _STIRLING = 16.0
 
 class Likelihood:
     """Base class: everything but ``nll`` has a default."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """By its first instance a class is a pytree, whether it was registered as one or not."""
+        _register(cls)
+        return super().__new__(cls)
 
     def nll(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
         """−log p(target | output)."""
@@ -70,6 +78,28 @@ class Likelihood:
         values, vectors = jnp.linalg.eigh(jax.hessian(self.nll)(output, target))
         negligible = len(values) * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
         return jnp.where(values > negligible, values, 0), vectors
+
+
+@functools.cache
+def _register(cls: type) -> None:
+    """A pytree of its attributes; those that are text or functions, or are marked as static, are not traced."""
+    marked = {field.name for field in getattr(cls, "__dataclass_fields__", {}).values() if field.metadata.get("static")}
+
+    def flatten(value: Any) -> tuple[list, tuple]:
+        held = vars(value)
+        static = {name for name, v in held.items() if name in marked or isinstance(v, str) or callable(v)}
+        traced = [name for name in held if name not in static]
+        keyed = [(jax.tree_util.GetAttrKey(name), held[name]) for name in traced]
+        return keyed, (tuple(traced), tuple((name, held[name]) for name in held if name in static))
+
+    def unflatten(about: tuple, children: Iterable) -> Any:
+        value = object.__new__(cls)
+        for name, child in (*zip(about[0], children, strict=True), *about[1]):
+            object.__setattr__(value, name, child)
+        return value
+
+    with contextlib.suppress(ValueError):  # it is one already
+        jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
 
 
 def _floor(dtype: Any) -> float:

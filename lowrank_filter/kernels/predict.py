@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from lowrank_filter.algebra import storage, tree
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
+from lowrank_filter.common.compiled import Shared, compiled
 from lowrank_filter.kernels.belief import Belief, check_belief
 
 
@@ -26,19 +27,31 @@ def predict(belief: Belief, process_noise: Tree, transition: Tree = 1.0) -> Beli
         ValueError: an argument is not a prefix of the parameters, or a visible noise is negative, or a Kronecker belief
             gets more than one noise or transition in a layer.
     """
-    mean, noise, decay = checked_dynamics(belief, process_noise, transition)
+    check_belief(belief)
+    check_dynamics(belief, process_noise, transition)
+    return compiled(_predict, belief, Shared.of(process_noise), Shared.of(transition))
+
+
+def _predict(belief: Belief, process_noise: Shared, transition: Shared) -> Belief:
+    mean, noise, decay = dynamics(belief, process_noise, transition)
     precision = storage.widened(belief.precision).propagate(noise, decay)
     return Belief(mean, storage.stored_like(precision, belief.precision))
 
 
-def checked_dynamics(belief: Belief, process_noise: Tree, transition: Tree) -> tuple[Tree, Any, Any]:
-    """The predicted mean, and noise and transition in the form that the precision's operations take; all checked."""
-    check_belief(belief)
+def check_dynamics(belief: Belief, process_noise: Tree, transition: Tree) -> None:
+    """Noise and transition for a belief that is one."""
     checks.prefix("process_noise", process_noise, belief.mean)
     checks.not_negative("process_noise", process_noise)
     checks.prefix("transition", transition, belief.mean)
     checks.finite("transition", transition)
-    noise = belief.precision.in_structure("process_noise", process_noise, belief.mean)
-    decay = belief.precision.in_structure("transition", transition, belief.mean)
-    mean = jax.tree.map(jnp.multiply, tree.broadcast(transition, belief.mean), belief.mean)
+    if hasattr(belief.precision, "check_dynamics"):
+        belief.precision.check_dynamics("process_noise", process_noise, belief.mean)
+        belief.precision.check_dynamics("transition", transition, belief.mean)
+
+
+def dynamics(belief: Belief, process_noise: Shared, transition: Shared) -> tuple[Tree, Any, Any]:
+    """The predicted mean, and noise and transition in the form that the precision's operations take."""
+    noise = belief.precision.in_structure("process_noise", process_noise.tree, belief.mean)
+    decay = belief.precision.in_structure("transition", transition.tree, belief.mean)
+    mean = jax.tree.map(jnp.multiply, tree.broadcast(transition.tree, belief.mean), belief.mean)
     return mean, noise, decay

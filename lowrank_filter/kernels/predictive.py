@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from lowrank_filter.algebra import storage, tree
 from lowrank_filter.common import checks
+from lowrank_filter.common.compiled import compiled
 from lowrank_filter.kernels.belief import Belief, check_belief
 from lowrank_filter.kernels.examples import Apply, as_inputs, output_count
 
@@ -39,10 +40,14 @@ def predictive(belief: Belief, apply_fn: Apply, x: Any, *, batch_size: int = 32)
         ValueError: an empty batch, outputs that are not [B, C], or a batch size below 1.
     """
     check_belief(belief)
-    precision = storage.widened(belief.precision)
     checks.count("batch_size", batch_size, minimum=1)
     x = as_inputs(x)
     outputs = output_count(belief.mean, apply_fn, x)
+    return compiled(_predictive, belief, x, apply_fn=apply_fn, outputs=outputs, batch_size=batch_size)
+
+
+def _predictive(belief: Belief, x: Any, *, apply_fn: Apply, outputs: int, batch_size: int) -> Predictive:
+    precision, x = storage.widened(belief.precision), jax.tree.map(jnp.asarray, x)
 
     def one(example: Any) -> Predictive:
         single = jax.tree.map(lambda leaf: leaf[None], example)

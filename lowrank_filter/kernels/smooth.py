@@ -11,6 +11,7 @@ from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.common import checks
+from lowrank_filter.common.compiled import Shared, compiled
 from lowrank_filter.kernels.belief import Belief
 
 
@@ -53,17 +54,33 @@ def smooth(
     checks.instance("beliefs", beliefs, Belief, "stack filtered beliefs, or take steps.beliefs of filter_stream")
     for name, precision in (("beliefs.precision", beliefs.precision), ("sites", sites)):
         checks.operations(name, precision, OPERATIONS, "stack info.site of each step, or take steps.info.site")
-    beliefs, sites = beliefs._replace(precision=storage.widened(beliefs.precision)), storage.widened(sites)
-    steps = _steps(beliefs, sites)
-    last = jax.tree.map(lambda leaf: leaf[-1], beliefs)
-    rank = last.precision.rank if rank is None else rank
-    checks.rank(rank)
+    _steps(beliefs, sites)
+    if rank is not None:
+        checks.rank(rank)
     truncation_options(residual, metric)
     checks.not_negative("process_noise", process_noise)
     checks.finite("transition", transition)
+    options = {"rank": rank, "residual": residual, "metric": metric}
+    return compiled(_smooth, beliefs, sites, Shared.of(process_noise), Shared.of(transition), **options)
+
+
+def _smooth(
+    beliefs: Belief,
+    sites: Precision,
+    process_noise: Shared,
+    transition: Shared,
+    *,
+    rank: int | None,
+    residual: Residual,
+    metric: Metric,
+) -> Belief:
+    steps = _steps(beliefs, sites)
+    beliefs, sites = beliefs._replace(precision=storage.widened(beliefs.precision)), storage.widened(sites)
+    last = jax.tree.map(lambda leaf: leaf[-1], beliefs)
+    rank = last.precision.rank if rank is None else rank
     like = jax.tree.map(lambda leaf: leaf[0], beliefs.mean)
-    noise_at = _per_step("process_noise", process_noise, like, steps)
-    transition_at = _per_step("transition", transition, like, steps)
+    noise_at = _per_step("process_noise", process_noise.tree, like, steps)
+    transition_at = _per_step("transition", transition.tree, like, steps)
     in_structure = last.precision.in_structure
     options = {"rank": rank, "residual": residual, "metric": metric}
 

@@ -12,12 +12,13 @@ from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.common import checks
+from lowrank_filter.common.compiled import Shared, compiled
 from lowrank_filter.kernels.belief import Belief, check_belief
-from lowrank_filter.kernels.examples import Apply, prepare
+from lowrank_filter.kernels.examples import Apply, Examples, check_examples, prepare
 from lowrank_filter.kernels.health import Health, measure
 from lowrank_filter.kernels.likelihoods import Likelihood
 from lowrank_filter.kernels.linearisation import example_gradients
-from lowrank_filter.kernels.predict import checked_dynamics
+from lowrank_filter.kernels.predict import check_dynamics, dynamics
 
 
 class Info(NamedTuple):
@@ -106,11 +107,38 @@ def update(
     checks.flag("health", health)
     if outlier_threshold is not None:
         checks.scalar("outlier_threshold", outlier_threshold)
+    if process_noise is not None:
+        check_dynamics(belief, process_noise, transition)
+    examples = check_examples(belief.mean, apply_fn, likelihood, x, y, mask)
+    return compiled(
+        *(_update, belief, likelihood, examples, temperature),
+        None if process_noise is None else Shared.of(process_noise),
+        Shared.of(transition),
+        outlier_threshold,
+        **{"apply_fn": apply_fn, "rank": rank, "residual": residual, "metric": metric, "health": health},
+    )
+
+
+def _update(
+    belief: Belief,
+    likelihood: Likelihood,
+    examples: Examples,
+    temperature: ArrayLike,
+    process_noise: Shared | None,
+    transition: Shared,
+    outlier_threshold: ArrayLike | None,
+    *,
+    apply_fn: Apply,
+    rank: int,
+    residual: Residual,
+    metric: Metric,
+    health: bool,
+) -> tuple[Belief, Info]:
     noise = decay = None
     mean = belief.mean
     if process_noise is not None:
-        mean, noise, decay = checked_dynamics(belief, process_noise, transition)
-    batch = prepare(mean, apply_fn, likelihood, x, y, mask)
+        mean, noise, decay = dynamics(belief, process_noise, transition)
+    batch = prepare(mean, apply_fn, likelihood, examples)
     local, columns = example_gradients(mean, apply_fn, likelihood, batch, temperature, outlier_threshold)
     precision, site, correction, misfit = storage.widened(belief.precision).condition(
         columns,

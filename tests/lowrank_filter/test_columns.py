@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 import lowrank_filter as lf
 from lowrank_filter.algebra import tree
 from lowrank_filter.algebra.example_gradients import LayerGradients, Stack
-from lowrank_filter.kernels.examples import prepare
+from lowrank_filter.kernels.examples import Examples, prepare
 from lowrank_filter.kernels.linearisation import example_gradients
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -46,7 +46,7 @@ def test_products_are_the_gradients(name, size):
     rng = np.random.default_rng(2)
     params = like(jnp.asarray(FLAT))
     x, y = jnp.asarray(rng.normal(size=(size, 4))), jnp.asarray(rng.integers(0, 3, size))
-    batch = prepare(params, network, LIKELIHOOD, x, y, None)
+    batch = prepare(params, network, LIKELIHOOD, Examples(x, y, None))
     _, columns = example_gradients(params, network, LIKELIHOOD, batch, 1.0)
     assert isinstance(columns, LayerGradients)
     jacobian = jax.jacobian(lambda flat: network(like(flat), x))(jnp.asarray(FLAT))

@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 
 import lowrank_filter as lf
 from lowrank_filter.kernels import network_reader
-from lowrank_filter.kernels.examples import prepare
+from lowrank_filter.kernels.examples import Examples, prepare
 from lowrank_filter.kernels.ggn import curvature
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -189,7 +189,7 @@ def test_blocks_of_any_network(name, blocks):
 
     @jax.jit
     def product(params):
-        batch = prepare(params, apply_fn, LIKELIHOOD, x, jnp.zeros((len(x), OUT)), None)
+        batch = prepare(params, apply_fn, LIKELIHOOD, Examples(x, jnp.zeros((len(x), OUT)), None))
         operator = curvature(params, apply_fn, LIKELIHOOD, batch, 1.0, 2)
         directions = layout.split_stack(jax.vmap(unravel)(jnp.eye(row.size)))
         return jax.vmap(lambda v: ravel_pytree(v)[0])(layout.join_stack(operator.block_product(layout, directions)))
