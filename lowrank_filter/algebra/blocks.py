@@ -1,6 +1,7 @@
 """Block-diagonal precisions, every block diagonal plus low rank: one for each layer or for each unit."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from lowrank_filter.algebra import krylov, tree
 from lowrank_filter.algebra.correction import correction
-from lowrank_filter.algebra.diag_low_rank import DiagLowRank, remainder
+from lowrank_filter.algebra.diag_low_rank import DiagLowRank, cut_off, remainder
 from lowrank_filter.algebra.example_gradients import Columns, Stack
 from lowrank_filter.algebra.partition import Layout
 from lowrank_filter.algebra.precision import Correction, Curvature, Misfit
@@ -70,6 +71,10 @@ class Blocks:
         """Σ log det Pᵤ."""
         return _sum(DiagLowRank.logdet, self.parts)
 
+    def logdet_over(self, before: Self) -> Float[Array, ""]:
+        """The sum over the blocks."""
+        return _sum(DiagLowRank.logdet_over, self.parts, before.parts)
+
     def inverse_diagonal(self) -> Tree:
         """The diagonals of all Pᵤ⁻¹."""
         return self.layout.join(_each(DiagLowRank.inverse_diagonal)(self.parts))
@@ -123,15 +128,21 @@ class Blocks:
 
     def approximate(
         self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int | None
-    ) -> Self:
+    ) -> tuple[Self, Misfit]:
         """The leading eigenvectors of H's diagonal blocks, and with ``residual="diagonal"`` the rest of diag(H)."""
         diags = tuple(part.diag for part in self.parts)
         room = krylov.room(rank, curvature.roots, iterations)
         pull, _ = curvature.root_products()
+
+        def cut(site: Blocks, diagonal: Any) -> Misfit:
+            found = _each(functools.partial(cut_off, residual=residual, metric=metric))
+            return _together(found(self.parts, site.parts, diagonal))
+
         if curvature.columns <= room.vectors:
             stacks = self.layout.split_stack(pull(curvature.start(curvature.columns)))
             columns = self._with(map(DiagLowRank, jax.tree.map(jnp.zeros_like, diags), stacks))
-            return columns.truncate(rank, residual=residual, metric=metric, reference=self)
+            site = columns.truncate(rank, residual=residual, metric=metric, reference=self)
+            return site, cut(site, _each(tree.squares)(stacks))
         factors = tuple(jnp.zeros((len(diag), 0, diag.shape[1]), diag.dtype) for diag in diags)
         if rank > 0:
             factors = krylov.leading(
@@ -143,10 +154,10 @@ class Blocks:
                 dimension=max(diag.shape[1] for diag in diags),
                 each=_each,
             )
-        if residual == "drop":
-            return self._with(map(DiagLowRank, jax.tree.map(jnp.zeros_like, diags), factors))
-        rest = _each(remainder)(self.layout.split(curvature.diagonal()), factors)
-        return self._with(map(DiagLowRank, rest, factors))
+        diagonal = self.layout.split(curvature.diagonal())
+        rest = jax.tree.map(jnp.zeros_like, diags) if residual == "drop" else _each(remainder)(diagonal, factors)
+        site = self._with(map(DiagLowRank, rest, factors))
+        return site, cut(site, diagonal)
 
     def add(
         self,

@@ -1,4 +1,4 @@
-"""Conditioning on n rank-one terms, for any precision that can be solved with and whitened."""
+"""Conditioning on n rank-one terms, for any precision that whitens."""
 
 from typing import Any
 
@@ -8,20 +8,32 @@ from jaxtyping import Array, Float
 
 from lowrank_filter.algebra import small_matrices, tree
 from lowrank_filter.algebra.precision import Correction
+from lowrank_filter.algebra.square_root import solve_few_parameters, solve_many_parameters
 from lowrank_filter.algebra.tree import Tree
 
 
 def correction(precision: Any, columns: Tree, target: Float[Array, " n"]) -> Correction:
-    """With K = I + AᵀP⁻¹A = L Lᵀ, step = P⁻¹A K⁻¹u: the push-through identity (P + A Aᵀ)⁻¹A = P⁻¹A K⁻¹.
+    """With V = (R A)ᵀ for a whitening R, RᵀR = P⁻¹: step = (P + A Aᵀ)⁻¹A u = Rᵀ Vᵀ(I + V Vᵀ)⁻¹ u.
 
-    AᵀP⁻¹A is a Gram matrix of whitened columns, so nothing is subtracted.
+    V Vᵀ = AᵀP⁻¹A is a Gram matrix, so nothing is subtracted.
     """
+    one = jax.tree.map(lambda leaf: leaf[0], columns)
     white = jax.vmap(precision.whiten)(columns)
+
+    def back(vector: Tree) -> Tree:
+        return jax.linear_transpose(precision.whiten, one)(vector)[0]
+
+    size = len(target)
+    if tree.dimension(one) <= size:
+        rows = tree.flat_stack(white)
+        identity = jnp.eye(rows.shape[1], dtype=rows.dtype)
+        solution = solve_few_parameters(rows, identity, target.astype(rows.dtype))
+        logdet = 2 * jnp.sum(jnp.log(jnp.abs(jnp.diagonal(solution.lower))))
+        return Correction(back(tree.unflat(solution.vector, one)), *solution[1:3], logdet, solution.lower)
     gram = tree.gram(white, white)
-    lower = small_matrices.cholesky_plus_identity(gram)
-    target = target.astype(gram.dtype)
-    halfway = small_matrices.solve_lower(lower, target)
-    coefficients = jax.scipy.linalg.solve_triangular(lower, halfway, lower=True, trans="T")
-    step = precision.solve(tree.combine(coefficients, columns))
-    explained = target @ (gram @ coefficients)
-    return Correction(step, explained, jnp.sum(halfway**2), small_matrices.logdet(lower), lower)
+
+    def plain(coefficients: Array) -> Tree:
+        return back(tree.combine(coefficients, white))
+
+    solution = solve_many_parameters(gram, target.astype(gram.dtype), plain, lambda: white, back)
+    return Correction(*solution[:3], small_matrices.logdet(solution.lower), solution.lower)

@@ -7,14 +7,24 @@ from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from lowrank_filter.algebra import krylov, small_matrices, tree
 from lowrank_filter.algebra.example_gradients import Columns, Combinable, Stack, Turned
+from lowrank_filter.algebra.few_parameters import FewParameters, few_parameters
 from lowrank_filter.algebra.precision import Correction, Curvature, Misfit
+from lowrank_filter.algebra.square_root import (
+    asks_for_square_root,
+    shortened,
+    solve_few_parameters,
+    solve_many_parameters,
+)
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual, compress, inverse, principal
 from lowrank_filter.common import checks
+
+# So few parameters that a square root of their whole precision costs next to nothing.
+_FEW = 32
 
 
 class DiagLowRank(NamedTuple):
@@ -58,6 +68,8 @@ class DiagLowRank(NamedTuple):
 
     def solve(self, vector: Tree) -> Tree:
         """P⁻¹v = D⁻¹(v − W K⁻¹ WᵀD⁻¹v), K = I + WᵀD⁻¹W (Woodbury)."""
+        if self._few:
+            return tree.unflat(self._dense().solve(tree.flat(vector)), self.diag)
         scaled = jax.tree.map(jnp.divide, vector, self.diag)
         coefficients = small_matrices.solve_positive(self._inner_cholesky(), tree.project(self.factor, scaled))
         low_rank = tree.combine(coefficients, self.factor)
@@ -68,27 +80,41 @@ class DiagLowRank(NamedTuple):
 
         Then (I − A X Aᵀ)(I − A X Aᵀ)ᵀ = (I + A Aᵀ)⁻¹: multiply out and use (I + L) = I + L.
         """
+        if self._few:
+            return tree.unflat(self._dense().whiten(tree.flat(vector)), self.diag)
         lower = self._inner_cholesky()
         root = jax.tree.map(jax.lax.rsqrt, self.diag)
         scaled = jax.tree.map(jnp.multiply, vector, root)
         projected = tree.project(self.factor, jax.tree.map(jnp.multiply, scaled, root))
         plus_identity = lower + jnp.eye(len(lower), dtype=lower.dtype)
         # Xᵀ p = (I + L)⁻ᵀ L⁻¹ p
-        coefficients = jax.scipy.linalg.solve_triangular(
-            plus_identity, small_matrices.solve_lower(lower, projected), lower=True, trans="T"
+        coefficients = small_matrices.solve_lower_transposed(
+            plus_identity, small_matrices.solve_lower(lower, projected)
         )
         low_rank = tree.combine(coefficients, self.factor)
         return jax.tree.map(lambda v, w, r: v - w * r, scaled, low_rank, root)
 
     def logdet(self) -> Float[Array, ""]:
         """log det P = Σ log d + log det(I + WᵀD⁻¹W)."""
+        if self._few:
+            return self._dense().logdet()
         return tree.total(jnp.log, self.diag) + small_matrices.logdet(self._inner_cholesky())
+
+    def logdet_over(self, before: Self) -> Float[Array, ""]:
+        """Σ log(1 + (d − d₀)/d₀), and the difference of two small determinants."""
+        if self._few or before._few:
+            return self.logdet() - before.logdet()
+        grown = jax.tree.map(lambda d, b: jnp.log1p((d - b) / b), self.diag, before.diag)
+        small = small_matrices.logdet(self._inner_cholesky()) - small_matrices.logdet(before._inner_cholesky())
+        return tree.total(lambda leaf: leaf, grown) + small
 
     def inverse_diagonal(self) -> Tree:
         """diag(P⁻¹) = (1 − h)/d with the leverages h = rowsum((D^{-1/2}W L⁻ᵀ)²).
 
         (P⁻¹)ᵢᵢ ≥ 1/Pᵢᵢ holds for every positive definite matrix; it bounds 1 − h from below where h rounds to one.
         """
+        if self._few:
+            return tree.unflat(self._dense().inverse_diagonal(), self.diag)
         reduced = tree.combine(small_matrices.inverse_lower(self._inner_cholesky()), self.factor)
 
         def leaf(d: Array, w: Array, v: Array) -> Array:
@@ -101,8 +127,12 @@ class DiagLowRank(NamedTuple):
         """δ = D^{-1/2}z + D⁻¹W K⁻¹(ζ − WᵀD^{-1/2}z), z ~ N(0, I_D), ζ ~ N(0, I_k): covariance P⁻¹, in O(Dk).
 
         This is P⁻¹ applied to a draw D^{1/2}z + Wζ from N(0, P), simplified; it needs no eigenvectors, so nothing
-        degenerates with a zero column.
+        degenerates with a zero column. Over few parameters, P^{-1/2}z.
         """
+        if self._few:
+            dense = self._dense()
+            normals = jax.random.normal(key, (count, len(dense.scale)), dense.scale.dtype)
+            return tree.unflat_stack(jax.vmap(dense.unwhiten)(normals), self.diag)
         lower = self._inner_cholesky()
 
         def one(key: Key[Array, ""]) -> Tree:
@@ -156,7 +186,8 @@ class DiagLowRank(NamedTuple):
         noise: Tree | None = None,
         transition: Tree | None = None,
     ) -> tuple[Self, Self, Correction, Misfit]:
-        """One Gram matrix K = UᵀD⁻¹U of U = [W, A] serves the correction and, in the relative metric, the truncation.
+        """One Gram matrix K = UᵀD⁻¹U of U = [W, A] serves the correction and, in the relative metric, the truncation;
+        where it lost digits, square roots do (docs/mathematics/conditioning.md).
 
         With I + K = L Lᵀ, step = D⁻¹U (I + K)⁻¹ [0; u]: the push-through identity (D + U Uᵀ)⁻¹U = D⁻¹U (I + K)⁻¹
         replaces D⁻¹(g − U (I + K)⁻¹UᵀD⁻¹g), which cancels where the data say much more than the prior. The
@@ -165,27 +196,72 @@ class DiagLowRank(NamedTuple):
         A prediction on the way is not built either: its Gram matrices come from one pass over the old factor, and its
         k×k factor goes into the rotation of the truncation.
         """
+        if tree.dimension(self.diag) <= self.rank + columns.size:
+            prior = self if noise is None or transition is None else self.propagate(noise, transition)
+            return prior._condition_few(columns, target, rank=rank, residual=residual, metric=metric)
         old = self._prior(noise, transition, metric)
         variance = inverse(old.diag)
         gram = _bordered(old.grams[0], old.against(columns, variance), columns.gram(variance))
-        lower = small_matrices.cholesky_plus_identity(gram)
         target = target.astype(gram.dtype)
-        halfway = small_matrices.solve_lower(lower, jnp.concatenate([jnp.zeros(self.rank, gram.dtype), target]))
-        coefficients = jax.scipy.linalg.solve_triangular(lower, halfway, lower=True, trans="T")
-        first, second = coefficients[None, : self.rank], coefficients[None, self.rank :]
-        ends = old.factor.combine(first), columns.combine(second)
-        step = jax.tree.map(lambda a, b, v: (a + b)[0] * v, *ends, variance)
-        explained = target @ (gram[self.rank :] @ coefficients)
-        logdet = 2 * jnp.sum(jnp.log(jnp.diagonal(lower)[self.rank :]))
-        correction = Correction(step, explained, jnp.sum(halfway**2), logdet, lower)
+
+        def plain(coefficients: Array) -> Tree:
+            first, second = coefficients[None, : self.rank], coefficients[None, self.rank :]
+            ends = old.factor.combine(first), columns.combine(second)
+            return jax.tree.map(lambda a, b, v: (a + b)[0] * v, *ends, variance)
+
+        def rows() -> Tree:
+            root = jax.tree.map(jax.lax.rsqrt, old.diag)
+            return jax.tree.map(jnp.multiply, tree.join((old.factor.stack(), columns.stack())), root)
+
+        solution = solve_many_parameters(
+            gram,
+            jnp.concatenate([jnp.zeros(self.rank, gram.dtype), target]),
+            plain,
+            rows,
+            lambda whole: jax.tree.map(lambda w, d: w * jax.lax.rsqrt(d), whole, old.diag),
+        )
+        logdet = 2 * jnp.sum(jnp.log(jnp.diagonal(solution.lower)[self.rank :]))
+        correction = Correction(*solution[:3], logdet, solution.lower)
 
         weight, measured = variance, gram
         if metric == "euclidean":
             weight, measured = None, _bordered(old.grams[1], old.against(columns, None), columns.gram(None))
-        options = {"rank": rank, "residual": residual}
+        accurate = asks_for_square_root(solution.lower)
+        options = {"rank": rank, "residual": residual, "accurate": accurate}
         precision, misfit = self._rotated(old.diag, (old.factor, columns), measured, weight, **options)
         new = measured[self.rank :, self.rank :]
         site, _ = self._rotated(tree.zeros(self.diag), (columns,), new, weight, **options)
+        return precision, site, correction, misfit
+
+    def _condition_few(
+        self, columns: Columns, target: Float[Array, " n"], *, rank: int, residual: Residual, metric: Metric
+    ) -> tuple[Self, Self, Correction, Misfit]:
+        """The same where the columns outnumber the parameters, with square roots of D×D matrices."""
+        dense, added = self._dense(), tree.flat_stack(columns.stack())
+        target = target.astype(added.dtype)
+        solution = solve_few_parameters(dense.within(added), dense.upper, target)
+        before, after = (jnp.log(jnp.abs(jnp.diagonal(m))) for m in (dense.upper, solution.lower))
+        nothing = jnp.all(added == 0)
+        step = tree.unflat(dense.without(solution.vector), self.diag)
+        logdet = jnp.where(nothing, 0, 2 * jnp.sum(after - before))
+        correction = Correction(step, *solution[1:3], logdet, solution.lower)
+
+        weight = inverse(self.diag) if metric == "relative" else None
+
+        def cut(diag: Tree, rows: Array) -> tuple[Self, Misfit]:
+            # In the diagonal's scale, so that the parameters' own scales cost no accuracy.
+            short = shortened(rows * dense.scale) / dense.scale if len(rows) > rows.shape[1] else rows
+            stack = Stack(tree.unflat_stack(short, self.diag))
+            return self._rotated(
+                diag, (stack,), stack.gram(weight), weight, rank=rank, residual=residual, accurate=True
+            )
+
+        precision, misfit = cut(self.diag, jnp.concatenate([tree.flat_stack(self.factor), added]))
+        site, _ = cut(tree.zeros(self.diag), added)
+        site = tree.select(nothing, jax.tree.map(jnp.zeros_like, site), site)
+        if rank >= self.rank:  # without data not a bit changes
+            unchanged = type(self)(self.diag, tree.pad(self.factor, rank)), jax.tree.map(jnp.zeros_like, misfit)
+            precision, misfit = tree.select(nothing, unchanged, (precision, misfit))
         return precision, site, correction, misfit
 
     def _prior(self, noise: Tree | None, transition: Tree | None, metric: Metric) -> _Prior:
@@ -210,7 +286,7 @@ class DiagLowRank(NamedTuple):
 
     def approximate(
         self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int | None
-    ) -> Self:
+    ) -> tuple[Self, Misfit]:
         """The leading eigenvectors of H in the metric, and with ``residual="diagonal"`` the rest of diag(H).
 
         Where H has so few root columns that they fit in the room of the iteration, they are decomposed instead.
@@ -219,7 +295,8 @@ class DiagLowRank(NamedTuple):
         pull, push = curvature.root_products()
         if curvature.columns <= room.vectors:
             columns = type(self)(tree.zeros(self.diag), pull(curvature.start(curvature.columns)))
-            return columns.truncate(rank, residual=residual, metric=metric, reference=self)
+            site = columns.truncate(rank, residual=residual, metric=metric, reference=self)
+            return site, cut_off(self, site, tree.squares(columns.factor), residual=residual, metric=metric)
         factor = tree.zeros(self.diag, 0)
         if rank > 0:
             factor = krylov.leading_columns(
@@ -231,9 +308,10 @@ class DiagLowRank(NamedTuple):
                 room=room,
                 dimension=tree.dimension(self.diag),
             )
-        if residual == "drop":
-            return type(self)(tree.zeros(self.diag), factor)
-        return type(self)(remainder(curvature.diagonal(), factor), factor)
+        diagonal = curvature.diagonal()
+        rest = tree.zeros(self.diag) if residual == "drop" else remainder(diagonal, factor)
+        site = type(self)(rest, factor)
+        return site, cut_off(self, site, diagonal, residual=residual, metric=metric)
 
     def add(
         self,
@@ -268,16 +346,26 @@ class DiagLowRank(NamedTuple):
         *,
         rank: int,
         residual: Residual,
+        accurate: Bool[Array, ""] | bool = False,
     ) -> tuple[Self, Misfit]:
-        """diag + the columns' leading part, by one rotation, given their Gram matrix in the metric."""
+        """diag + the columns' leading part, given their Gram matrix in the metric."""
         if len(gram) <= rank:
             nothing = jnp.zeros((), gram.dtype)
             joined = tree.join(tuple(column.stack() for column in columns))
             return type(self)(diag, tree.pad(joined, rank)), Misfit(nothing, nothing)
-        kept, discarded, squared = principal(gram, columns, weight, rank, 1)
+        kept, discarded, squared = principal(gram, columns, weight, rank, accurate)
         if residual == "diagonal":
             diag = jax.tree.map(jnp.add, diag, discarded)
         return type(self)(diag, kept), Misfit(jnp.sum(squared[rank:]), jnp.sum(squared))
+
+    @property
+    def _few(self) -> bool:
+        """Whether to factorise all of P: Woodbury's differences cancel where the data say much more than the diagonal
+        about most of the parameters, or about one whose diagonal is decades below the others'."""
+        return self.rank > 0 and tree.dimension(self.diag) <= max(_FEW, 4 * self.rank)
+
+    def _dense(self) -> FewParameters:
+        return few_parameters(self.diag, self.factor)
 
     def _inner_cholesky(self) -> Float[Array, "k k"]:
         return small_matrices.cholesky_plus_identity(tree.weighted_gram(self.factor, inverse(self.diag)))
@@ -327,6 +415,17 @@ def _joint_gram(old: Stack, columns: Stack, weight: Tree | None) -> Float[Array,
     vectors = old.vectors
     weighted = vectors if weight is None else jax.tree.map(jnp.multiply, vectors, weight)
     return _bordered(old.gram(weight), columns.against(weighted), columns.gram(weight))
+
+
+def cut_off(prior: DiagLowRank, site: DiagLowRank, diagonal: Tree, *, residual: Residual, metric: Metric) -> Misfit:
+    """The trace of a curvature with this diagonal, and of what its site's low-rank part leaves of it; in the metric of
+    the diagonal that the two will have together."""
+    rest = site.diag if residual == "diagonal" else remainder(diagonal, site.factor)
+    if metric == "relative":
+        rest, diagonal = (
+            jax.tree.map(lambda v, d, s: v / (d + s), value, prior.diag, site.diag) for value in (rest, diagonal)
+        )
+    return Misfit(*(tree.total(lambda leaf: leaf, value) for value in (rest, diagonal)))
 
 
 def remainder(diagonal: Tree, factor: Tree) -> Tree:

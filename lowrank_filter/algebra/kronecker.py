@@ -181,6 +181,10 @@ class Kronecker:
         """Σ log S."""
         return _sum(jnp.log(part.scale) for part in self.parts)
 
+    def logdet_over(self, before: Self) -> Float[Array, ""]:
+        """Σ log S/S₀."""
+        return _sum(jnp.log(part.scale / old.scale) for part, old in zip(self.parts, before.parts, strict=True))
+
     def inverse_diagonal(self) -> Tree:
         """U^{∘2} (1/S) (V^{∘2})ᵀ."""
         return self.layout.join([part.inverse_diagonal() for part in self.parts])
@@ -248,15 +252,18 @@ class Kronecker:
 
     def approximate(
         self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int | None
-    ) -> Self:
-        """K-FAC: each layer's curvature as G ⊗ A; the diagonal of what no layer claims."""
+    ) -> tuple[Self, Misfit]:
+        """K-FAC: each layer's curvature as G ⊗ A; the diagonal of what no layer claims. How far that is from the
+        curvature is not known."""
         factors = curvature.kronecker(self.layout, self.reduce)
         loose = [group for group in self.layout.groups if not group.layer]
         diagonals = self.layout.split(curvature.diagonal()) if loose else ()
         rest = dict(zip(self.layout.groups, diagonals, strict=True)) if loose else {}
-        return self._with(
+        site = self._with(
             _eigenbasis(factors[group]) if group.layer else Diagonal(rest[group]) for group in self.layout.groups
         )
+        nothing = jnp.zeros(())
+        return site, Misfit(nothing, nothing)
 
     def add(
         self,

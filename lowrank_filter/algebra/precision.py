@@ -120,6 +120,10 @@ class Precision(Protocol):
         """log det P."""
         ...
 
+    def logdet_over(self, before: Self) -> Float[Array, ""]:
+        """log det P − log det P₀, without the difference of two sums over all parameters."""
+        ...
+
     def inverse_diagonal(self) -> Tree:
         """diag(P⁻¹)."""
         ...
@@ -159,8 +163,9 @@ class Precision(Protocol):
 
     def approximate(
         self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int | None
-    ) -> Self:
-        """A curvature as a positive semi-definite member of the same family, measured against this precision."""
+    ) -> tuple[Self, Misfit]:
+        """A curvature as a positive semi-definite member of the same family, measured against this precision; what of
+        its trace (in the metric) did not fit, as far as that is known."""
         ...
 
     def add(

@@ -5,22 +5,71 @@ What float32 does to small pivots, and gradients to repeated eigenvalues, is ans
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
+
+
+@jax.custom_jvp
+def cholesky(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """L with L Lᵀ the matrix; NaN where rounding left no positive pivot, and then without a derivative."""
+    return jax.lax.linalg.cholesky(matrix, symmetrize_input=False)
+
+
+@cholesky.defjvp
+def _cholesky_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """dL = L Φ(L⁻¹ dG L⁻ᵀ), Φ the lower triangle with half the diagonal."""
+    lower = cholesky(*primals)
+    exists = jnp.all(jnp.isfinite(lower))
+    # As a NaN would pass through a product with zero, it is replaced before.
+    safe = jnp.where(exists, lower, jnp.eye(len(lower), dtype=lower.dtype))
+    middle = solve_lower(safe, solve_lower(safe, (tangents[0] + tangents[0].T) / 2).T)
+    halved = jnp.tril(middle) - jnp.diag(jnp.diagonal(middle)) / 2
+    return lower, jnp.where(exists, safe @ halved, 0)
+
+
+def scaled_plus_identity(gram: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Array, " n"]]:
+    """E(I + G)E with a unit diagonal, and the diagonal of E: the scale of single columns then costs no accuracy."""
+    scale = jax.lax.rsqrt(1 + jnp.diagonal(gram))
+    return jnp.fill_diagonal(gram * jnp.outer(scale, scale), 1, inplace=False), scale
 
 
 def cholesky_plus_identity(gram: Float[Array, "k k"]) -> Float[Array, "k k"]:
     """L with L Lᵀ = I + G, for a Gram matrix G.
 
-    Rows and columns are scaled to a unit diagonal first, so that the scale of single columns costs no accuracy.
-    Repeated columns of large norm would still make a pivot vanish in rounding. Every G_ii is therefore raised by 4k
-    units of rounding, which is no more than the error with which G itself was summed, and nothing where G is zero:
-    without process noise, prediction stays exact.
+    Repeated columns of large norm can make a pivot vanish in the rounding of G's sums. Only then the diagonal is
+    raised, by 4k units of rounding.
     """
-    diagonal = jnp.diagonal(gram)
-    scale = jax.lax.rsqrt(1 + diagonal)
-    raised = 1 + diagonal * (1 + 4 * len(gram) * jnp.finfo(gram.dtype).eps)
-    scaled = jnp.fill_diagonal(gram * jnp.outer(scale, scale), raised * scale**2, inplace=False)
-    return jnp.linalg.cholesky(scaled) / scale[:, None]
+    scaled, scale = scaled_plus_identity(gram)
+    lower = cholesky(scaled)
+    lost = anywhere(~jnp.all(pivots(lower) > _floor(gram)))
+    return jax.lax.cond(lost, lambda: cholesky(raised(scaled, lower)), lambda: lower) / scale[:, None]
+
+
+def raised(scaled: Float[Array, "n n"], lower: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """A matrix of unit diagonal with that raised by rounding, where its Cholesky factor shows that it has to be."""
+    floor = jnp.where(jnp.all(pivots(lower) > _floor(scaled)), 0, _floor(scaled))
+    return scaled + floor * jnp.eye(len(scaled), dtype=scaled.dtype)
+
+
+def pivots(lower: Float[Array, "n n"]) -> Float[Array, " n"]:
+    """Lᵢᵢ² over the diagonal of L Lᵀ: what elimination left of each column, one where they are orthogonal."""
+    lower = jax.lax.stop_gradient(lower)
+    return jnp.diagonal(lower) ** 2 / jnp.sum(lower**2, axis=1)
+
+
+def _floor(matrix: Float[Array, "n n"]) -> float:
+    return 4 * len(matrix) * float(jnp.finfo(matrix.dtype).eps)
+
+
+@jax.custom_batching.custom_vmap
+def anywhere(flag: Bool[Array, ""]) -> Bool[Array, ""]:
+    """The flag; of all of a batch whether one is up. So a rare case stays a branch under ``vmap``, where a ``cond`` on
+    a batch would take both."""
+    return flag
+
+
+@anywhere.def_vmap
+def _anywhere_of_batch(_: int, __: list[bool], flags: Bool[Array, " N"]) -> tuple[Bool[Array, ""], bool]:
+    return anywhere(jnp.any(flags)), False
 
 
 def solve_lower(lower: Float[Array, "k k"], right: Float[Array, "k *n"]) -> Float[Array, "k *n"]:
@@ -28,9 +77,14 @@ def solve_lower(lower: Float[Array, "k k"], right: Float[Array, "k *n"]) -> Floa
     return jax.scipy.linalg.solve_triangular(lower, right, lower=True)
 
 
+def solve_lower_transposed(lower: Float[Array, "k k"], right: Float[Array, "k *n"]) -> Float[Array, "k *n"]:
+    """L⁻ᵀ b."""
+    return jax.scipy.linalg.solve_triangular(lower, right, lower=True, trans="T")
+
+
 def solve_positive(lower: Float[Array, "k k"], right: Float[Array, "k *n"]) -> Float[Array, "k *n"]:
     """(L Lᵀ)⁻¹ b."""
-    return jax.scipy.linalg.solve_triangular(lower, solve_lower(lower, right), lower=True, trans="T")
+    return solve_lower_transposed(lower, solve_lower(lower, right))
 
 
 def inverse_lower(lower: Float[Array, "k k"]) -> Float[Array, "k k"]:
@@ -48,17 +102,23 @@ def rounding(values: Float[Array, " n"]) -> Float[Array, ""]:
     return len(values) * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
 
 
+@jax.custom_jvp
 def eigendecompose(matrix: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
     """Eigenvalues in ascending order and eigenvectors (columns).
 
-    The decomposition itself carries no gradient, which repeated eigenvalues would make NaN. First-order perturbation
-    theory adds it, in a term that is zero in value; inside a group of equal eigenvalues the vectors do not turn, which
+    Repeated eigenvalues would make the derivative NaN: inside a group of equal ones the vectors do not turn, which
     changes nothing that depends on the group's span alone.
     """
-    fixed = jax.lax.stop_gradient(matrix)
-    values, vectors = jnp.linalg.eigh(fixed)
-    change = vectors.T @ (matrix - fixed) @ vectors
+    values, vectors = jnp.linalg.eigh(matrix)
+    return values, vectors
+
+
+@eigendecompose.defjvp
+def _eigendecompose_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple, tuple]:
+    """First-order perturbation theory, in terms of the same function: so the second derivative is right too."""
+    values, vectors = eigendecompose(*primals)
+    change = vectors.T @ tangents[0] @ vectors
     gap = values[None, :] - values[:, None]
-    separate = jnp.abs(gap) > rounding(values)
-    turned = vectors + vectors @ jnp.where(separate, change / jnp.where(separate, gap, 1), 0)
-    return values + jnp.diagonal(change), turned
+    separate = jnp.abs(gap) > rounding(jax.lax.stop_gradient(values))
+    turned = vectors @ jnp.where(separate, change / jnp.where(separate, gap, 1), 0)
+    return (values, vectors), (jnp.diagonal(change), turned)

@@ -6,6 +6,7 @@ sum over leaves into a small matrix.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -177,6 +178,34 @@ def broadcast(prefix: Tree, like: Tree) -> Tree:
         return jax.tree.map(lambda p: jnp.broadcast_to(jnp.asarray(value, p.dtype), p.shape), subtree)
 
     return jax.tree.map(spread, prefix, like)
+
+
+def flat(vector: Tree) -> Float[Array, " D"]:
+    """A vector as one array, in at least float32; for few parameters."""
+    return flat_stack(jax.tree.map(lambda leaf: leaf[None], vector))[0]
+
+
+def flat_stack(stack: Tree) -> Float[Array, "n D"]:
+    """The same of each of a stack's vectors."""
+    leaves = jax.tree.leaves(stack)
+    return jnp.concatenate(
+        [leaf.reshape(len(leaf), math.prod(leaf.shape[1:])).astype(_wide(*leaves)) for leaf in leaves], axis=1
+    )
+
+
+def unflat(array: Float[Array, " D"], like: Tree) -> Tree:
+    """An array as a vector, in ``like``'s shapes and dtypes."""
+    leaves, structure = jax.tree.flatten(like)
+    ends = list(itertools.accumulate(leaf.size for leaf in leaves))
+    parts = jnp.split(array, ends[:-1])
+    return structure.unflatten(
+        [part.reshape(leaf.shape).astype(leaf.dtype) for part, leaf in zip(parts, leaves, strict=True)]
+    )
+
+
+def unflat_stack(array: Float[Array, "n D"], like: Tree) -> Tree:
+    """The rows of an array as a stack of vectors."""
+    return jax.vmap(lambda row: unflat(row, like))(array)
 
 
 def _wide(*arrays: Array) -> Any:

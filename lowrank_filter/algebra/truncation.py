@@ -5,10 +5,10 @@ Y = VᵀX has YᵀY = XᵀX and rows orthogonal in the metric; its first k rows 
 
 Two ways to get there, both a few Gram matrices and products:
 
-- ``passes=3``: shifted Cholesky-QR of columns scaled to unit norm, repeated, then the SVD of the small triangular
+- three passes: shifted Cholesky-QR of columns scaled to unit norm, repeated, then the SVD of the small triangular
   factor (Fukaya et al. 2020, "Shifted Cholesky QR"). Singular values keep the relative accuracy of Householder QR,
   where the eigenvalues of one Gram matrix lose everything below √eps of the largest.
-- ``passes=1``: the eigenvectors of one Gram matrix, an orthogonal rotation. YᵀY + residual = XᵀX holds to rounding
+- one pass: the eigenvectors of one Gram matrix, an orthogonal rotation. YᵀY + residual = XᵀX holds to rounding
   whatever the spectrum; only which of the directions below √eps of the largest are called small is less accurate.
   Sums are cut in this way: a step of a stream costs a third less.
 """
@@ -20,9 +20,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lowrank_filter.algebra import tree
+from lowrank_filter.algebra import small_matrices, tree
 from lowrank_filter.algebra.example_gradients import Combinable, Stack
-from lowrank_filter.algebra.small_matrices import inverse_lower
 from lowrank_filter.algebra.tree import Tree
 
 Residual = Literal["diagonal", "drop"]
@@ -58,7 +57,7 @@ def compress(stack: Tree, reference: Tree, rank: int, *, metric: Metric) -> tupl
         return tree.pad(stack, rank), tree.zeros(reference)
     weight = inverse(reference) if metric == "relative" else None
     columns = Stack(stack)
-    kept, residual, _ = principal(columns.gram(weight), (columns,), weight, rank, 3)
+    kept, residual, _ = principal(columns.gram(weight), (columns,), weight, rank, True)
     return kept, residual
 
 
@@ -67,68 +66,123 @@ def inverse(diagonal: Tree) -> Tree:
     return jax.tree.map(lambda d: 1 / d, diagonal)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def principal(
-    gram: Float[Array, "n n"], columns: tuple[Combinable, ...], weight: Tree | None, keep: int, passes: int
+    gram: Float[Array, "n n"],
+    columns: tuple[Combinable, ...],
+    weight: Tree | None,
+    keep: int,
+    accurate: Bool[Array, ""] | bool,
 ) -> Principal:
     """The ``keep`` leading vectors of the columns together, in the metric Σ w x² (w = 1 if none), given their Gram
-    matrix in it.
+    matrix in it; ``accurate`` by three passes. Where that is decided by numbers, other cases pay for one.
 
     If every vector past the first ``keep`` is zero, the first ``keep`` come back bit for bit: there is nothing to
     discard, so an update without data changes nothing.
+
+    Σ yyᵀ over the vectors kept, and over those left out, can be differentiated twice.
     """
-    return _decompose(gram, columns, weight, keep, passes)[0]
+    settled = jnp.all(jnp.diagonal(gram)[keep:] == 0) if keep < len(gram) else jnp.zeros((), bool)
+
+    def once() -> Principal:
+        return _one_pass(gram, columns, keep, settled)
+
+    def thrice() -> Principal:
+        return _three_passes(gram, columns, weight, keep, settled)
+
+    if isinstance(accurate, bool):
+        return thrice() if accurate else once()
+    found = small_matrices.anywhere(accurate)
+    return jax.lax.cond(found, lambda: tree.select(accurate, thrice(), once()), once)
 
 
-@principal.defjvp
-def _principal_jvp(keep, passes, primals, tangents):
-    """First-order perturbation theory of the singular vectors.
-
-    With dV = VΩ, Ω_ij = (Vᵀ dG V)_ij / (λ_j − λ_i). Inside a group of equal eigenvalues (zero columns!) Ω is set to
-    zero: it turns the group's vectors among themselves, which changes neither Σ yyᵀ nor the residual.
-    """
-    gram, columns, weight = primals
-    d_gram, d_columns, _ = tangents
-    out, vectors, settled = _decompose(gram, columns, weight, keep, passes)
-    rotated = vectors.T @ d_gram @ vectors
-    gap = out.squared[None, :] - out.squared[:, None]
-    size = len(gap) * jnp.finfo(gap.dtype).eps * jnp.max(out.squared)
-    separate = (jnp.abs(gap) > size) & ~settled
-    turn = jnp.where(separate, rotated / jnp.where(separate, gap, 1), 0)
-    principal_all, moved = jax.jvp(lambda stacks: _combine(vectors.T, stacks), (columns,), (d_columns,))
-    d_all = jax.tree.map(jnp.add, moved, tree.combine(turn.T, principal_all))
-    d_residual = jax.tree.map(lambda y, dy: 2 * jnp.sum(y[keep:] * dy[keep:], axis=0), principal_all, d_all)
-    d_out = Principal(jax.tree.map(lambda y: y[:keep], d_all), d_residual, jnp.diagonal(rotated))
-    return out, d_out
+def _one_pass(gram: Array, columns: tuple[Combinable, ...], keep: int, settled: Array) -> Principal:
+    """Rotate the vectors themselves, exact whatever the conditioning."""
+    _, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(gram))
+    turn = _carried(gram, _or_identity(vectors[:, ::-1], settled), settled, keep)
+    squared = jnp.maximum(jnp.sum(jnp.matmul(gram, turn, precision=tree.HIGHEST) * turn, axis=0), 0)
+    return _split(_combine(turn.T[:keep], columns), _combine(turn.T[keep:], columns), squared, settled)
 
 
-def _decompose(gram, columns, weight, keep, passes) -> tuple[Principal, Float[Array, "n n"], Bool[Array, ""]]:
-    """The principal stack, the rotation V (columns) that leads to it, and whether there was nothing to discard."""
-    n, dtype = len(gram), gram.dtype
-    settled = jnp.all(jnp.diagonal(gram)[keep:] == 0) if keep < n else jnp.zeros((), bool)
-    if passes == 1:
-        values, left = jnp.linalg.eigh(gram)
-        squared, left = jnp.maximum(values[::-1], 0), left[:, ::-1]
-        # Rotate the vectors themselves, exact whatever the conditioning.
-        basis, turn = columns, jnp.where(settled, jnp.eye(n, dtype=dtype), left.T)
-        kept = _combine(turn[:keep], basis)
-    else:
-        # columns = lower @ basis, with basis ever closer to orthonormal rows
-        lower, pending = _orthogonalise(gram)
-        basis = columns
-        for _ in range(passes - 1):
-            basis = (Stack(_combine(pending, basis)),)
-            step, pending = _orthogonalise(basis[0].gram(weight))
-            lower = jnp.matmul(lower, step, precision=tree.HIGHEST)
-        left, sigma, right = jnp.linalg.svd(lower)
-        # Build them from the orthonormal basis, so that small ones are not drowned in the rounding of large ones.
-        squared, turn = sigma**2, jnp.matmul(sigma[:, None] * right, pending, precision=tree.HIGHEST)
-        given = tree.join(tuple(column.stack() for column in columns), keep)
-        kept = tree.select(settled, given, _combine(turn[:keep], basis))
-    rest = _combine(turn[keep:], basis)
+def _three_passes(
+    gram: Array, columns: tuple[Combinable, ...], weight: Tree | None, keep: int, settled: Array
+) -> Principal:
+    """From ever more orthonormal vectors, so that small ones are not drowned in the rounding of large ones."""
+    fixed_gram, fixed, weight = jax.lax.stop_gradient((gram, columns, weight))
+    # columns = lower @ basis, with basis ever closer to orthonormal rows
+    lower, pending = _orthogonalise(fixed_gram)
+    basis: tuple[Combinable, ...] = fixed
+    for _ in range(2):
+        basis = (Stack(_combine(pending, basis)),)
+        step, pending = _orthogonalise(basis[0].gram(weight))
+        lower = jnp.matmul(lower, step, precision=tree.HIGHEST)
+    left, sigma, right = jnp.linalg.svd(lower)
+    turn = jnp.matmul(sigma[:, None] * right, pending, precision=tree.HIGHEST)
+    given = tree.join(tuple(column.stack() for column in fixed), keep)
+    kept = tree.select(settled, given, _combine(turn[:keep], basis))
+    vectors = _carried(gram, _or_identity(left, settled), settled, keep)
+    image = jnp.sum(jnp.matmul(gram, vectors, precision=tree.HIGHEST) * vectors, axis=0)
+    squared = jnp.where(settled, jnp.diagonal(fixed_gram), sigma**2) + image - jax.lax.stop_gradient(image)
+    return _split(
+        _derived(kept, vectors.T[:keep], columns),
+        _derived(_combine(turn[keep:], basis), vectors.T[keep:], columns),
+        squared,
+        settled,
+    )
+
+
+def _split(kept: Tree, rest: Tree, squared: Array, settled: Array) -> Principal:
     residual = jax.tree.map(lambda r: jnp.where(settled, 0, r), tree.squares(rest))
-    squared = jnp.where(settled, jnp.diagonal(gram), squared)
-    return Principal(kept, residual, squared), jnp.where(settled, jnp.eye(n, dtype=dtype), left), settled
+    return Principal(kept, residual, squared)
+
+
+def _or_identity(vectors: Array, settled: Array) -> Array:
+    return jnp.where(settled, jnp.eye(len(vectors), dtype=vectors.dtype), vectors)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _carried(
+    gram: Float[Array, "n n"], vectors: Float[Array, "n n"], settled: Bool[Array, ""], keep: int
+) -> Float[Array, "n n"]:
+    """Eigenvectors of a Gram matrix, found without a derivative, with one: as G changes, the span of the first ``keep``
+    follows the leading eigenvectors, and within the two spans nothing turns.
+
+    So no gap matters but that between what is kept and what is not, and equal eigenvalues (zero columns!) do no harm.
+    """
+    return vectors
+
+
+@_carried.defjvp
+def _carried_jvp(keep: int, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    """The second-order expansion of an invariant subspace: in the eigenbasis, with E the change of G, the span of
+    [I; X] is kept where E₂₁ + (Λ₂ + E₂₂)X = X(Λ₁ + E₁₁ + E₁₂X). The basis is [I; X](I − ½XᵀX)."""
+    gram, vectors, settled = primals
+    base, found = jax.lax.stop_gradient((gram, vectors))
+    values = jnp.sum((base @ found) * found, axis=0)
+    gap = values[None, :keep] - values[keep:, None]
+    separate = (jnp.abs(gap) > small_matrices.rounding(values)) & ~settled
+
+    def over_gap(cross: Array) -> Array:
+        return jnp.where(separate, cross / jnp.where(separate, gap, 1), 0)
+
+    def expansion(gram: Array) -> Array:
+        change = found.T @ (gram - base) @ found
+        first = over_gap(change[keep:, :keep])
+        both = first + over_gap(change[keep:, keep:] @ first - first @ change[:keep, :keep])
+        inside, outside = (jnp.eye(len(m), dtype=m.dtype) - m / 2 for m in (first.T @ first, first @ first.T))
+        return found @ jnp.block([[inside, -both.T], [both, outside]])
+
+    return _carried(*primals, keep), jax.jvp(expansion, (gram,), tangents[:1])[1]
+
+
+@jax.custom_jvp
+def _derived(value: Tree, coefficients: Float[Array, "m n"], columns: tuple[Combinable, ...]) -> Tree:
+    """The columns' combinations, computed more accurately before; with their derivative."""
+    return value
+
+
+@_derived.defjvp
+def _derived_jvp(primals: tuple, tangents: tuple) -> tuple[Tree, Tree]:
+    return _derived(*primals), jax.jvp(_combine, primals[1:], tangents[1:])[1]
 
 
 def _orthogonalise(gram: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Array, "n n"]]:
@@ -144,7 +198,7 @@ def _orthogonalise(gram: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Floa
     lowest = jnp.linalg.eigvalsh(scaled)[0]
     floor = len(gram) * eps + 2 * jnp.maximum(-lowest, 0)
     cholesky = jnp.linalg.cholesky(scaled + floor * jnp.eye(len(gram), dtype=gram.dtype))
-    return cholesky * norm[:, None], inverse_lower(cholesky) * inverse_norm[None, :]
+    return cholesky * norm[:, None], small_matrices.inverse_lower(cholesky) * inverse_norm[None, :]
 
 
 def _combine(coefficients: Float[Array, "m n"], columns: tuple[Combinable, ...]) -> Tree:

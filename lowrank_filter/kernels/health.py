@@ -1,12 +1,14 @@
 """How a filter is doing, from what an update has computed anyway."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
+from lowrank_filter.algebra import small_matrices
 from lowrank_filter.algebra.precision import Correction, Misfit
 from lowrank_filter.common import checks
 from lowrank_filter.kernels.expansion import Local
@@ -18,9 +20,10 @@ class Health(NamedTuple):
     Attributes:
         innovation: uᵀ(I + AᵀP⁻¹A)⁻¹u / n, the normalised innovation squared of the n whitened residuals: the innovation
             against its predicted scale, about 1 where both belief and likelihood are right, 0 without data.
-        condition: the largest ratio Kᵢᵢ/Lᵢᵢ² of a diagonal entry to its pivot in the small matrix K = L Lᵀ that was
-            solved with; at least 1, free of the scale of single columns. Its logarithm is digits lost, and at 1/eps
-            of the dtype nothing is left.
+        condition: the largest ratio Kᵢᵢ/Lᵢᵢ² of a diagonal entry to its pivot in the matrix K = L Lᵀ that was solved
+            with (the small one, or the precision where the parameters are fewer); at least 1, free of the scale of
+            single columns. Infinite where the step is not finite. A Gram matrix loses as many digits as its logarithm
+            has; square roots, which are used from eps^(-1/3) on, lose half of them.
         truncated: as in :class:`Info`.
         residuals: n, those of the examples that count.
     """
@@ -30,12 +33,18 @@ class Health(NamedTuple):
     truncated: Float[Array, "*steps"]
     residuals: Float[Array, "*steps"]
 
+    @property
+    def ruined(self) -> Bool[Array, "*steps"]:
+        """Where fewer than two digits are left, √condition·eps ≥ 0.01, or the step is not finite."""
+        return ~(jnp.sqrt(self.condition) * jnp.finfo(self.condition.dtype).eps < 0.01)
+
 
 def measure(correction: Correction, misfit: Misfit, local: Local) -> Health:
     """The record of one update."""
     lower = correction.lower
-    count = (jnp.sum(local.counts) * local.score.shape[1]).astype(lower.dtype)
-    condition = jnp.max(jnp.sum(lower**2, axis=1) / jnp.diagonal(lower) ** 2)
+    count = local.residuals.astype(lower.dtype)
+    finite = functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(s)) for s in jax.tree.leaves(correction.step)])
+    condition = jnp.where(finite, jnp.max(1 / small_matrices.pivots(lower)), jnp.inf)
     return Health(correction.unexplained / jnp.maximum(count, 1), condition, misfit.share, count)
 
 

@@ -8,6 +8,7 @@ from jaxtyping import ArrayLike
 
 from lowrank_filter.algebra import storage
 from lowrank_filter.algebra.operations import truncation_options
+from lowrank_filter.algebra.precision import Misfit
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.common import checks
@@ -117,10 +118,11 @@ def _laplace_update(
         jnp.asarray(temperature) / curvature_scale,
         min(batch_size, len(batch.mask)),
     )
-    site = prior.approximate(operator, rank=rank, residual=residual, metric=metric, iterations=iterations)
+    site, cut = prior.approximate(operator, rank=rank, residual=residual, metric=metric, iterations=iterations)
     precision, misfit = prior.add(site, rank=rank, residual=residual, metric=metric)
+    misfit = Misfit(cut.left_out + misfit.left_out, cut.left_out + misfit.whole)
     local = localise(likelihood, apply_fn(params, batch.x), batch, temperature)
     loss = jnp.sum(local.loss)
-    log_evidence = -loss - unchecked_penalty(belief, params) + 0.5 * (prior.logdet() - precision.logdet())
+    log_evidence = -loss - unchecked_penalty(belief, params) - 0.5 * precision.logdet_over(prior)
     precision, site = (storage.stored_like(p, belief.precision) for p in (precision, site))
     return Belief(params, precision), Info(site, log_evidence, loss, misfit.share, jnp.sum(local.invalid))
