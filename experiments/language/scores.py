@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -102,38 +102,44 @@ def speed(model: Language, params: Any, steps: int, count: int) -> float:
     return steps * count / min(times)
 
 
-def all_of(
-    model: Language, params: Any, windows: np.ndarray, judge: Callable[[Array], Array] | None, samples: int
-) -> dict[str, float]:
-    """Every score that a model has; ``judge`` says −log p per token of texts [N, T] by an autoregressive model."""
-    tokens, found = jnp.asarray(windows), {}
-    texts = written(model, params, windows.shape[1], 16)
-    if judge is not None:
-        found["judged samples"] = judge(texts)
+def names(model: Language, window: int) -> list[str]:
+    """The scores that a model has."""
+    if model.config is None:
+        return ["nll"]
+    found = ["negative ELBO", "IWAE", "KL", "reconstruction, real text", "reconstruction, own text", "judged samples"]
+    if model.config.refusal is None:
+        last = 1 if model.config.decoder == "autoregressive" else window // 2
+        found += [_prequential(horizon) for horizon in HORIZONS if horizon <= last]
+    return found
+
+
+def _prequential(horizon: int) -> str:
+    return "prequential" if horizon == 1 else f"horizon {horizon}"
+
+
+def all_of(model: Language, params: Any, windows: np.ndarray, judge: Sequence[Any], samples: int) -> dict[str, float]:
+    """Every score that a model has; ``judge`` is an autoregressive model and its parameters."""
+    tokens = jnp.asarray(windows)
     if model.gaussian is None:
-        return _plain(found | {"nll": autoregressive(model, params, tokens)})
-    config = model.config
-    assert config is not None
+        return {"nll": float(autoregressive(model, params, tokens))}
+    texts = written(model, params, windows.shape[1], 16)
     bound = bounds(model, params, tokens, samples)
-    found |= {name: bound[name] for name in ("negative ELBO", "IWAE", "KL")}
-    found["reconstruction, real text"] = reconstruction(model, params, tokens)
-    found["reconstruction, own text"] = reconstruction(model, params, texts)
-    if config.refusal is None:
-        last = 1 if config.decoder == "autoregressive" else min(32, windows.shape[1] // 2)
-        for horizon in (horizon for horizon in HORIZONS if horizon <= last):
-            name = "prequential" if horizon == 1 else f"horizon {horizon}"
-            found[name] = prequential(model, params, tokens, samples, horizon)
-    return _plain(found)
+    found = {name: bound[name] for name in ("negative ELBO", "IWAE", "KL")}
+    found |= {
+        "reconstruction, real text": reconstruction(model, params, tokens),
+        "reconstruction, own text": reconstruction(model, params, texts),
+        "judged samples": autoregressive(*judge, texts),
+    }
+    for horizon in HORIZONS:
+        if _prequential(horizon) in names(model, windows.shape[1]):
+            found[_prequential(horizon)] = prequential(model, params, tokens, samples, horizon)
+    return {name: float(value) for name, value in found.items()}
 
 
 def channels(model: Language, params: Any, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """KL of each channel in nats per token beside its length scale in tokens."""
     divergence = bounds(model, params, jnp.asarray(windows), 1)["channels"]
     return np.asarray(divergence), np.exp(np.asarray(params["process"]["log_lengthscale"]))
-
-
-def _plain(found: dict[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in found.items()}
 
 
 def _gaussian(model: Language) -> gp.Model:

@@ -18,7 +18,7 @@ from experiments.run.results import plain, written_whole
 
 Tree = Any
 _ROOT = Path(__file__).parents[2]
-_ROOMS = ("continual", "streaming", "worlds", "data")
+_ROOMS = ("continual", "data", "language", "streaming", "worlds")
 _CODE = ("lowrank_filter", "latenttrack", *(f"experiments/{room}" for room in _ROOMS))
 
 

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
-from lowrank_filter.checks import choice, count, flag, instance, key
+
+from lowrank_filter.common.checks import choice, count, flag, instance, key, like, numbers
 
 __all__ = [
     "choice",
@@ -28,17 +28,6 @@ __all__ = [
     "tokens",
     "values",
 ]
-
-
-def numbers(name: str, value: Any, advice: str) -> Array:
-    """An array of real numbers, floating point."""
-    try:
-        array = jnp.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name}: expected an array of real numbers, got {type(value).__name__}; {advice}") from error
-    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
-        raise TypeError(f"{name}: expected an array of real numbers, got {array.dtype}; {advice}")
-    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.result_type(float))
 
 
 def static_numbers(name: str, value: Any, advice: str) -> np.ndarray:
@@ -67,19 +56,6 @@ def share(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         advice = "mark it static under jax.jit" if isinstance(value, Tracer) else "give a Python number"
         raise ValueError(f"{name}: expected a static number in [0, 1], got {value!r}; {advice}")
-
-
-def like(name: str, value: Any, template: Any, advice: str) -> None:
-    """A pytree of a template's structure and shapes."""
-    expected, came = jax.tree.structure(template), jax.tree.structure(value)
-    if expected != came:
-        raise ValueError(f"{name}: expected the structure {expected}, got {came}; {advice}")
-    for (path, leaf), reference in zip(
-        jax.tree_util.tree_leaves_with_path(value), jax.tree.leaves(template), strict=True
-    ):
-        if jnp.shape(leaf) != reference.shape:
-            where = f"{name}{jax.tree_util.keystr(path)}"
-            raise ValueError(f"{where}: expected shape {reference.shape}, got {jnp.shape(leaf)}; {advice}")
 
 
 def steps(value: Any) -> Array:

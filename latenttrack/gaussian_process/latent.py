@@ -75,7 +75,7 @@ def _back(config: Config, value: Array) -> Array:
 
 
 def posterior(config: Config, process: Process, q: Site | MeanField) -> Posterior:
-    """Moments [T, C], divergences and log evidences of the channels, [C] or [1] if coupled; of a mean field no evidence."""
+    """Moments [T, C], divergences and log evidences of the channels, [C] or [1]; of a mean field no evidence."""
     if config.latent == "block":
         return _dense_posterior(config, process, q)
     prior = models(config, process)

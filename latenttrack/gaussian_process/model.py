@@ -75,8 +75,7 @@ def _build(config: Config, vocabulary: int) -> Model:
 
     def init(key: Key[Array, ""]) -> Params:
         """Parameters, drawn from a key."""
-        checks.key("key", key)
-        return _init(key)
+        return _init(checks.key("key", key))
 
     @jax.jit
     def _init(key: Array) -> Params:
@@ -86,10 +85,8 @@ def _build(config: Config, vocabulary: int) -> Model:
     def shapes() -> Params:
         return jax.eval_shape(init, jax.random.key(0))
 
-    def check(params: Params, key: Any = None) -> None:
+    def check(params: Params) -> None:
         checks.like("params", params, shapes(), "take them from init(key) of the same model")
-        if key is not None:
-            checks.key("key", key)
 
     def check_tokens(tokens: Any) -> Array:
         return checks.tokens(tokens, vocabulary, config.window)
@@ -151,7 +148,8 @@ def _build(config: Config, vocabulary: int) -> Model:
         ``predictive`` is static, in [0, 1]; a part that weighs nothing is not computed and is 0 in the result. Free
         bits, smoothing and the penalty of embeddings are those of the configuration.
         """
-        check(params, key)
+        check(params)
+        key = checks.key("key", key)
         tokens = check_tokens(tokens)
         checks.number("beta", beta, zero=True)
         checks.share("predictive", predictive)
@@ -178,7 +176,8 @@ def _build(config: Config, vocabulary: int) -> Model:
 
     def bound(params: Params, key: Key[Array, ""], tokens: Int[Array, " T"], *, samples: int = 1) -> Bound:
         """Lower bounds of log p(x) by draws of q."""
-        check(params, key)
+        check(params)
+        key = checks.key("key", key)
         tokens = check_tokens(tokens)
         checks.count("samples", samples, minimum=1)
         return _bound(params, key, tokens, samples)
@@ -213,7 +212,8 @@ def _build(config: Config, vocabulary: int) -> Model:
         Raises:
             ValueError: an encoder, posterior or latent form for which there is no such score.
         """
-        check(params, key)
+        check(params)
+        key = checks.key("key", key)
         tokens = check_tokens(tokens)
         checks.count("samples", samples, minimum=1)
         checks.count("horizon", horizon, minimum=1)
@@ -259,7 +259,8 @@ def _build(config: Config, vocabulary: int) -> Model:
         Raises:
             ValueError: more steps, with those of the prompt, than the window; a prompt with a mean field.
         """
-        check(params, key)
+        check(params)
+        key = checks.key("key", key)
         checks.count("steps", steps, minimum=1)
         checks.number("temperature", temperature)
         known = 0 if prompt is None else len(check_tokens(prompt))

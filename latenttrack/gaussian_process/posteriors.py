@@ -115,10 +115,10 @@ def _mean_field(model: StateSpace, q: MeanField, noise: Array) -> Array:
 
 def log_prob(
     model: StateSpace,
-    values: Float[Array, "..."],
+    values: Float[ArrayLike, "..."],
     *,
     noise: ArrayLike | None = None,
-    mask: Bool[Array, " T"] | None = None,
+    mask: Bool[ArrayLike, " T"] | None = None,
     parallel: bool = False,
 ) -> Float[Array, ""]:
     """log N(values; 0, K + noise·I) in nats, in O(T).

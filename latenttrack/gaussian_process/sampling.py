@@ -4,7 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, ArrayLike, Float, Key
 
 from latenttrack.gaussian_process import associative, checks, inference
 from latenttrack.gaussian_process.posteriors import resolved_noise
@@ -18,7 +18,7 @@ def sample(
     steps: int,
     *,
     sites: Site | None = None,
-    given: Float[Array, "..."] | None = None,
+    given: Float[ArrayLike, "..."] | None = None,
     outputs: int | None = None,
     parallel: bool = False,
 ) -> Float[Array, "..."]:
@@ -44,7 +44,7 @@ def sample(
         TypeError, ValueError: no typed key, shapes that do not fit, sites and given at once.
     """
     size = checks.model(model, StateSpace)
-    checks.key("key", key)
+    key = checks.key("key", key)
     checks.count("steps", steps, minimum=1)
     checks.flag("parallel", parallel)
     width = checks.count_of_outputs(outputs, size)

@@ -241,7 +241,7 @@ def _together(first: StateSpace, second: StateSpace) -> tuple[StateSpace, StateS
     return spread(first), spread(second)
 
 
-def coupled(matrix: Float[Array, "S S"]) -> StateSpace:
+def coupled(matrix: Float[ArrayLike, "S S"]) -> StateSpace:
     """S outputs whose coupling may flow one way: stationary and stable for every matrix, with P∞ = I.
 
     A = M (I + MᵀM)^{−½}, Q = (I + MMᵀ)^{−1}. A symmetric M gives a reversible process; no independent channels give

@@ -53,12 +53,12 @@ class One(NamedTuple):
     precision: Float[Array, ""]
 
     @property
-    def residual(self) -> Float[Array, " 1"]:
+    def residual(self) -> Float[Array, "*T 1"]:
         """y − f at the updated mean, which a large precision does not cancel."""
         return (self.innovation / (1 + self.excess))[..., None]
 
     @property
-    def log_evidence(self) -> Float[Array, ""]:
+    def log_evidence(self) -> Float[Array, "*T"]:
         """−½ log d − ½ λ v² / d, in nats."""
         fit = self.precision * self.innovation**2 / (1 + self.excess)
         return -0.5 * (jnp.log1p(self.excess) + fit)
