@@ -19,10 +19,14 @@ class Roles(griffe.Extension):
 
 
 def _link(obj: griffe.Object, name: str) -> str:
-    """A link where a public name of the object's package, or of one that is named before it, is meant."""
+    """A link where a public name of the object's own package, or of one around it, is meant."""
     package, _, rest = name.partition(".")
-    if package in _PACKAGES and rest:
-        return f"[`{rest}`][{name}]"
-    if name in (obj.package.exports or ()):
-        return f"[`{name}`][{obj.package.name}.{name}]"
-    return f"`{name}`"
+    wanted = rest if package in _PACKAGES and rest else name
+    module: Any = obj.module
+    while module is not None:
+        if wanted in (module.exports or ()):
+            # A function that is named like its file is documented as what is in it.
+            inside = f"{wanted}." if (module.filepath.parent / f"{wanted}.py").exists() else ""
+            return f"[`{wanted}`][{module.path}.{inside}{wanted}]"
+        module = module.parent
+    return f"[`{wanted}`][{name}]" if wanted != name else f"`{name}`"

@@ -12,6 +12,13 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "docs" / "guides"
 GUIDES = sorted(FOLDER.glob("*.py"))
 LONGEST = 60
+SLOW = ("continual_flax_nnx", "forecast_csv")
+ALONE = "sharding"
+RUN = [
+    pytest.param(guide, id=guide.stem, marks=[pytest.mark.slow] * (guide.stem in SLOW))
+    for guide in GUIDES
+    if guide.stem != ALONE
+]
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +35,7 @@ def test_a_guide_is_short(guide):
     assert "assert" in text, "a guide checks what it claims"
 
 
-@pytest.mark.parametrize("guide", [guide for guide in GUIDES if guide.stem != "sharding"], ids=lambda guide: guide.stem)
+@pytest.mark.parametrize("guide", RUN)
 def test_a_guide_runs(guide, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(guide), run_name="__main__")
@@ -38,7 +45,7 @@ def test_a_guide_runs(guide, monkeypatch, tmp_path):
 def test_the_guide_on_sharding_runs_on_four_devices():
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
     done = subprocess.run(
-        [sys.executable, str(FOLDER / "sharding.py")],
+        [sys.executable, str(FOLDER / f"{ALONE}.py")],
         env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(FOLDER.parents[1])},
         capture_output=True,
         text=True,
