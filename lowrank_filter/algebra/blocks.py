@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from lowrank_filter.algebra import krylov, tree
-from lowrank_filter.algebra.correction import correction
+from lowrank_filter.algebra.correction import correction, projection
 from lowrank_filter.algebra.diag_low_rank import DiagLowRank, cut_off, remainder
 from lowrank_filter.algebra.example_gradients import Columns, Stack
 from lowrank_filter.algebra.partition import Layout
-from lowrank_filter.algebra.precision import Correction, Curvature, Misfit
+from lowrank_filter.algebra.precision import Correction, Curvature, Misfit, Projection
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.common import checks
@@ -100,6 +100,10 @@ class Blocks:
         gain = _each(DiagLowRank.smoothing_gain)
         return self.layout.join(gain(self.parts, self.layout.split(vector), noise, transition))
 
+    def project(self, columns: Columns, *, metric: Metric, noise: Any = None, transition: Any = None) -> Projection:
+        """All together."""
+        return projection(self if noise is None else self.propagate(noise, transition), columns.stack())
+
     def condition(
         self,
         columns: Columns,
@@ -110,11 +114,13 @@ class Blocks:
         metric: Metric,
         noise: Any = None,
         transition: Any = None,
+        prior: Any = None,
     ) -> tuple[Self, Self, Correction, Misfit]:
         """Data couple the blocks: the correction is that of all together. Each block takes its rows of the columns."""
-        if noise is not None:
-            predicted = self.propagate(noise, transition)
-            return predicted.condition(columns, target, rank=rank, residual=residual, metric=metric)
+        if prior is None and noise is not None:
+            prior = self.propagate(noise, transition)
+        if prior is not None:
+            return prior.condition(columns, target, rank=rank, residual=residual, metric=metric)
         stack = columns.stack()
 
         def one(part: DiagLowRank, rows: Float[Array, "n m"]) -> tuple[DiagLowRank, DiagLowRank, Misfit]:

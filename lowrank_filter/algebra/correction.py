@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lowrank_filter.algebra import small_matrices, tree
-from lowrank_filter.algebra.precision import Correction
+from lowrank_filter.algebra.precision import Correction, Projection
 from lowrank_filter.algebra.square_root import solve_few_parameters, solve_many_parameters
 from lowrank_filter.algebra.tree import Tree
 
@@ -37,3 +37,9 @@ def correction(precision: Any, columns: Tree, target: Float[Array, " n"]) -> Cor
 
     solution = solve_many_parameters(gram, target.astype(gram.dtype), plain, lambda: white, back)
     return Correction(*solution[:3], small_matrices.logdet(solution.lower), solution.lower)
+
+
+def projection(precision: Any, columns: Tree) -> Projection:
+    """AᵀP⁻¹A as a Gram matrix of whitened columns."""
+    white = jax.vmap(precision.whiten)(columns)
+    return Projection(tree.gram(white, white), precision)

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from lowrank_filter.algebra import krylov, small_matrices, tree
+from lowrank_filter.algebra.correction import projection
 from lowrank_filter.algebra.example_gradients import Columns, Combinable, Stack, Turned
 from lowrank_filter.algebra.few_parameters import FewParameters, few_parameters
-from lowrank_filter.algebra.precision import Correction, Curvature, Misfit
+from lowrank_filter.algebra.precision import Correction, Curvature, Misfit, Projection
 from lowrank_filter.algebra.square_root import (
     asks_for_square_root,
     shortened,
@@ -175,6 +176,19 @@ class DiagLowRank(NamedTuple):
         low_rank = tree.combine(small_matrices.solve_positive(lower, tree.project(self.factor, scaled)), self.factor)
         return jax.tree.map(lambda x, q, r, w: x - q * r * w, scaled, noise, shrink, low_rank)
 
+    def project(
+        self, columns: Columns, *, metric: Metric, noise: Tree | None = None, transition: Tree | None = None
+    ) -> Projection:
+        """AᵀP⁻¹A = AᵀD⁻¹A − XᵀX, X = L⁻¹WᵀD⁻¹A, L Lᵀ = I + WᵀD⁻¹W."""
+        if tree.dimension(self.diag) <= self.rank + columns.size:
+            predicted = self if noise is None or transition is None else self.propagate(noise, transition)
+            return projection(predicted, columns.stack())._replace(prior=None)
+        old = self._prior(noise, transition, metric)
+        variance = inverse(old.diag)
+        lower = small_matrices.cholesky_plus_identity(old.grams[0])
+        explained = small_matrices.solve_lower(lower, old.against(columns, variance))
+        return Projection(columns.gram(variance) - tree.gram(explained.T, explained.T), old)
+
     def condition(
         self,
         columns: Columns,
@@ -185,6 +199,7 @@ class DiagLowRank(NamedTuple):
         metric: Metric,
         noise: Tree | None = None,
         transition: Tree | None = None,
+        prior: _Prior | None = None,
     ) -> tuple[Self, Self, Correction, Misfit]:
         """One Gram matrix K = UᵀD⁻¹U of U = [W, A] serves the correction and, in the relative metric, the truncation;
         where it lost digits, square roots do (docs/mathematics/conditioning.md).
@@ -197,9 +212,9 @@ class DiagLowRank(NamedTuple):
         k×k factor goes into the rotation of the truncation.
         """
         if tree.dimension(self.diag) <= self.rank + columns.size:
-            prior = self if noise is None or transition is None else self.propagate(noise, transition)
-            return prior._condition_few(columns, target, rank=rank, residual=residual, metric=metric)
-        old = self._prior(noise, transition, metric)
+            predicted = self if noise is None or transition is None else self.propagate(noise, transition)
+            return predicted._condition_few(columns, target, rank=rank, residual=residual, metric=metric)
+        old = self._prior(noise, transition, metric) if prior is None else prior
         variance = inverse(old.diag)
         gram = _bordered(old.grams[0], old.against(columns, variance), columns.gram(variance))
         target = target.astype(gram.dtype)

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,10 @@ class Columns(Combinable, Protocol):
         """⟨sᵢ, aⱼ⟩ for a stack's vectors."""
         ...
 
+    def mixed(self, weights: Float[Array, "B C r"]) -> "Columns":
+        """Of C columns for each of B examples, r combinations for each: Σ_c a_bc w_bcr."""
+        ...
+
 
 class Stack(NamedTuple):
     """Columns as they are."""
@@ -64,6 +68,15 @@ class Stack(NamedTuple):
     def combine(self, coefficients: Float[Array, "m n"]) -> Tree:
         """One product over D."""
         return tree.combine(coefficients, self.vectors)
+
+    def mixed(self, weights: Float[Array, "B C r"]) -> "Stack":
+        """One product over D."""
+
+        def leaf(v: Array) -> Array:
+            each = v.reshape(*weights.shape[:2], -1)
+            return _einsum("bcr,bcd->brd", weights.astype(v.dtype), each).reshape(-1, *v.shape[1:])
+
+        return Stack(jax.tree.map(leaf, self.vectors))
 
     def stack(self) -> Tree:
         """The vectors."""
@@ -210,6 +223,11 @@ class LayerGradients:
             else:  # a parameter that the network does not use
                 stack.append(jnp.zeros((len(coefficients), *leaf.shape), leaf.dtype))
         return jax.tree.unflatten(jax.tree.structure(self.like), stack)
+
+    def mixed(self, weights: Float[Array, "B C r"]) -> Self:
+        """Of the output gradients alone."""
+        gradients = tuple(_einsum("boc,bcr->bor", g, weights.astype(g.dtype)) for g in self.gradients)
+        return dataclasses.replace(self, gradients=gradients)
 
     def stack(self) -> Tree:
         """The gradients built."""

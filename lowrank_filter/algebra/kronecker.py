@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from lowrank_filter.algebra import small_matrices, tree
-from lowrank_filter.algebra.correction import correction
+from lowrank_filter.algebra.correction import correction, projection
 from lowrank_filter.algebra.example_gradients import Columns
 from lowrank_filter.algebra.partition import Group, Layout
-from lowrank_filter.algebra.precision import Correction, Curvature, KroneckerFactors, Misfit
+from lowrank_filter.algebra.precision import Correction, Curvature, KroneckerFactors, Misfit, Projection
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.common import checks
@@ -216,6 +216,10 @@ class Kronecker:
         gains = self._scaled(lambda s, q, a: a / (a * a + q * s), noise, transition)
         return gains.matvec(vector)
 
+    def project(self, columns: Columns, *, metric: Metric, noise: Any = None, transition: Any = None) -> Projection:
+        """All together."""
+        return projection(self if noise is None else self.propagate(noise, transition), columns.stack())
+
     def condition(
         self,
         columns: Columns,
@@ -226,6 +230,7 @@ class Kronecker:
         metric: Metric,
         noise: Any = None,
         transition: Any = None,
+        prior: Any = None,
     ) -> tuple[Self, Self, Correction, Misfit]:
         """Data couple the layers: the correction is that of all together.
 
@@ -241,9 +246,10 @@ class Kronecker:
             trace = jnp.trace(inputs)
             return _eigenbasis(KroneckerFactors(units, inputs / jnp.where(trace > 0, trace, 1)))
 
-        if noise is not None:
-            predicted = self.propagate(noise, transition)
-            return predicted.condition(columns, target, rank=rank, residual=residual, metric=metric)
+        if prior is None and noise is not None:
+            prior = self.propagate(noise, transition)
+        if prior is not None:
+            return prior.condition(columns, target, rank=rank, residual=residual, metric=metric)
         stack = columns.stack()
         parts = map(part, self.layout.groups, self.layout.split_stack(stack))
         site = self._with(parts)

@@ -30,6 +30,18 @@ class Correction(NamedTuple):
     lower: Float[Array, "m m"]
 
 
+class Projection(NamedTuple):
+    """What a Gaussian of precision P says about n linear functionals aⱼᵀθ.
+
+    Attributes:
+        covariance: AᵀP⁻¹A.
+        prior: what of the predicted precision was computed on the way, for :meth:`Precision.condition` to go on from.
+    """
+
+    covariance: Float[Array, "n n"]
+    prior: Any
+
+
 class Misfit(NamedTuple):
     """How much of what was added did not fit the structure, and how much there was, in one measure of size."""
 
@@ -144,6 +156,10 @@ class Precision(Protocol):
         """P⁻¹ A (A P⁻¹ A + Q)⁻¹ v."""
         ...
 
+    def project(self, columns: Columns, *, metric: Metric, noise: Any = None, transition: Any = None) -> Projection:
+        """The columns under N(0, P⁻¹), where P is propagated first as in :meth:`condition`."""
+        ...
+
     def condition(
         self,
         columns: Columns,
@@ -154,10 +170,12 @@ class Precision(Protocol):
         metric: Metric,
         noise: Any = None,
         transition: Any = None,
+        prior: Any = None,
     ) -> tuple[Self, Self, Correction, Misfit]:
         """P + A Aᵀ brought back into the family and A Aᵀ in it (the site); the exact :class:`Correction`.
 
-        With noise and transition, both :meth:`in_structure`, P is propagated first.
+        With noise and transition, both :meth:`in_structure`, P is propagated first; ``prior`` is what :meth:`project`
+        made of them, in place of both.
         """
         ...
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 Tree = Any
 
@@ -169,6 +169,16 @@ def squares(stack: Tree) -> Tree:
 def select(condition: Array, on_true: Tree, on_false: Tree) -> Tree:
     """``on_true`` where the scalar condition holds, else ``on_false``."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), on_true, on_false)
+
+
+def wide_dtype(vector: Tree) -> Any:
+    """The dtype of small matrices made of a vector."""
+    return _wide(*jax.tree.leaves(vector))
+
+
+def all_finite(tree: Tree) -> Bool[Array, ""]:
+    """Whether every number is finite."""
+    return functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)])
 
 
 def broadcast(prefix: Tree, like: Tree) -> Tree:

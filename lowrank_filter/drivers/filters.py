@@ -55,6 +55,7 @@ def extended_filter(
     temperature: ArrayLike = 1.0,
     outlier_threshold: ArrayLike | None = None,
     health: bool = False,
+    iterations: int = 1,
 ) -> Filter:
     """The extended Kalman filter of the weights, for streams; arguments as in init, predict and update.
 
@@ -72,6 +73,7 @@ def extended_filter(
     checks.finite("transition", transition)
     checks.scalar("temperature", temperature)
     checks.flag("health", health)
+    checks.count("iterations", iterations, minimum=0)
     if outlier_threshold is not None:
         checks.scalar("outlier_threshold", outlier_threshold)
 
@@ -89,6 +91,7 @@ def extended_filter(
             mask=mask,
             outlier_threshold=outlier_threshold,
             health=health,
+            iterations=iterations,
             **dynamics,
         )
 

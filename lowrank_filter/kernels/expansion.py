@@ -40,26 +40,41 @@ def localise(
     With a threshold c, an example weighs w = 1/(1 + ‖u‖²/c²): its temperature is divided by that, so ‖√w u‖ < c.
     """
     counts = batch.usable & jax.vmap(valid, in_axes=(None, 0, 0))(likelihood, outputs, batch.y)
-    # A second zeroing, after which no derivative of an example that does not count can be anything but finite.
-    outputs = jnp.where(counts[:, None], outputs, 0)
-    targets = zero_where_masked(counts, batch.y)
-    scale = jax.lax.rsqrt(jnp.asarray(temperature, outputs.dtype))
-    excess = jax.vmap(likelihood.normaliser)(outputs)
-    root = zero_where_masked(counts, jax.vmap(likelihood.root)(outputs, targets))
-    score = zero_where_masked(counts, jax.vmap(likelihood.whitened_score)(outputs, targets))
     weight = None
     if threshold is not None:
+        score = _expanded(likelihood, outputs, batch.y, counts, jnp.ones((), outputs.dtype)).score
         weight = 1 / (1 + jnp.sum(jnp.square(score / jnp.asarray(threshold, score.dtype)), axis=1))
+    found = expand(likelihood, outputs, batch.y, counts, temperature, weight)
+    return found._replace(invalid=batch.mask & ~counts)
+
+
+def expand(
+    likelihood: Likelihood,
+    outputs: Float[Array, "B C"],
+    targets: Array,
+    counts: Bool[Array, " B"],
+    temperature: Any,
+    weight: Float[Array, " B"] | None,
+) -> Local:
+    """The same at outputs where nobody looks whether they are valid, and with the weights that examples were given."""
+    scale = jax.lax.rsqrt(jnp.asarray(temperature, outputs.dtype))
+    if weight is not None:
         scale = scale * jnp.sqrt(weight)
-        root, score = root * scale[:, None, None], score * scale[:, None]
-    else:
-        root, score = root * scale, score * scale
+    return _expanded(likelihood, outputs, targets, counts, scale)._replace(weight=weight)
+
+
+def _expanded(
+    likelihood: Likelihood, outputs: Float[Array, "B C"], targets: Array, counts: Bool[Array, " B"], scale: Array
+) -> Local:
+    # A second zeroing, after which no derivative of an example that does not count can be anything but finite.
+    outputs = jnp.where(counts[:, None], outputs, 0)
+    targets = zero_where_masked(counts, targets)
+    excess = jax.vmap(likelihood.normaliser)(outputs)
     return Local(
         zero_where_masked(counts, jax.vmap(likelihood.nll)(outputs, targets)) * scale**2,
         None if excess is None else zero_where_masked(counts, excess) * scale**2,
-        root,
-        score,
+        zero_where_masked(counts, jax.vmap(likelihood.root)(outputs, targets)) * scale.reshape(-1, 1, 1),
+        zero_where_masked(counts, jax.vmap(likelihood.whitened_score)(outputs, targets)) * scale.reshape(-1, 1),
         counts,
-        batch.mask & ~counts,
-        weight,
+        jnp.zeros_like(counts),
     )

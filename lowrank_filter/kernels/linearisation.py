@@ -1,49 +1,37 @@
 """The gradients of a small batch, one for each example and root of its likelihood."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike
+from jaxtyping import Array, Float
 
 from lowrank_filter.algebra.example_gradients import Columns, LayerGradients, Stack, find_places
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.kernels import network_reader
 from lowrank_filter.kernels.examples import Apply, Batch
-from lowrank_filter.kernels.expansion import Local, localise
-from lowrank_filter.kernels.likelihoods import Likelihood
 
 
 def example_gradients(
-    params: Tree,
-    apply_fn: Apply,
-    likelihood: Likelihood,
-    batch: Batch,
-    temperature: ArrayLike,
-    threshold: ArrayLike | None = None,
-) -> tuple[Local, Columns]:
-    """The likelihood at the outputs, and the columns JᵢᵀSᵢ, example by example: n = B·r of them.
+    params: Tree, apply_fn: Apply, batch: Batch, root: Callable[[Float[Array, "B C"]], Float[Array, "B C r"]]
+) -> tuple[Array, Columns]:
+    """The outputs [B, C], and the columns JᵢᵀSᵢ, example by example: n = B·r of them; ``root`` gives S at the outputs.
 
     Where the network is made of layers that each meet an example once, the columns stay products of the layers' inputs
     and output gradients.
     """
-
-    def local(outputs: Array) -> Local:
-        return localise(likelihood, outputs, batch, temperature, threshold)
-
     reading = network_reader.read(apply_fn, params, batch.x)
     if reading.exact_diagonal() and (where := find_places([use.labels for use in reading.uses], params)) is not None:
-        outputs, factors = network_reader.factorise(
-            reading, apply_fn, params, batch.x, lambda outputs: local(outputs).root
-        )
+        outputs, factors = network_reader.factorise(reading, apply_fn, params, batch.x, root)
         inputs, cotangents = zip(*map(_as_product, reading.uses, factors), strict=True)
-        return local(outputs), LayerGradients(inputs, cotangents, params, where)
+        return outputs, LayerGradients(inputs, cotangents, params, where)
     outputs, pull_back = jax.vjp(lambda p: apply_fn(p, batch.x), params)
-    found = local(outputs)
-    size, width = found.score.shape
+    found = root(outputs)
+    size, _, width = found.shape
     # One cotangent for each column: zero but for one example.
-    single = jnp.eye(size, dtype=outputs.dtype)[:, None, :, None] * jnp.moveaxis(found.root, 2, 1)[:, :, None, :]
-    return found, Stack(jax.vmap(lambda c: pull_back(c)[0])(single.reshape(size * width, *outputs.shape)))
+    single = jnp.eye(size, dtype=outputs.dtype)[:, None, :, None] * jnp.moveaxis(found, 2, 1)[:, :, None, :]
+    return outputs, Stack(jax.vmap(lambda c: pull_back(c)[0])(single.reshape(size * width, *outputs.shape)))
 
 
 def _as_product(use: network_reader.Use, factor: network_reader.Factors) -> tuple[Any, Array]:

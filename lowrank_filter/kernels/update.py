@@ -1,23 +1,28 @@
-"""The linearised update: one extended Kalman step on a batch of examples (LO-FI, arXiv 2305.19535)."""
+"""The linearised update on a batch of examples: an extended Kalman step (LO-FI, arXiv 2305.19535) that is guarded."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from lowrank_filter.algebra import storage
+from lowrank_filter.algebra import storage, tree
+from lowrank_filter.algebra.example_gradients import Columns
 from lowrank_filter.algebra.operations import truncation_options
-from lowrank_filter.algebra.precision import Precision
+from lowrank_filter.algebra.precision import Correction, Misfit, Precision
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import Shared, compiled
 from lowrank_filter.kernels.belief import Belief, check_belief
-from lowrank_filter.kernels.examples import Apply, Examples, check_examples, prepare
+from lowrank_filter.kernels.examples import Apply, Batch, Examples, check_examples, prepare
+from lowrank_filter.kernels.expansion import Local, expand, localise
 from lowrank_filter.kernels.health import Health, measure
 from lowrank_filter.kernels.likelihoods import Likelihood
+from lowrank_filter.kernels.line_search import line_search
 from lowrank_filter.kernels.linearisation import example_gradients
+from lowrank_filter.kernels.output_map import output_map
 from lowrank_filter.kernels.predict import check_dynamics, dynamics
 
 
@@ -34,6 +39,11 @@ class Info(NamedTuple):
         invalid: how many unmasked examples were left out because an input, output or target was not valid.
         discounted: Σ(1 − w) over the examples, how many of them outlying took away; None without a threshold.
         health: the step's :class:`Health`, None if it was not asked for.
+        diverged: whether the belief could not take the examples and is the predicted one: it was not finite when it
+            came, or would not be after them, or no step along the update lowers the penalised loss. None of a
+            :func:`laplace_update`.
+        step_size: the share of the step that was taken, 1 unless the network's linearisation had to be guarded
+            against; None of a plain step, and of a :func:`laplace_update`.
     """
 
     site: Precision
@@ -43,6 +53,8 @@ class Info(NamedTuple):
     invalid: Int[Array, ""]
     discounted: Float[Array, ""] | None = None
     health: Health | None = None
+    diverged: Bool[Array, ""] | None = None
+    step_size: Float[Array, ""] | None = None
 
 
 def update(
@@ -61,17 +73,23 @@ def update(
     transition: Tree = 1.0,
     outlier_threshold: ArrayLike | None = None,
     health: bool = False,
+    iterations: int = 1,
 ) -> tuple[Belief, Info]:
     """Condition a belief on a batch of examples, with the network linearised at its mean.
 
-    With A = [JᵢᵀSᵢ]/√λ (B·r columns) and u = [uᵢ]/√λ,
+    The linearised network is a generalised linear model in its outputs, and its MAP f* = f(m) + J(θ − m) is found there
+    (damped Newton, O((B·C)³)). With A = [JᵢᵀSᵢ]/√λ and u = [uᵢ]/√λ at f* (B·r columns),
 
-        m⁺ = m − (P + A Aᵀ)⁻¹ A u           (the untruncated posterior)
-        P⁺ = P + A Aᵀ, truncated to ``rank``
-        log evidence = −Σℓᵢ/λ + ½ uᵀAᵀ(P + A Aᵀ)⁻¹A u − ½ log det(I + AᵀP⁻¹A),
+        v = u − [Sᵢᵀ(fᵢ* − fᵢ)]/√λ
+        m⁺ = m − t (P + A Aᵀ)⁻¹ A v           (the untruncated posterior)
+        P⁺ = P + A Aᵀ, truncated to ``rank``,
 
-    which for Gaussian likelihoods is log N(y; f(m), R + J P⁻¹ Jᵀ). Memory O((k + B·r)·D): meant for streams and small
-    batches; :func:`laplace_update` takes large ones.
+    where t ∈ {1, ½, ¼ …} is the first that lowers the penalised loss Σℓᵢ(f(θ))/λ + ½(θ − m)ᵀP(θ − m) of the network
+    itself. For Gaussian likelihoods f* needs no search. Memory O((k + B·r)·D): meant for streams and small batches;
+    :func:`laplace_update` takes large ones.
+
+    The log evidence is log N(y; f(m), R + J P⁻¹ Jᵀ) for Gaussian likelihoods; for others Laplace's approximation at f*,
+    −Σℓᵢ/λ − ½(θ − m)ᵀP(θ − m) − ½ log det(I + AᵀP⁻¹A), which cannot pass 0 where the likelihood cannot.
 
     Args:
         belief: the predicted belief.
@@ -91,6 +109,10 @@ def update(
             that none moves the mean by more than one at c would (WoLF, arXiv 2405.05646). Loss and evidence are then
             those of the weighted likelihood. None: all weigh the same, and an outlier moves the mean in proportion.
         health: whether ``info`` has a :class:`Health`, static.
+        iterations: how often the network is linearised, static: each time at where the last step led (the iterated
+            extended Kalman filter, Bell & Cathey 1993). 0: the plain step, with S and u taken at f(m) and t = 1, which
+            wide priors and saturated likelihoods throw out of its region; then log evidence =
+            −Σℓᵢ/λ + ½ uᵀAᵀ(P + A Aᵀ)⁻¹A u − ½ log det(I + AᵀP⁻¹A), which can be above 0.
 
     Returns:
         The posterior belief, and :class:`Info`.
@@ -105,6 +127,7 @@ def update(
     truncation_options(residual, metric)
     checks.scalar("temperature", temperature)
     checks.flag("health", health)
+    checks.count("iterations", iterations, minimum=0)
     if outlier_threshold is not None:
         checks.scalar("outlier_threshold", outlier_threshold)
     if process_noise is not None:
@@ -116,6 +139,7 @@ def update(
         Shared.of(transition),
         outlier_threshold,
         **{"apply_fn": apply_fn, "rank": rank, "residual": residual, "metric": metric, "health": health},
+        iterations=iterations,
     )
 
 
@@ -133,31 +157,153 @@ def _update(
     residual: Residual,
     metric: Metric,
     health: bool,
+    iterations: int,
 ) -> tuple[Belief, Info]:
     noise = decay = None
     mean = belief.mean
     if process_noise is not None:
         mean, noise, decay = dynamics(belief, process_noise, transition)
     batch = prepare(mean, apply_fn, likelihood, examples)
-    local, columns = example_gradients(mean, apply_fn, likelihood, batch, temperature, outlier_threshold)
-    precision, site, correction, misfit = storage.widened(belief.precision).condition(
-        columns,
-        local.score.ravel(),
-        rank=rank,
-        residual=residual,
-        metric=metric,
-        noise=noise,
-        transition=decay,
+    precision = storage.widened(belief.precision)
+    options = {"rank": rank, "residual": residual, "metric": metric, "noise": noise, "transition": decay}
+    problem = _Problem(mean, precision, apply_fn, likelihood, batch, temperature, outlier_threshold)
+    step = _guarded(problem, iterations, options) if iterations else _plain(problem, options)
+    broken = ~tree.all_finite(mean)
+    diverged = broken | ~(step.settled & tree.all_finite((step.mean, step.log_evidence, step.misfit)))
+
+    def predicted() -> tuple[Tree, Precision, Precision]:
+        prior = precision if noise is None else precision.propagate(noise, decay)
+        prior = prior.truncate(rank, residual=residual, metric=metric)
+        return mean, prior, jax.tree.map(jnp.zeros_like, step.site)
+
+    after = step.mean, step.precision, step.site
+    if iterations:
+        after = jax.lax.cond(diverged, predicted, lambda: after)
+    mean, *both = after
+    posterior, site = (storage.stored_like(p, belief.precision) for p in both)
+    local = step.local
+    info = Info(
+        site,
+        step.log_evidence,
+        jnp.sum(local.loss),
+        step.misfit.share,
+        jnp.where(broken, 0, jnp.sum(local.invalid)),
+        None if local.weight is None else jnp.sum(jnp.where(local.counts, 1 - local.weight, 0)),
+        measure(step.correction, step.misfit, local) if health else None,
+        diverged,
+        step.size,
     )
-    precision, site = (storage.stored_like(p, belief.precision) for p in (precision, site))
-    mean = jax.tree.map(jnp.subtract, mean, correction.step)
-    loss = jnp.sum(local.loss)
+    return Belief(mean, posterior), info
+
+
+class _Problem(NamedTuple):
+    """A prior and a batch, checked; the precision before the prediction that its operations are told of."""
+
+    mean: Tree
+    precision: Precision
+    apply_fn: Apply
+    likelihood: Likelihood
+    batch: Batch
+    temperature: ArrayLike
+    threshold: ArrayLike | None
+
+    def localise(self, outputs: Float[Array, "B C"]) -> Local:
+        """Which examples count and what they weigh, at the prior's mean."""
+        return localise(self.likelihood, outputs, self.batch, self.temperature, self.threshold)
+
+    def expand(self, outputs: Float[Array, "B C"], given: Local) -> Local:
+        """At other outputs, for the same examples with the same weights."""
+        return expand(self.likelihood, outputs, self.batch.y, given.counts, self.temperature, given.weight)
+
+
+class _Step(NamedTuple):
+    """What a step leads to; ``local`` is the likelihood at the prior's mean."""
+
+    mean: Tree
+    precision: Precision
+    site: Precision
+    log_evidence: Float[Array, ""]
+    correction: Correction
+    misfit: Misfit
+    local: Local
+    size: Float[Array, ""] | None
+    settled: Bool[Array, ""]
+
+
+def _plain(problem: _Problem, options: dict[str, Any]) -> _Step:
+    """One extended Kalman step."""
+    outputs, columns = example_gradients(
+        problem.mean, problem.apply_fn, problem.batch, lambda outputs: problem.localise(outputs).root
+    )
+    local = problem.localise(outputs)
+    precision, site, correction, misfit = problem.precision.condition(columns, local.score.ravel(), **options)
+    mean = jax.tree.map(jnp.subtract, problem.mean, correction.step)
     if local.excess is None:
-        fit = -loss + 0.5 * correction.explained
-    else:  # −½‖u‖² + ½ explained would cancel where the data say much more than the prior
-        fit = -jnp.sum(local.excess) - 0.5 * correction.unexplained
+        fit = -jnp.sum(local.loss) + 0.5 * correction.explained
+    else:
+        fit = _gaussian_fit(local, correction)
     log_evidence = fit - 0.5 * correction.logdet
-    discounted = None if local.weight is None else jnp.sum(jnp.where(local.counts, 1 - local.weight, 0))
-    record = measure(correction, misfit, local) if health else None
-    info = Info(site, log_evidence, loss, misfit.share, jnp.sum(local.invalid), discounted, record)
-    return Belief(mean, precision), info
+    return _Step(mean, precision, site, log_evidence, correction, misfit, local, None, jnp.ones((), bool))
+
+
+def _guarded(problem: _Problem, iterations: int, options: dict[str, Any]) -> _Step:
+    """Steps to the MAP of the network linearised where the last one led, none of which raises the penalised loss.
+
+    With δ = (P + A Aᵀ)⁻¹A v, P δ = A(v − Aᵀδ): the penalty along a step needs no product with P.
+    """
+    prior = {name: options[name] for name in ("noise", "transition", "metric")}
+    point, offset = problem.mean, None
+    # (θ − m)ᵀP(θ − m) where the last step led
+    distance = jnp.zeros((), tree.wide_dtype(point))
+    for _ in range(iterations):
+        outputs, jacobian = example_gradients(point, problem.apply_fn, problem.batch, _identity)
+        if offset is None:
+            local = problem.localise(outputs)
+            centre, before = outputs, jnp.sum(local.loss)
+        else:
+            centre = outputs - _along(jacobian, offset).reshape(outputs.shape).astype(outputs.dtype)
+            before = jnp.sum(problem.expand(outputs, local).loss)
+        at = functools.partial(problem.expand, given=local)
+        found, penalty, shared = at(centre), jnp.zeros_like(distance), None
+        target = found.score
+        if found.excess is None:
+            covariance, shared = problem.precision.project(jacobian, **prior)
+            a = output_map(at, centre, covariance)
+            across = jnp.matmul(covariance, a, precision=tree.HIGHEST)
+            moved = across.reshape(outputs.shape).astype(outputs.dtype)
+            found, penalty = at(centre + moved), 0.5 * a @ across
+            target = found.score - jnp.einsum("bcr,bc->br", found.root, moved, precision=tree.HIGHEST)
+        columns = jacobian.mixed(found.root)
+        precision, site, correction, misfit = problem.precision.condition(
+            columns, target.ravel(), **options, prior=shared
+        )
+        explained = _along(columns, correction.step)
+        left = target.ravel() - explained
+        across = 0.0 if offset is None else -jnp.sum(left * _along(columns, offset))
+        point, size, distance, settled = line_search(
+            lambda params, at=at: jnp.sum(at(problem.apply_fn(params, problem.batch.x)).loss),
+            before,
+            point,
+            jax.tree.map(jnp.subtract, problem.mean, correction.step),
+            (distance, across, jnp.sum(left * explained)),
+        )
+        offset = jax.tree.map(jnp.subtract, point, problem.mean)
+    fit = -jnp.sum(found.loss) - penalty if found.excess is None else _gaussian_fit(found, correction)
+    log_evidence = fit - 0.5 * correction.logdet
+    return _Step(point, precision, site, log_evidence, correction, misfit, local, size, settled)
+
+
+def _gaussian_fit(local: Local, correction: Correction) -> Float[Array, ""]:
+    """−½‖u‖² + ½ explained would cancel where the data say much more than the prior."""
+    return -jnp.sum(local.excess) - 0.5 * correction.unexplained
+
+
+def _along(columns: Columns, vector: Tree) -> Float[Array, " n"]:
+    """Aᵀv."""
+    return columns.against(jax.tree.map(lambda leaf: leaf[None], vector))[0]
+
+
+def _identity(outputs: Float[Array, "B C"]) -> Float[Array, "B C C"]:
+    """The root with which columns are the Jacobian's rows."""
+    size, width = outputs.shape
+    return jnp.broadcast_to(jnp.eye(width, dtype=outputs.dtype), (size, width, width))

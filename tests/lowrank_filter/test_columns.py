@@ -11,6 +11,7 @@ import lowrank_filter as lf
 from lowrank_filter.algebra import tree
 from lowrank_filter.algebra.example_gradients import LayerGradients, Stack
 from lowrank_filter.kernels.examples import Examples, prepare
+from lowrank_filter.kernels.expansion import localise
 from lowrank_filter.kernels.linearisation import example_gradients
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -47,7 +48,9 @@ def test_products_are_the_gradients(name, size):
     params = like(jnp.asarray(FLAT))
     x, y = jnp.asarray(rng.normal(size=(size, 4))), jnp.asarray(rng.integers(0, 3, size))
     batch = prepare(params, network, LIKELIHOOD, Examples(x, y, None))
-    _, columns = example_gradients(params, network, LIKELIHOOD, batch, 1.0)
+    _, columns = example_gradients(
+        params, network, batch, lambda outputs: localise(LIKELIHOOD, outputs, batch, 1.0).root
+    )
     assert isinstance(columns, LayerGradients)
     jacobian = jax.jacobian(lambda flat: network(like(flat), x))(jnp.asarray(FLAT))
     root = jax.vmap(LIKELIHOOD.root)(network(params, x), y)

@@ -1,4 +1,4 @@
-"""The linearised update against a dense Newton step, and its evidence."""
+"""The plain linearised update against a dense Newton step, and its evidence."""
 
 import functools
 
@@ -7,55 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from problems import LIKELIHOODS, B, problem
 
 import lowrank_filter as lf
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-INPUTS, HIDDEN, B = 3, 4, 5
-LIKELIHOODS = {
-    "categorical": (lf.Categorical(), 3),
-    "gaussian": (lf.Gaussian(jnp.asarray([[0.5, 0.1], [0.1, 0.3]])), 2),
-    "bernoulli": (lf.Bernoulli(), 2),
-    "poisson": (lf.Poisson(), 2),
-    "heteroscedastic": (lf.HeteroscedasticGaussian(), 4),
-}
 
-
-@functools.partial(jax.jit, static_argnums=(1,), static_argnames=("rank", "residual", "metric"))
-def update(belief, apply_fn, likelihood, x, y, **options):
-    return lf.update(belief, apply_fn, likelihood, x, y, **options)
-
-
-def targets(name, outputs, rng, size=B):
-    return {
-        "categorical": lambda: rng.integers(0, outputs, size),
-        "gaussian": lambda: rng.normal(size=(size, outputs)),
-        "bernoulli": lambda: rng.integers(0, 2, (size, outputs)).astype(float),
-        "poisson": lambda: rng.poisson(2.0, (size, outputs)).astype(float),
-        "heteroscedastic": lambda: rng.normal(size=(size, outputs // 2)),
-    }[name]()
-
-
-@functools.cache
-def network(outputs):
-    cut = INPUTS * HIDDEN
-
-    def apply_fn(params, x):
-        return jnp.tanh(x @ params[:cut].reshape(INPUTS, HIDDEN)) @ params[cut:].reshape(HIDDEN, outputs)
-
-    return apply_fn, cut + HIDDEN * outputs
-
-
-def problem(name, rank, size=B):
-    likelihood, outputs = LIKELIHOODS[name]
-    rng = np.random.default_rng(rank)
-    apply_fn, dimension = network(outputs)
-    diag, factor = dense.random_precision(rng, dimension, rank)
-    mean = rng.normal(size=dimension)
-    belief = lf.Belief(jnp.asarray(mean), lf.DiagLowRank(jnp.asarray(diag), jnp.asarray(factor)))
-    x, y = rng.normal(size=(size, INPUTS)), targets(name, outputs, rng, size)
-    return belief, apply_fn, likelihood, jnp.asarray(x), jnp.asarray(y)
+@functools.partial(jax.jit, static_argnums=(1,), static_argnames=("rank", "residual", "metric", "iterations"))
+def update(belief, apply_fn, likelihood, x, y, *, iterations=0, **options):
+    return lf.update(belief, apply_fn, likelihood, x, y, iterations=iterations, **options)
 
 
 def oracle(belief, apply_fn, likelihood, x, y, temperature):

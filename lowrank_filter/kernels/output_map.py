@@ -1,0 +1,89 @@
+"""The MAP of a linearised network: a generalised linear model in the few outputs, whatever the number of parameters.
+
+With the network linearised, f(θ) = f̂ + J(θ − m), the minimiser of ℓ(f(θ)) + ½(θ − m)ᵀP(θ − m) is m + P⁻¹Jᵀa with
+
+    a = argmin ℓ(f̂ + Σa) + ½ aᵀΣa,    Σ = J P⁻¹Jᵀ,
+
+in the B·C outputs alone (Rasmussen & Williams 2006, "Gaussian Processes for Machine Learning", section 3.4).
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lowrank_filter.algebra import small_matrices, tree
+from lowrank_filter.kernels.expansion import Local
+
+# Newton's method takes five or ten; Fisher scoring, where the Hessian is not positive, converges linearly.
+_ITERATIONS = 100
+_HALVINGS = 12
+
+
+def output_map(
+    local: Callable[[Float[Array, "B C"]], Local], outputs: Float[Array, "B C"], covariance: Float[Array, "n n"]
+) -> Float[Array, " n"]:
+    """a, by Newton's method with a line search; differentiable through the optimality a = −∇ℓ(f̂ + Σa).
+
+    Args:
+        local: the likelihood to second order at outputs.
+        outputs: f̂ at the mean.
+        covariance: Σ, of all B·C outputs together.
+    """
+
+    def at(moved: Array) -> Local:
+        return local(outputs + moved.reshape(outputs.shape).astype(outputs.dtype))
+
+    def residual(a: Array) -> Array:
+        found = at(_matmul(covariance, a))
+        return a + jnp.einsum("bcr,br->bc", found.root, found.score).ravel().astype(a.dtype)
+
+    def tangent(linear: Callable, right: Array) -> Array:
+        return jnp.linalg.solve(jax.jacobian(linear)(right), right)
+
+    start = jnp.zeros(len(covariance), covariance.dtype)
+    return jax.lax.custom_root(residual, start, lambda _, start: _newton(at, covariance, start), tangent)
+
+
+def _newton(at: Callable[[Array], Local], covariance: Float[Array, "n n"], start: Array) -> Array:
+    """a ← −S K⁻¹(u − SᵀΣa), K = I + SᵀΣS, shortened to whichever of its halvings lowers the objective most."""
+    dtype = covariance.dtype
+    eps = float(jnp.finfo(dtype).eps)
+    lengths = 0.5 ** jnp.arange(_HALVINGS, dtype=dtype)
+
+    def loss(moved: Array) -> Array:
+        return jnp.sum(at(moved).loss).astype(dtype)
+
+    def step(state: tuple) -> tuple:
+        count, a, value, _ = state
+        moved = _matmul(covariance, a)
+        found = at(moved)
+        root = found.root.astype(dtype)
+        size, outputs, width = root.shape
+        target = found.score - jnp.einsum("bcr,bc->br", root, moved.reshape(size, outputs), precision=tree.HIGHEST)
+        blocks = covariance.reshape(size, outputs, size, outputs)
+        gram = jnp.einsum("bcr,bcde,des->brds", root, blocks, root, precision=tree.HIGHEST)
+        lower = small_matrices.cholesky_plus_identity(gram.reshape(size * width, size * width))
+        weights = small_matrices.solve_positive(lower, target.ravel()).reshape(size, width)
+        change = -jnp.einsum("bcr,br->bc", root, weights, precision=tree.HIGHEST).ravel() - a
+        across = _matmul(covariance, change)
+        penalties = 0.5 * (a @ moved + 2 * lengths * (a @ across) + lengths**2 * (change @ across))
+        values = jax.vmap(lambda length: loss(moved + length * across))(lengths) + penalties
+        values = jnp.where(jnp.isfinite(values), values, jnp.inf)
+        rounding = 4 * eps * (1 + jnp.abs(value))
+        # The longest of those that rounding cannot tell apart: near the optimum the whole step is exact.
+        best = jnp.argmax(values <= jnp.min(values) + rounding)
+        gain = value - values[best]
+        a = jnp.where(gain >= -rounding, a + lengths[best] * change, a)
+        return count + 1, a, jnp.minimum(value, values[best]), gain > rounding
+
+    def unfinished(state: tuple) -> Array:
+        return state[3] & (state[0] < _ITERATIONS)
+
+    first = (0, start, loss(jnp.zeros_like(start)), jnp.ones((), bool))
+    return jax.lax.while_loop(unfinished, step, first)[1]
+
+
+def _matmul(left: Array, right: Array) -> Array:
+    return jnp.matmul(left, right, precision=tree.HIGHEST)

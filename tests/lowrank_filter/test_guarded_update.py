@@ -1,0 +1,195 @@
+"""The guarded update: the MAP of the linearised network, steps that stay in their region, and what ``info`` tells."""
+
+import functools
+
+import dense
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problems import LIKELIHOODS, B, problem
+
+import lowrank_filter as lf
+
+
+@functools.partial(jax.jit, static_argnums=(1,), static_argnames=("rank", "iterations"))
+def update(belief, apply_fn, likelihood, x, y, **options):
+    return lf.update(belief, apply_fn, likelihood, x, y, **options)
+
+
+def linear(params, x):
+    return x @ params["w"]
+
+
+def start(inputs=1, outputs=1, precision=1.0):
+    return lf.init({"w": jnp.zeros((inputs, outputs))}, precision, rank=2)
+
+
+def dense_map(belief, apply_fn, likelihood, x, y):
+    """argmin of the linearised network's penalised loss by gradient steps in the precision of a root, and P there."""
+    prior = dense.matrix(*belief.precision)
+    outputs = np.asarray(apply_fn(belief.mean, x))
+    jacobian = np.asarray(jax.jacobian(apply_fn)(belief.mean, x)).reshape(outputs.size, -1)
+    loss = jax.jit(lambda f: jnp.sum(jax.vmap(likelihood.nll)(f, y)))
+    slope = jax.jit(jax.grad(loss))
+    roots = jax.jit(lambda f: jax.vmap(likelihood.root)(f, y))
+    shift = np.zeros(len(prior))
+
+    def at(shift):
+        return outputs + (jacobian @ shift).reshape(outputs.shape)
+
+    def objective(shift):
+        return float(loss(at(shift))) + 0.5 * shift @ prior @ shift
+
+    for _ in range(300):
+        root = np.asarray(roots(at(shift)))
+        posterior = prior + jacobian.T @ dense.block_diagonal(root @ root.transpose(0, 2, 1)) @ jacobian
+        gradient = jacobian.T @ np.asarray(slope(at(shift))).ravel() + prior @ shift
+        step, t = np.linalg.solve(posterior, gradient), 1.0
+        while objective(shift - t * step) > objective(shift) and t > 1e-9:
+            t /= 2
+        shift = shift - t * step
+    return np.asarray(belief.mean) + shift, posterior, -objective(shift), gradient
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_the_map_of_the_linearised_network(name):
+    belief, apply_fn, likelihood, x, y = problem(name, 2)
+    mean, posterior, value, gradient = dense_map(belief, apply_fn, likelihood, x, y)
+    assert np.abs(gradient).max() < 1e-6
+    updated, info = update(belief, apply_fn, likelihood, x, y, rank=2 + B * 4)
+    step = np.asarray(updated.mean - belief.mean)
+    assert dense.relative_error(step, float(info.step_size) * (mean - np.asarray(belief.mean))) < 1e-5
+    assert dense.relative_error(dense.matrix(*updated.precision), posterior) < 1e-5
+    prior = dense.matrix(*belief.precision)
+    evidence = value + 0.5 * (dense.logdet(prior) - dense.logdet(posterior))
+    assert dense.relative_error(info.log_evidence, evidence) < 1e-5
+    assert not info.diverged
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["gaussian", "categorical"])
+def test_many_iterations_reach_the_map_of_the_network(name):
+    belief, apply_fn, likelihood, x, y = problem(name, 2)
+
+    def loss(params):
+        return jnp.sum(jax.vmap(likelihood.nll)(apply_fn(params, x), y)) + lf.penalty(belief, params)
+
+    slopes = []
+    for iterations in (1, 30):
+        mean = update(belief, apply_fn, likelihood, x, y, rank=2, iterations=iterations)[0].mean
+        slopes.append(float(jnp.linalg.norm(jax.grad(loss)(mean))))
+    assert slopes[1] < 1e-3 * slopes[0]
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_gradient_goes_through_the_map():
+    belief, apply_fn, likelihood, x, y = problem("categorical", 2)
+
+    def total(noise):
+        updated, info = lf.update(belief, apply_fn, likelihood, x, y, process_noise=noise, rank=2)
+        return info.log_evidence + jnp.sum(jnp.sin(updated.mean))
+
+    slope = jax.jit(jax.grad(total))(0.3)
+    assert abs(slope - dense.finite_difference(jax.jit(total), 0.3, 1e-4)) < 1e-6 * abs(slope)
+
+
+def test_one_count_of_a_thousand():
+    updated, info = update(start(), linear, lf.Poisson(), jnp.ones((1, 1)), jnp.asarray([[1000.0]]), rank=2)
+    assert abs(float(updated.mean["w"][0, 0]) - 6.90082) < 1e-4  # θ = 1000 − exp θ
+    assert not info.diverged
+    assert info.log_evidence < 0
+
+
+# A surprising example, and then two hundred ordinary ones.
+SHOCKS = {
+    "a count of a thousand": (lf.Poisson(), 1, [1000.0], [1.0]),
+    "a thousand standard deviations": (lf.HeteroscedasticGaussian(), 2, [1e3], [0.5]),
+    "a label that was impossible": (lf.Bernoulli(), 1, [0.0], [1.0]),
+}
+
+
+@pytest.mark.parametrize("name", SHOCKS)
+def test_recovers_from_a_shock(name):
+    likelihood, outputs, shock, usual = SHOCKS[name]
+    rng = np.random.default_rng(0)
+
+    def net(params, x):
+        return jnp.tanh(x @ params["a"]) @ params["b"] + params["c"]
+
+    params = {
+        "a": jnp.asarray(rng.normal(size=(3, 8)), jnp.float32),
+        "b": jnp.zeros((8, outputs)),
+        "c": jnp.zeros(outputs),
+    }
+    x = np.asarray(rng.normal(size=(601, 3)), np.float32)
+    y = np.tile(np.asarray(usual, np.float32), (601, 1))
+    y[300] = shock
+    filter = lf.extended_filter(net, likelihood, rank=4, process_noise=1e-4)
+    belief, steps = jax.jit(lambda b: lf.filter_stream(filter, b, x, y))(filter.init(params))
+    loss = np.asarray(steps.info.loss)
+    assert np.isfinite(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(belief)])).all()
+    assert not steps.info.invalid.any()
+    assert loss[300] > loss[500:].max() + 2
+    assert loss[500:].mean() < loss[250:300].mean() + 0.5
+
+
+@functools.partial(jax.jit, static_argnames="rank")
+def step(belief, x, y, rank=2):
+    return lf.update(belief, linear, lf.Gaussian(1.0), x, y, process_noise=0.1, rank=rank)
+
+
+def test_a_belief_that_is_not_finite():
+    """Refused where it is seen, told apart from bad data where it is not."""
+    belief = start()._replace(mean={"w": jnp.full((1, 1), jnp.nan)})
+    x, y = jnp.ones((1, 1)), jnp.ones((1, 1))
+    with pytest.raises(ValueError, match=r"belief.mean.*expected finite"):
+        lf.update(belief, linear, lf.Gaussian(1.0), x, y)
+    updated, info = step(belief, x, y)
+    assert info.diverged
+    assert info.invalid == 0
+    assert np.isnan(updated.mean["w"]).all()
+
+
+def test_bad_data_are_no_divergence():
+    updated, info = step(start(), jnp.full((1, 1), jnp.nan), jnp.ones((1, 1)))
+    assert info.invalid == 1
+    assert not info.diverged
+    assert np.isfinite(updated.mean["w"]).all()
+
+
+def test_what_cannot_be_taken_leaves_the_predicted_belief():
+    """A step that ends where numbers overflow."""
+
+    def explosive(params, x):
+        return jnp.where(params["w"] == 0, 0.0, jnp.nan) * x + params["w"] * x
+
+    belief = start()
+    updated, info = jax.jit(lambda b, x, y: lf.update(b, explosive, lf.Gaussian(1.0), x, y, process_noise=0.5, rank=2))(
+        belief, jnp.ones((1, 1)), jnp.ones((1, 1))
+    )
+    expected = lf.predict(belief, 0.5)
+    assert info.diverged
+    assert info.invalid == 0
+    np.testing.assert_array_equal(updated.mean["w"], expected.mean["w"])
+    np.testing.assert_array_equal(updated.precision.diag["w"], expected.precision.diag["w"])
+    np.testing.assert_array_equal(info.site.diag["w"], 0)
+
+
+def test_a_network_that_bends_is_guarded():
+    """From a wide prior the whole step would raise the penalised loss."""
+
+    def bent(params, x):
+        return 10 * jnp.sin(params["w"] * x)
+
+    belief = start(precision=1e-4)
+    x, y, likelihood = jnp.ones((1, 1)), jnp.full((1, 1), 45.0), lf.Gaussian(1.0)
+    updated, info = update(belief, bent, likelihood, x, y, rank=2)
+    plain, _ = update(belief, bent, likelihood, x, y, rank=2, iterations=0)
+
+    def loss(b):
+        return likelihood.nll(bent(b.mean, x)[0], y[0]) + lf.penalty(belief, b.mean)
+
+    assert info.step_size < 1
+    assert loss(updated) < loss(belief) < loss(plain)
