@@ -4,6 +4,7 @@ from typing import Any, TypeVar
 
 from jaxtyping import Array, Float
 
+from lowrank_filter.algebra import widths
 from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
@@ -100,7 +101,10 @@ def truncation_options(residual: Any, metric: Any) -> None:
 
 
 def _call(precision: Precision, *args: Any, operation: str, **options: Any) -> Any:
-    return getattr(precision, operation)(*args, **options)
+    dtype = widths.common(precision, args)
+    wide, args = widths.cast((precision, args), dtype)
+    found = getattr(wide, operation)(*args, **options)
+    return widths.like(found, precision) if operation == "truncate" else found
 
 
 def _precision(value: Any) -> None:

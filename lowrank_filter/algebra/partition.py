@@ -116,7 +116,6 @@ class Layout:
     def join(self, parts: Sequence[Float[Array, "_U _m"]]) -> Tree:
         """A vector from its blocks."""
         leaves: list[Any] = [None] * len(self.shapes)
-        mixed = len(set(self.dtypes)) > 1  # else a belief cast to another dtype stays in it
         for group, part in zip(self.groups, parts, strict=True):
             start, rows = 0, self.matrix(part, group)
             for leaf, axes in zip(group.leaves, group.units, strict=True):
@@ -125,7 +124,7 @@ class Layout:
                 width = math.prod(shape[axis] for axis in rest)
                 ordered = rows[:, start : start + width].reshape([shape[axis] for axis in (*axes, *rest)])
                 array = ordered.transpose(np.argsort((*axes, *rest)))
-                leaves[leaf] = array.astype(self.dtypes[leaf]) if mixed else array
+                leaves[leaf] = array
                 start += width
         return jax.tree.unflatten(self.structure, leaves)
 

@@ -14,21 +14,6 @@ def narrowed(precision: Any, dtype: Any) -> Any:
     return _cast(precision, lambda _: dtype)
 
 
-def widened(precision: Any) -> Any:
-    """The precision with its factors in the dtypes of their diagonals, to compute with."""
-    return _cast(precision, lambda diag: diag.dtype)
-
-
-def stored_like(precision: Any, other: Any) -> Any:
-    """The precision with its factors in the dtype that another one's are stored in."""
-    pairs = [
-        (factor.dtype, diag.dtype)
-        for part in parts(other)
-        for factor, diag in zip(jax.tree.leaves(part.factor), jax.tree.leaves(part.diag), strict=True)
-    ]
-    return precision if all(a == b for a, b in pairs) else narrowed(precision, pairs[0][0])
-
-
 def parts(precision: Any) -> list[DiagLowRank]:
     """Where a precision has low-rank factors: itself, its blocks, or nowhere."""
     return [part for part in jax.tree.leaves(precision, is_leaf=_is_low_rank) if _is_low_rank(part)]

@@ -41,10 +41,10 @@ def output_of(apply_fn: Callable, *args: Any) -> Any:
     """``jax.eval_shape(apply_fn, *args)``, traced once for each function and shape."""
     try:
         choices = Static({"apply_fn": apply_fn})
-        kept = choices.weight <= _HEAVY and not _staged()
     except _TracedError:
-        kept = False
-    return _program(_apply, choices).eval_shape(*args) if kept else jax.eval_shape(apply_fn, *args)
+        return jax.eval_shape(apply_fn, *args)
+    program: Any = _program if choices.weight <= _HEAVY and not _staged() else _jitted
+    return program(_apply, choices).eval_shape(*args)
 
 
 def _apply(*args: Any, apply_fn: Callable) -> Any:
@@ -72,7 +72,7 @@ class Shared:
         leaves, structure = jax.tree.flatten(tree)
         seen = [not isinstance(leaf, Tracer) and np.ndim(leaf) == 0 for leaf in leaves]
         names = [float(leaf) if known else f"{id(leaf)}" for leaf, known in zip(leaves, seen, strict=True)]
-        first = {name: leaf for name, leaf in zip(reversed(names), reversed(leaves), strict=True)}
+        first = dict(zip(reversed(names), reversed(leaves), strict=True))
         order = {name: index for index, name in enumerate(first)}
         return cls(list(first.values()), tuple(order[name] for name in names), structure)
 
@@ -97,9 +97,11 @@ class Static:
         self.weight = reading.weight
 
     def __hash__(self) -> int:
+        """Of the key."""
         return hash(self.key)
 
     def __eq__(self, other: object) -> bool:
+        """By the key."""
         return isinstance(other, Static) and self.key == other.key
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Float, Key
 
+from lowrank_filter.algebra import widths
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import compiled
@@ -113,7 +114,7 @@ def fit(
             identity={"batch_size": batch_size, "steps": steps},
             report=lambda done, values: report(done, values, values[-1]),
         )
-    return params, values
+    return widths.like(params, belief.mean), values
 
 
 def check_optimizer(optimizer: Any) -> None:
@@ -128,8 +129,9 @@ def check_optimizer(optimizer: Any) -> None:
 def _start(
     belief: Belief, likelihood: Likelihood, examples: Examples, start: Tree, *, apply_fn: Apply
 ) -> tuple[Tree, Batch]:
-    start = jax.tree.map(lambda p, m: jnp.asarray(p, m.dtype), start, belief.mean)
-    return start, prepare(start, apply_fn, likelihood, examples)
+    dtype = widths.common(belief, examples.x)
+    start, examples = jax.tree.map(lambda p: jnp.asarray(p, dtype), start), widths.cast(examples, dtype)
+    return start, prepare(start, widths.outputs_in(dtype, apply_fn), widths.cast(likelihood, dtype), examples)
 
 
 def _loop(
@@ -150,7 +152,7 @@ def _loop(
     order = _order(key, len(batch.mask), steps, batch_size)
     part = (jnp.arange(steps), order)
     (params, _), values = _advance(apply_fn, optimizer, fixed, (start, optimizer.init(start)), part)
-    return params, values
+    return widths.like(params, belief.mean), values
 
 
 def _advance(
@@ -158,6 +160,8 @@ def _advance(
 ) -> tuple[tuple[Tree, Any], Array]:
     """As many steps as ``part`` has."""
     belief, likelihood, batch, temperature = fixed
+    dtype = widths.common(belief, batch.x)
+    likelihood, apply_fn = widths.cast(likelihood, dtype), widths.outputs_in(dtype, apply_fn)
     size = len(batch.mask)
 
     def objective(params: Tree, part: Batch) -> Float[Array, ""]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Key
 
 from lowrank_filter.algebra import blocks as block_diagonal
-from lowrank_filter.algebra import kronecker, storage, tree
+from lowrank_filter.algebra import kronecker, storage, tree, widths
 from lowrank_filter.algebra.diag_low_rank import DiagLowRank
 from lowrank_filter.algebra.operations import OPERATIONS
 from lowrank_filter.algebra.partition import Layer, layout
@@ -138,8 +138,9 @@ def penalty(belief: Belief, params: Tree) -> Float[Array, ""]:
 
 def unchecked_penalty(belief: Belief, params: Tree) -> Float[Array, ""]:
     """:func:`penalty` of what has been checked."""
-    difference = jax.tree.map(jnp.subtract, params, belief.mean)
-    return 0.5 * storage.widened(belief.precision).quadratic(difference)
+    dtype = widths.common(belief, params)
+    belief, params = widths.cast((belief, params), dtype)
+    return 0.5 * belief.precision.quadratic(jax.tree.map(jnp.subtract, params, belief.mean))
 
 
 def sample(key: Key[Array, ""], belief: Belief, n: int) -> Tree:
@@ -155,7 +156,9 @@ def sample(key: Key[Array, ""], belief: Belief, n: int) -> Tree:
 
 
 def _sample(key: Key[Array, ""], belief: Belief, *, n: int) -> Tree:
-    return jax.tree.map(jnp.add, storage.widened(belief.precision).draw(key, n), belief.mean)
+    wide = widths.cast(belief, widths.common(belief))
+    draws = wide.precision.draw(key, n)
+    return widths.like(jax.tree.map(lambda draw, mean: draw + mean[None], draws, wide.mean), belief.mean)
 
 
 def store(belief: Belief, dtype: DTypeLike) -> Belief:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from lowrank_filter.algebra import widths
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import compiled, output_of
@@ -69,6 +70,8 @@ def check_examples(params: Tree, apply_fn: Apply, likelihood: Likelihood, x: Any
 def prepare(params: Tree, apply_fn: Apply, likelihood: Likelihood, examples: Examples) -> Batch:
     """Replace what is masked or cannot be used."""
     x, y = jax.tree.map(jnp.asarray, examples.x), jnp.asarray(examples.y)
+    if jnp.issubdtype(y.dtype, jnp.floating):
+        y = y.astype(widths.common(params, x))
     size = len(y)
     kept = jnp.ones(size, bool) if examples.mask is None else jnp.asarray(examples.mask)
     usable = kept & _finite(x, size)
@@ -198,7 +201,9 @@ def _targets(likelihood: Likelihood, outputs: int, y: Array) -> Array:
             f"y: expected shape {(len(y), *wanted)} for {type(likelihood).__name__} with {outputs} outputs, "
             f"got {y.shape}; one row per example"
         )
-    return y
+    if wanted != ():
+        return y if jnp.issubdtype(y.dtype, jnp.floating) else y.astype(float)
+    return y if y.dtype.itemsize >= 4 else y.astype(np.int32)  # 256 classes do not fit into the uint8 of their labels
 
 
 def _visible(likelihood: Likelihood, outputs: int, examples: Examples) -> None:

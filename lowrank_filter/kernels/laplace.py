@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
-from lowrank_filter.algebra import storage
+from lowrank_filter.algebra import widths
 from lowrank_filter.algebra.operations import truncation_options
 from lowrank_filter.algebra.precision import Misfit
 from lowrank_filter.algebra.tree import Tree
@@ -107,9 +107,12 @@ def _laplace_update(
     batch_size: int,
     iterations: int | None,
 ) -> tuple[Belief, Info]:
-    params = jax.tree.map(lambda p, m: jnp.asarray(p, m.dtype), params, belief.mean)
+    dtype = widths.common(belief, examples.x)
+    params = jax.tree.map(lambda p: jnp.asarray(p, dtype), params)
+    narrow, belief, likelihood, examples = belief, *widths.cast((belief, likelihood, examples), dtype)
+    apply_fn = widths.outputs_in(dtype, apply_fn)
     batch = prepare(params, apply_fn, likelihood, examples)
-    prior = storage.widened(belief.precision)
+    prior = belief.precision
     operator = curvature(
         params,
         apply_fn,
@@ -124,5 +127,5 @@ def _laplace_update(
     local = localise(likelihood, apply_fn(params, batch.x), batch, temperature)
     loss = jnp.sum(local.loss)
     log_evidence = -loss - unchecked_penalty(belief, params) - 0.5 * precision.logdet_over(prior)
-    precision, site = (storage.stored_like(p, belief.precision) for p in (precision, site))
-    return Belief(params, precision), Info(site, log_evidence, loss, misfit.share, jnp.sum(local.invalid))
+    info = Info(widths.like(site, narrow.precision), log_evidence, loss, misfit.share, jnp.sum(local.invalid))
+    return widths.like(Belief(params, precision), narrow), info

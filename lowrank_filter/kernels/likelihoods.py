@@ -26,6 +26,7 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from lowrank_filter.common import checks
@@ -78,6 +79,13 @@ class Likelihood:
         values, vectors = jnp.linalg.eigh(jax.hessian(self.nll)(output, target))
         negligible = len(values) * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
         return jnp.where(values > negligible, values, 0), vectors
+
+
+def _positive_definite(matrix: np.ndarray) -> bool:
+    try:
+        return bool(np.isfinite(np.linalg.cholesky(matrix)).all())
+    except np.linalg.LinAlgError:
+        return False
 
 
 @functools.cache
@@ -185,7 +193,7 @@ class Gaussian(Likelihood):
             )
         if len(shape) < 2:
             checks.positive("Gaussian covariance", self.covariance)
-        elif checks.concrete(self.covariance) and not jnp.all(jnp.isfinite(jnp.linalg.cholesky(self.covariance))):
+        elif checks.concrete(self.covariance) and not _positive_definite(np.asarray(self.covariance, float)):
             raise ValueError(
                 "Gaussian: expected a positive definite covariance, got one without a Cholesky factor; "
                 "add a multiple of the identity"

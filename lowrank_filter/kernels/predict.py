@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lowrank_filter.algebra import storage, tree
+from lowrank_filter.algebra import tree, widths
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import Shared, compiled
@@ -33,9 +33,9 @@ def predict(belief: Belief, process_noise: Tree, transition: Tree = 1.0) -> Beli
 
 
 def _predict(belief: Belief, process_noise: Shared, transition: Shared) -> Belief:
-    mean, noise, decay = dynamics(belief, process_noise, transition)
-    precision = storage.widened(belief.precision).propagate(noise, decay)
-    return Belief(mean, storage.stored_like(precision, belief.precision))
+    wide = widths.cast(belief, widths.common(belief))
+    mean, noise, decay = dynamics(wide, process_noise, transition)
+    return widths.like(Belief(mean, wide.precision.propagate(noise, decay)), belief)
 
 
 def check_dynamics(belief: Belief, process_noise: Tree, transition: Tree) -> None:
@@ -44,9 +44,10 @@ def check_dynamics(belief: Belief, process_noise: Tree, transition: Tree) -> Non
     checks.not_negative("process_noise", process_noise)
     checks.prefix("transition", transition, belief.mean)
     checks.finite("transition", transition)
-    if hasattr(belief.precision, "check_dynamics"):
-        belief.precision.check_dynamics("process_noise", process_noise, belief.mean)
-        belief.precision.check_dynamics("transition", transition, belief.mean)
+    check = getattr(belief.precision, "check_dynamics", None)  # only of a structure that has no room for some
+    if check is not None:
+        check("process_noise", process_noise, belief.mean)
+        check("transition", transition, belief.mean)
 
 
 def dynamics(belief: Belief, process_noise: Shared, transition: Shared) -> tuple[Tree, Any, Any]:

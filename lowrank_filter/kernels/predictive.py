@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lowrank_filter.algebra import storage, tree
+from lowrank_filter.algebra import tree, widths
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import compiled
 from lowrank_filter.kernels.belief import Belief, check_belief
@@ -47,7 +47,9 @@ def predictive(belief: Belief, apply_fn: Apply, x: Any, *, batch_size: int = 32)
 
 
 def _predictive(belief: Belief, x: Any, *, apply_fn: Apply, outputs: int, batch_size: int) -> Predictive:
-    precision, x = storage.widened(belief.precision), jax.tree.map(jnp.asarray, x)
+    dtype = widths.common(belief, x)
+    belief, x = widths.cast((belief, jax.tree.map(jnp.asarray, x)), dtype)
+    precision, apply_fn = belief.precision, widths.outputs_in(dtype, apply_fn)
 
     def one(example: Any) -> Predictive:
         single = jax.tree.map(lambda leaf: leaf[None], example)

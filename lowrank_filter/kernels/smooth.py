@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lowrank_filter.algebra import storage, tree
+from lowrank_filter.algebra import tree, widths
 from lowrank_filter.algebra.operations import OPERATIONS, truncation_options
 from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.tree import Tree
@@ -75,7 +75,7 @@ def _smooth(
     metric: Metric,
 ) -> Belief:
     steps = _steps(beliefs, sites)
-    beliefs, sites = beliefs._replace(precision=storage.widened(beliefs.precision)), storage.widened(sites)
+    narrow, beliefs, sites = beliefs, *widths.cast((beliefs, sites), widths.common(beliefs, sites))
     last = jax.tree.map(lambda leaf: leaf[-1], beliefs)
     rank = last.precision.rank if rank is None else rank
     like = jax.tree.map(lambda leaf: leaf[0], beliefs.mean)
@@ -104,7 +104,7 @@ def _smooth(
     start = (last.mean, nothing, last_precision)
     _, smoothed = jax.lax.scan(body, start, (jnp.arange(steps - 1), earlier, later_sites), reverse=True)
     final = Belief(last.mean, last_precision)
-    return jax.tree.map(lambda s, f: jnp.concatenate([s, f[None]]), smoothed, final)
+    return widths.like(jax.tree.map(lambda s, f: jnp.concatenate([s, f[None]]), smoothed, final), narrow)
 
 
 def _steps(beliefs: Belief, sites: Precision) -> int:

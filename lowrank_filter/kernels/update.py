@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from lowrank_filter.algebra import storage, tree
+from lowrank_filter.algebra import tree, widths
 from lowrank_filter.algebra.example_gradients import Columns
 from lowrank_filter.algebra.operations import truncation_options
 from lowrank_filter.algebra.precision import Correction, Misfit, Precision
@@ -159,12 +159,15 @@ def _update(
     health: bool,
     iterations: int,
 ) -> tuple[Belief, Info]:
+    dtype = widths.common(belief, examples.x)
+    narrow, belief, likelihood, examples = belief, *widths.cast((belief, likelihood, examples), dtype)
+    apply_fn = widths.outputs_in(dtype, apply_fn)
     noise = decay = None
     mean = belief.mean
     if process_noise is not None:
         mean, noise, decay = dynamics(belief, process_noise, transition)
     batch = prepare(mean, apply_fn, likelihood, examples)
-    precision = storage.widened(belief.precision)
+    precision = belief.precision
     options = {"rank": rank, "residual": residual, "metric": metric, "noise": noise, "transition": decay}
     problem = _Problem(mean, precision, apply_fn, likelihood, batch, temperature, outlier_threshold)
     step = _guarded(problem, iterations, options) if iterations else _plain(problem, options)
@@ -179,11 +182,10 @@ def _update(
     after = step.mean, step.precision, step.site
     if iterations:
         after = jax.lax.cond(diverged, predicted, lambda: after)
-    mean, *both = after
-    posterior, site = (storage.stored_like(p, belief.precision) for p in both)
+    mean, posterior, site = after
     local = step.local
     info = Info(
-        site,
+        widths.like(site, narrow.precision),
         step.log_evidence,
         jnp.sum(local.loss),
         step.misfit.share,
@@ -193,7 +195,7 @@ def _update(
         diverged,
         step.size,
     )
-    return Belief(mean, posterior), info
+    return widths.like(Belief(mean, posterior), narrow), info
 
 
 class _Problem(NamedTuple):
