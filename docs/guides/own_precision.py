@@ -33,13 +33,14 @@ class Diagonal:
     solve = lambda self, v: each(jnp.divide, v, self.d)
     whiten = lambda self, v: each(lambda x, d: x / jnp.sqrt(d), v, self.d)
     logdet = lambda self: tree.total(jnp.log, self.d)
+    logdet_over = lambda self, before: tree.total(jnp.log, each(jnp.divide, self.d, before.d))
     inverse_diagonal = lambda self: each(jnp.reciprocal, self.d)
     propagate = lambda self, q, a: Diagonal(each(lambda d, q, a: d / (a**2 + q * d), self.d, q, a))
     retrodict = lambda self, q, a: Diagonal(each(lambda d, q, a: a**2 * d / (1 + q * d), self.d, q, a))
     smoothing_gain = lambda self, v, q, a: each(lambda v, d, q, a: a * v / (a**2 + q * d), v, self.d, q, a)
     truncate = lambda self, rank, **_: self
     add = lambda self, other, **_: (Diagonal(each(jnp.add, self.d, other.d)), Misfit(jnp.zeros(()), jnp.ones(())))
-    approximate = lambda self, curvature, **_: Diagonal(curvature.diagonal())
+    approximate = lambda self, curvature, **_: (Diagonal(curvature.diagonal()), Misfit(jnp.zeros(()), jnp.zeros(())))
 
     def condition(self, columns, target, *, noise=None, transition=None, **_):
         before = self if noise is None else self.propagate(noise, transition)

@@ -23,22 +23,27 @@ Structure = Literal["network", "layer", "unit", "kronecker"]
 
 
 class Filter(NamedTuple):
-    """``init(params)`` → belief, ``predict(belief)`` → belief, ``update(belief, x, y, mask=None)`` → (belief, info).
+    """``init(params)`` → belief, ``predict(belief)`` → belief, ``update(belief, x, y, mask=None, weights=None)`` →
+    (belief, info).
 
-    ``step`` is predict, then update, where the two together are cheaper; :func:`filter_stream` uses it if it is there.
+    ``predict`` takes a ``process_noise`` and a ``transition`` in place of those that it was built with, and so does
+    ``step``: predict, then update, where the two together are cheaper; :func:`filter_stream` uses it if it is there.
 
     Hyperparameters may be traced: build the filter inside the function that is mapped or differentiated.
     """
 
     init: Callable[[Tree], Belief]
-    predict: Callable[[Belief], Belief]
+    predict: Callable[..., Belief]
     update: Callable[..., tuple[Belief, Info]]
     step: Callable[..., tuple[Belief, Info]] | None = None
 
 
 def stepping(filter: Filter) -> Callable[..., tuple[Belief, Info]]:
-    """``(belief, x, y, mask)`` → (belief, info): the filter's step, or predict and then update."""
-    return filter.step or (lambda belief, *examples: filter.update(filter.predict(belief), *examples))
+    """``(belief, x, y, mask, weights)`` → (belief, info): the filter's step, or predict and then update; with other
+    dynamics, if any are named."""
+    return filter.step or (
+        lambda belief, *examples, **dynamics: filter.update(filter.predict(belief, **dynamics), *examples)
+    )
 
 
 def extended_filter(
@@ -77,7 +82,9 @@ def extended_filter(
     if outlier_threshold is not None:
         checks.scalar("outlier_threshold", outlier_threshold)
 
-    def update_(belief: Belief, x: Any, y: Any, mask: Any = None, **dynamics: Any) -> tuple[Belief, Info]:
+    def update_(
+        belief: Belief, x: Any, y: Any, mask: Any = None, weights: Any = None, **dynamics: Any
+    ) -> tuple[Belief, Info]:
         return update(
             belief,
             apply_fn,
@@ -89,6 +96,7 @@ def extended_filter(
             metric=metric,
             temperature=temperature,
             mask=mask,
+            weights=weights,
             outlier_threshold=outlier_threshold,
             health=health,
             iterations=iterations,
@@ -97,7 +105,7 @@ def extended_filter(
 
     return Filter(
         start,
-        lambda belief: predict(belief, process_noise, transition),
+        functools.partial(predict, process_noise=process_noise, transition=transition),
         update_,
         functools.partial(update_, process_noise=process_noise, transition=transition),
     )
@@ -144,9 +152,9 @@ def laplace_filter(
         checks.count("fit_batch_size", fit_batch_size, minimum=1)
 
     def update_(
-        belief: Belief, x: Any, y: Any, mask: Any = None, key: Key[Array, ""] | None = None
+        belief: Belief, x: Any, y: Any, mask: Any = None, weights: Any = None, key: Key[Array, ""] | None = None
     ) -> tuple[Belief, Info]:
-        data = {"x": x, "y": y, "mask": mask, "temperature": temperature}
+        data = {"x": x, "y": y, "mask": mask, "weights": weights, "temperature": temperature}
         params, _ = fit(
             belief,
             apply_fn,
@@ -172,7 +180,7 @@ def laplace_filter(
 
     return Filter(
         start,
-        lambda belief: predict(belief, process_noise, transition),
+        functools.partial(predict, process_noise=process_noise, transition=transition),
         update_,
     )
 

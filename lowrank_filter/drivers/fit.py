@@ -18,7 +18,7 @@ from lowrank_filter.common.progress import Hook, reporting
 from lowrank_filter.common.progress import check as check_progress
 from lowrank_filter.kernels.belief import Belief, check_belief, unchecked_penalty
 from lowrank_filter.kernels.examples import Apply, Batch, Examples, check_examples, prepare
-from lowrank_filter.kernels.expansion import localise
+from lowrank_filter.kernels.expansion import losses
 from lowrank_filter.kernels.likelihoods import Likelihood
 
 
@@ -36,6 +36,7 @@ def fit(
     params: Tree | None = None,
     temperature: ArrayLike = 1.0,
     mask: Any = None,
+    weights: Any = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 100,
     progress: bool | Hook = False,
@@ -49,7 +50,7 @@ def fit(
         belief: the predicted belief, which the penalty pulls towards.
         apply_fn: (params, x) → outputs [B, C].
         likelihood: of a target given the outputs of one example.
-        x, y, mask: the examples, as in :func:`update`.
+        x, y, mask, weights: the examples, as in :func:`update`.
         optimizer: any optax transformation; the objective is the summed loss, not its mean.
         steps: gradient steps, static.
         batch_size: examples per step, static, drawn without replacement within an epoch and scaled up to the whole
@@ -85,7 +86,7 @@ def fit(
     start = belief.mean if params is None else params
     checks.same_shapes("params", start, belief.mean)
     checks.finite("params", start)
-    examples = check_examples(start, apply_fn, likelihood, x, y, mask)
+    examples = check_examples(start, apply_fn, likelihood, x, y, mask, weights)
     size = len(examples.y)
     if batch_size is not None:
         checks.count("batch_size", batch_size, minimum=1)
@@ -165,7 +166,7 @@ def _advance(
     size = len(batch.mask)
 
     def objective(params: Tree, part: Batch) -> Float[Array, ""]:
-        loss = jnp.sum(localise(likelihood, apply_fn(params, part.x), part, temperature).loss)
+        loss = jnp.sum(losses(likelihood, apply_fn(params, part.x), part, temperature).loss)
         return loss * (size / len(part.mask)) + unchecked_penalty(belief, params)
 
     def step(carry: tuple[Tree, Any], turn: tuple) -> tuple[tuple[Tree, Any], Array]:

@@ -16,6 +16,7 @@ from lowrank_filter.common.progress import check as check_progress
 from lowrank_filter.drivers.filters import Filter, stepping
 from lowrank_filter.kernels.belief import Belief, check_belief
 from lowrank_filter.kernels.examples import as_inputs, as_mask
+from lowrank_filter.kernels.predict import per_step
 from lowrank_filter.kernels.update import Info
 
 History = Literal["final", "means", "all"]
@@ -42,6 +43,9 @@ def filter_stream(
     y: Any,
     *,
     mask: Any = None,
+    weights: Any = None,
+    process_noise: Tree | None = None,
+    transition: Tree | None = None,
     chunk_size: int = 1,
     history: History = "final",
     checkpoint: str | Path | None = None,
@@ -58,7 +62,11 @@ def filter_stream(
         filter: from :func:`extended_filter` or :func:`laplace_filter`, or any :class:`Filter`.
         belief: where to start; the first step predicts from it.
         x, y: the stream, in order, with one leading axis.
-        mask: booleans along that axis; a masked example is a missing observation.
+        mask: booleans along that axis; a masked example is a missing observation. Or shaped like ``y``: single targets
+            of an example are then missing, see :func:`update`.
+        weights: numbers ≥ 0 along that axis; an example of weight w counts w times.
+        process_noise, transition: q and a in place of the filter's, where steps differ; entry t enters step t. One
+            prefix for all steps, or one stacked along N, as :func:`smooth` takes them.
         chunk_size: examples per update, static.
         history: "final" keeps nothing that grows with D; "means" the means; "all" the beliefs and sites.
         checkpoint: a folder. The stream is then absorbed in pieces, compiled here; belief, position and history so far
@@ -88,14 +96,22 @@ def filter_stream(
     check_belief(belief)
     x, y = as_inputs(x), checks.array("y", y, "an array of targets with one row per example")
     mask = None if mask is None else as_mask(mask)
-    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves((x, y, mask))}
+    if weights is not None:
+        weights = checks.numbers("weights", weights, "one number per example")
+    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves((x, y, mask, weights))}
     if len(sizes) != 1 or () in sizes or (0,) in sizes:
         raise ValueError(
-            f"x, y, mask: expected one leading axis of at least one example, got {sorted(sizes)}; cut them alike"
+            f"x, y, mask, weights: expected one leading axis of at least one example, got {sorted(sizes)}; "
+            "cut them alike"
         )
+    checks.not_negative("process_noise", process_noise)
+    checks.finite("transition", transition)
+    given = {"process_noise": process_noise, "transition": transition}
+    examples = _Given(x, y, mask, weights, {name: value for name, value in given.items() if value is not None})
+    options = {"filter": filter, "chunk_size": chunk_size, "history": history}
     if checkpoint is None and progress is False:
-        return compiled(_scan, belief, x, y, mask, filter=filter, chunk_size=chunk_size, history=history)
-    step, stream = _steps(belief, x, y, mask, filter, chunk_size, history)
+        return compiled(_scan, belief, examples, **options)
+    step, stream = _steps(belief, examples, **options)
     with reporting(progress, "filter_stream", -(-len(y) // chunk_size)) as report:
         return scan(
             *(lambda _, belief, part: jax.lax.scan(step, belief, part), (), belief, stream),
@@ -106,19 +122,27 @@ def filter_stream(
         )
 
 
-def _scan(
-    belief: Belief, x: Any, y: Any, mask: Any, *, filter: Filter, chunk_size: int, history: History
-) -> tuple[Belief, Stream]:
-    step, stream = _steps(belief, x, y, mask, filter, chunk_size, history)
+class _Given(NamedTuple):
+    """A stream, and the dynamics by name where they are not the filter's."""
+
+    x: Any
+    y: Any
+    mask: Any
+    weights: Any
+    dynamics: dict[str, Tree]
+
+
+def _scan(belief: Belief, given: _Given, *, filter: Filter, chunk_size: int, history: History) -> tuple[Belief, Stream]:
+    step, stream = _steps(belief, given, filter=filter, chunk_size=chunk_size, history=history)
     return jax.lax.scan(step, belief, stream)
 
 
 def _steps(
-    belief: Belief, x: Any, y: Any, mask: Any, filter: Filter, chunk_size: int, history: History
+    belief: Belief, given: _Given, *, filter: Filter, chunk_size: int, history: History
 ) -> tuple[Callable[[Belief, tuple], tuple[Belief, Stream]], tuple]:
     """One step, and the chunks that it takes along a leading axis."""
-    size = len(y)
-    present = jnp.ones(size, bool) if mask is None else mask
+    size = len(given.y)
+    present = jnp.ones(size, bool) if given.mask is None else given.mask
     steps = -(-size // chunk_size)
 
     def chunks(leaf: Any) -> Any:
@@ -126,10 +150,12 @@ def _steps(
         padded = jnp.pad(leaf, [(0, steps * chunk_size - size)] + [(0, 0)] * (leaf.ndim - 1))
         return padded.reshape(steps, chunk_size, *leaf.shape[1:])
 
+    dynamics = {name: per_step(name, value, belief.mean, steps) for name, value in given.dynamics.items()}
     advance = stepping(filter)
 
     def step(belief: Belief, chunk: tuple) -> tuple[Belief, Stream]:
-        belief, info = advance(belief, *chunk)
+        number, *examples = chunk
+        belief, info = advance(belief, *examples, **{name: at(number) for name, at in dynamics.items()})
         kept = Stream(
             info if history == "all" else info._replace(site=None),
             belief.mean if history == "means" else None,
@@ -137,7 +163,8 @@ def _steps(
         )
         return belief, kept
 
-    stream = jax.tree.map(chunks, (x, y, present))
+    examples = (given.x, given.y, present, *([] if given.weights is None else [given.weights]))
+    stream = (jnp.arange(steps), *jax.tree.map(chunks, examples))
     same_belief(jax.eval_shape(step, belief, jax.tree.map(lambda leaf: leaf[0], stream))[0], belief)
     return step, stream
 

@@ -26,23 +26,30 @@ class Batch(NamedTuple):
         y: targets [B, …]; zero where masked.
         mask: [B], which examples were given.
         usable: [B], which of them can be used: finite inputs, outputs and curvature, a target in the domain.
+        observed: [B, m], which targets of an example there are; None for all.
+        weights: [B], for how many each counts; None for one.
     """
 
     x: Any
     y: Array
     mask: Bool[Array, " B"]
     usable: Bool[Array, " B"]
+    observed: Bool[Array, "B m"] | None = None
+    weights: Float[Array, " B"] | None = None
 
 
 class Examples(NamedTuple):
-    """Inputs, targets and mask (None: all) as they were given, checked and in shape."""
+    """Inputs, targets, mask and weights (None: all, once) as they were given, checked and in shape."""
 
     x: Any
     y: Any
     mask: Any
+    weights: Any
 
 
-def check_examples(params: Tree, apply_fn: Apply, likelihood: Likelihood, x: Any, y: Any, mask: Any) -> Examples:
+def check_examples(
+    params: Tree, apply_fn: Apply, likelihood: Likelihood, x: Any, y: Any, mask: Any, weights: Any = None
+) -> Examples:
     """Examples that fit the model and the likelihood.
 
     Raises:
@@ -60,11 +67,14 @@ def check_examples(params: Tree, apply_fn: Apply, likelihood: Likelihood, x: Any
     likelihood.check(outputs)
     y = _targets(likelihood, outputs, y)
     if mask is not None:
-        mask = as_mask(mask)
-        if mask.shape != (size,):
-            raise ValueError(f"mask: expected shape ({size},), got {mask.shape}; one entry per example")
-    _visible(likelihood, outputs, Examples(x, y, mask))
-    return Examples(x, y, mask)
+        mask = _checked_mask(likelihood, y, mask)
+    if weights is not None:
+        weights = checks.numbers("weights", weights, "one number per example")
+        checks.shape("weights", weights, (size,), "one number per example")
+        checks.not_negative("weights", weights)
+    examples = Examples(x, y, mask, weights)
+    _visible(likelihood, outputs, examples)
+    return examples
 
 
 def prepare(params: Tree, apply_fn: Apply, likelihood: Likelihood, examples: Examples) -> Batch:
@@ -72,13 +82,34 @@ def prepare(params: Tree, apply_fn: Apply, likelihood: Likelihood, examples: Exa
     x, y = jax.tree.map(jnp.asarray, examples.x), jnp.asarray(examples.y)
     if jnp.issubdtype(y.dtype, jnp.floating):
         y = y.astype(widths.common(params, x))
-    size = len(y)
+    size, observed = len(y), None
     kept = jnp.ones(size, bool) if examples.mask is None else jnp.asarray(examples.mask)
+    if kept.ndim == 2:
+        kept, observed = jnp.any(kept, axis=1), kept
+        y = jnp.where(observed, y, jnp.zeros((), y.dtype))
     usable = kept & _finite(x, size)
-    batch = Batch(_filled(usable, x), zero_where_masked(kept, y), kept, usable)
+    batch = Batch(_filled(usable, x), zero_where_masked(kept, y), kept, usable, observed, examples.weights)
     # An example whose outputs overflow must not be differentiated either: a zero cotangent times infinity is NaN.
     usable &= jax.vmap(valid, in_axes=(None, 0, 0))(likelihood, apply_fn(params, batch.x), batch.y)
     return batch._replace(x=_filled(usable, batch.x), usable=usable)
+
+
+def _checked_mask(likelihood: Likelihood, y: Any, mask: Any) -> Any:
+    """An entry per example, or one per target where the likelihood factorises."""
+    mask = as_mask(mask)
+    size = len(y)
+    if mask.shape == (size,):
+        return mask
+    if mask.ndim == 2 and not likelihood.factorises:
+        raise ValueError(
+            f"mask: expected shape ({size},) for {likelihood!r}, whose targets are not independent given the outputs, "
+            f"got {mask.shape}; one entry per example"
+        )
+    if y.ndim != 2 or mask.ndim != 2:
+        raise ValueError(f"mask: expected shape ({size},), got {mask.shape}; one entry per example")
+    if mask.shape != y.shape:
+        raise ValueError(f"mask: expected shape ({size},) or that of y, {y.shape}, got {mask.shape}; cut them alike")
+    return mask
 
 
 def check_model(apply_fn: Any, likelihood: Any) -> None:
@@ -137,7 +168,7 @@ def as_mask(mask: Any) -> Array | np.ndarray:
 def valid(likelihood: Likelihood, output: Float[Array, " C"], target: Array) -> Bool[Array, ""]:
     """Whether an example can be used: a target in the domain, finite outputs and loss, a curvature with a square."""
     finite = jnp.all(jnp.isfinite(output)) & jnp.isfinite(likelihood.nll(output, target))
-    representable = jnp.sum(likelihood.root(output, target) ** 2) <= float(jnp.finfo(output.dtype).max) ** 0.5
+    representable = likelihood.curvature(output, target) <= float(jnp.finfo(output.dtype).max) ** 0.5
     return finite & representable & likelihood.in_domain(target, len(output))
 
 
@@ -208,8 +239,11 @@ def _targets(likelihood: Likelihood, outputs: int, y: Array) -> Array:
 
 def _visible(likelihood: Likelihood, outputs: int, examples: Examples) -> None:
     """What concrete examples show before anything is computed."""
-    x, y, mask = examples
+    x, y, mask, _ = examples
     kept = np.asarray(True) if mask is None or not checks.concrete(mask) else np.asarray(mask)
+    if kept.ndim == 2:
+        y = jnp.where(mask, y, jnp.zeros((), jnp.result_type(y))) if checks.concrete(y) else y
+        kept = kept.any(axis=1)
     if checks.concrete((x, mask)):
         bad = kept & ~_looked_finite(x, len(y))
         if bad.any():

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from lowrank_filter.algebra import tree
 from lowrank_filter.algebra.partition import Group, Layout
@@ -18,11 +18,14 @@ from lowrank_filter.algebra.precision import Curvature, KroneckerFactors
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.kernels import network_reader
 from lowrank_filter.kernels.examples import Apply, Batch
-from lowrank_filter.kernels.expansion import localise
+from lowrank_filter.kernels.expansion import Roots, roots
 from lowrank_filter.kernels.likelihoods import Likelihood
 
 # Numbers held at once for the examples of a micro-batch, beyond which it is cut: 16 MiB of float32.
 _NUMBERS = 2**22
+
+# Columns of a root held at once: all of a likelihood with few outputs, and never C×C of one with many.
+_COLUMNS = 64
 
 Meetings = Sequence[network_reader.Factors]
 _einsum = functools.partial(jnp.einsum, precision=tree.HIGHEST)
@@ -33,18 +36,29 @@ def curvature(
 ) -> Curvature:
     """H at ``params``, summed over the batch and divided by the temperature."""
     size = len(batch.mask)
-    outputs = jax.eval_shape(apply_fn, params, batch.x).shape[1]
-    width = jax.eval_shape(lambda p: localise(likelihood, apply_fn(p, batch.x), batch, temperature).root, params).shape[
-        2
-    ]
-    per_example_gradients = outputs * tree.dimension(params)
+    width = jax.eval_shape(lambda p: likelihood.root(apply_fn(p, batch.x)[0], batch.y[0]), params).shape[1]
+    columns_at_once = min(width, _COLUMNS)
+    per_example_gradients = columns_at_once * tree.dimension(params)
 
     @functools.cache
     def reading() -> network_reader.Reading:
         return network_reader.read(apply_fn, params, batch.x)
 
-    def root_of(part: Batch) -> Callable[[Array], Float[Array, "B C r"]]:
-        return lambda value: localise(likelihood, value, part, temperature).root
+    def root_of(part: Batch, index: Int[Array, " n"]) -> Callable[[Array], Float[Array, "B C n"]]:
+        return lambda value: roots(likelihood, value, part, temperature, width).columns(index)
+
+    def over_columns(step: Callable) -> Callable:
+        """A step that sums over some columns of the roots, over all of them."""
+
+        def all_columns(part: Batch) -> Any:
+            if width <= _COLUMNS:
+                return step(part, jnp.arange(width))
+            indices = jnp.arange(-(-width // _COLUMNS) * _COLUMNS).reshape(-1, _COLUMNS)
+            start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(step, part, indices[0]))
+            add = functools.partial(jax.tree.map, jnp.add)
+            return jax.lax.scan(lambda total, index: (add(total, step(part, index)), None), start, indices)[0]
+
+        return all_columns
 
     def over(step: Callable, like: Any, numbers: int, *extra: Array) -> Any:
         """Σ over micro-batches of ``step(batch, extra)``, where an example takes so many numbers."""
@@ -55,18 +69,18 @@ def curvature(
         chunk = max(1, min(batch_size, _NUMBERS // numbers))
         return jax.lax.scan(body, like, _split((batch, *extra), size, chunk))[0]
 
-    def linearised(part: Batch) -> tuple[Array, Callable, Callable]:
-        """S, and the network's derivative and its transpose."""
+    def linearised(part: Batch) -> tuple[Roots, Callable, Callable]:
+        """The roots, and the network's derivative and its transpose."""
         value, forward = jax.linearize(lambda p: apply_fn(p, part.x), params)
         backward = jax.linear_transpose(forward, params)
-        return root_of(part)(value), forward, lambda cotangent: backward(cotangent)[0]
+        return roots(likelihood, value, part, temperature, width), forward, lambda cotangent: backward(cotangent)[0]
 
     def root_products() -> tuple[Callable[[Array], Tree], Callable[[Tree], Array]]:
-        def pulled(root: Array, backward: Callable, weights: Array) -> Tree:
-            return jax.vmap(lambda w: backward(_einsum("bcr,br->bc", root, w)))(weights)
+        def pulled(root: Roots, backward: Callable, weights: Array) -> Tree:
+            return jax.vmap(lambda w: backward(root.times(w)))(weights)
 
-        def pushed(root: Array, forward: Callable, stack: Tree) -> Array:
-            return jax.vmap(lambda vector: _einsum("bcr,bc->br", root, forward(vector)))(stack)
+        def pushed(root: Roots, forward: Callable, stack: Tree) -> Array:
+            return jax.vmap(lambda vector: root.transposed_times(forward(vector)))(stack)
 
         if size <= batch_size:
             root, forward, backward = linearised(batch)
@@ -96,9 +110,10 @@ def curvature(
         covers = {group: _covers(reading(), layout, group) for group in layout.groups}
         unread = tuple(group for group in layout.groups if not covers[group])
 
-        def step(part: Batch) -> tuple[Array, ...]:
-            _, factors = network_reader.factorise(reading(), apply_fn, params, part.x, root_of(part))
-            columns = _columns(params, apply_fn, part, root_of(part), layout, unread) if unread else {}
+        def step(part: Batch, index: Array) -> tuple[Array, ...]:
+            root = root_of(part, index)
+            _, factors = network_reader.factorise(reading(), apply_fn, params, part.x, root)
+            columns = _columns(params, apply_fn, part, root, layout, unread) if unread else {}
             return tuple(
                 _layer_product(group, [cover.apply(factors) for cover in covers[group]], stack)
                 if covers[group]
@@ -109,12 +124,13 @@ def curvature(
         directions = stacks[0].shape[1]
         read_numbers = max(
             (
-                use.positions * (sum(use.labels.shape) * (width + 1) + use.labels.shape[-1] * directions)
+                use.positions * (sum(use.labels.shape) * (columns_at_once + 1) + use.labels.shape[-1] * directions)
                 for use in reading().uses
             ),
             default=1,
         )
-        return over(step, jax.tree.map(jnp.zeros_like, stacks), per_example_gradients if unread else read_numbers)
+        numbers = per_example_gradients if unread else read_numbers
+        return over(over_columns(step), jax.tree.map(jnp.zeros_like, stacks), numbers)
 
     def kronecker(layout: Layout, reduce: bool) -> dict[Group, KroneckerFactors]:
         covers = {group: _covers(reading(), layout, group) for group in layout.groups if group.layer}
@@ -126,9 +142,11 @@ def curvature(
                     "it, with layers= (see find_layers)"
                 )
 
-        def step(part: Batch) -> tuple[dict[Group, KroneckerFactors], Array]:
-            outputs, factors = network_reader.factorise(reading(), apply_fn, params, part.x, root_of(part))
-            counts = localise(likelihood, outputs, part, temperature).counts
+        def step(part: Batch, index: Array) -> tuple[dict[Group, KroneckerFactors], Array]:
+            outputs, factors = network_reader.factorise(reading(), apply_fn, params, part.x, root_of(part, index))
+            # The examples' side belongs to all columns together.
+            counted = (roots(likelihood, outputs, part, temperature, width).scale > 0) & (index[0] == 0)
+            counts = counted * (1.0 if part.weights is None else part.weights)
             factors = {
                 group: _kronecker_sums([cover.apply(factors) for cover in found], counts, reduce)
                 for group, found in covers.items()
@@ -140,8 +158,10 @@ def curvature(
             dtype = jnp.result_type(*jax.tree.leaves(params))
             return KroneckerFactors(jnp.zeros((units, units), dtype), jnp.zeros((inputs, inputs), dtype))
 
-        numbers = max((use.positions * sum(use.labels.shape) * (width + 1) for use in reading().uses), default=1)
-        sums, examples = over(step, ({group: zeros(group) for group in covers}, jnp.zeros((), int)), numbers)
+        numbers = max(
+            (use.positions * sum(use.labels.shape) * (columns_at_once + 1) for use in reading().uses), default=1
+        )
+        sums, examples = over(over_columns(step), ({group: zeros(group) for group in covers}, jnp.zeros(())), numbers)
         places = {group: 1 if reduce else _places(reading(), found) for group, found in covers.items()}
         return {
             group: KroneckerFactors(units, inputs / jnp.maximum(examples * places[group], 1))
@@ -155,16 +175,16 @@ def curvature(
         return jax.random.normal(jax.random.key(0), (count, size, width), dtype)
 
     def diagonal() -> Tree:
-        def structured(part: Batch) -> Tree:
-            return network_reader.diagonal(reading(), apply_fn, params, part.x, root_of(part))
+        def structured(part: Batch, index: Array) -> Tree:
+            return network_reader.diagonal(reading(), apply_fn, params, part.x, root_of(part, index))
 
-        def gradients(part: Batch) -> Tree:
-            rows = _example_gradients(params, apply_fn, part, root_of(part))
+        def gradients(part: Batch, index: Array) -> Tree:
+            rows = _example_gradients(params, apply_fn, part, root_of(part, index))
             return jax.tree.map(lambda v: jnp.sum(v * v, axis=(0, 1)), rows)
 
         if reading().exact_diagonal():
-            return over(structured, tree.zeros(params), 1)
-        return over(gradients, tree.zeros(params), per_example_gradients)
+            return over(over_columns(structured), tree.zeros(params), 1)
+        return over(over_columns(gradients), tree.zeros(params), per_example_gradients)
 
     return Curvature(root_products, block_product, kronecker, start, diagonal, size * width, width, params)
 

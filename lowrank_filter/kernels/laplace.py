@@ -15,7 +15,7 @@ from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import compiled
 from lowrank_filter.kernels.belief import Belief, check_belief, unchecked_penalty
 from lowrank_filter.kernels.examples import Apply, Examples, check_examples, prepare
-from lowrank_filter.kernels.expansion import localise
+from lowrank_filter.kernels.expansion import losses
 from lowrank_filter.kernels.ggn import curvature
 from lowrank_filter.kernels.likelihoods import Likelihood
 from lowrank_filter.kernels.update import Info
@@ -37,6 +37,7 @@ def laplace_update(
     batch_size: int = 1000,
     iterations: int | None = None,
     mask: Any = None,
+    weights: Any = None,
 ) -> tuple[Belief, Info]:
     """The belief centred where training on loss/λ + :func:`penalty` ended, with the curvature found there.
 
@@ -51,7 +52,7 @@ def laplace_update(
         params: θ*, where training ended.
         apply_fn: (params, x) → outputs [B, C].
         likelihood: of a target given the outputs of one example.
-        x, y, mask: the examples, as in :func:`update`; any number of them.
+        x, y, mask, weights: the examples, as in :func:`update`; any number of them.
         rank: k of the result, static; by default that of the belief.
         residual, metric: see :func:`truncate`. The diagonal costs one gradient per example and output.
         temperature: λ > 0, as in training.
@@ -80,7 +81,7 @@ def laplace_update(
     checks.scalar("curvature_scale", curvature_scale)
     checks.same_shapes("params", params, belief.mean)
     checks.finite("params", params)
-    examples = check_examples(params, apply_fn, likelihood, x, y, mask)
+    examples = check_examples(params, apply_fn, likelihood, x, y, mask, weights)
     return compiled(
         *(_laplace_update, belief, params, likelihood, examples, temperature, curvature_scale),
         apply_fn=apply_fn,
@@ -124,7 +125,7 @@ def _laplace_update(
     site, cut = prior.approximate(operator, rank=rank, residual=residual, metric=metric, iterations=iterations)
     precision, misfit = prior.add(site, rank=rank, residual=residual, metric=metric)
     misfit = Misfit(cut.left_out + misfit.left_out, cut.left_out + misfit.whole)
-    local = localise(likelihood, apply_fn(params, batch.x), batch, temperature)
+    local = losses(likelihood, apply_fn(params, batch.x), batch, temperature)
     loss = jnp.sum(local.loss)
     log_evidence = -loss - unchecked_penalty(belief, params) - 0.5 * precision.logdet_over(prior)
     info = Info(widths.like(site, narrow.precision), log_evidence, loss, misfit.share, jnp.sum(local.invalid))

@@ -8,6 +8,10 @@ A likelihood is a pytree with these methods, each for a single example (the kern
 - ``whitened_score(output, target)``: u [r] with S u = ∇_f nll. It exists because an update written with u needs no
   subtraction of large numbers.
 - ``normaliser(output)``: nll − ½‖u‖² where that is a constant (then the evidence needs no subtraction either).
+- ``curvature(output, target)``: the trace of H; and ``root_product``, ``root_transposed_product``, ``root_columns``:
+  S w, Sᵀv and some of S's columns. By default they are made of S, which may be large and have a structure.
+- ``terms(output, target)`` and ``normaliser_terms(output)``: the summands of nll and of the normaliser, one for each
+  target, where targets are independent given the outputs and S is diagonal (``factorises``). Some may then be missing.
 - ``in_domain(target, outputs)``: whether a target is one that a network with that number of outputs can be asked for.
 - ``targets(outputs)``: the shape of one target, or None if any is allowed.
 
@@ -27,7 +31,7 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from lowrank_filter.common import checks
 
@@ -63,6 +67,40 @@ class Likelihood:
     def normaliser(self, output: Float[Array, " C"]) -> Float[Array, ""] | None:
         """nll − ½‖u‖² where that is a constant, as for a Gaussian; None where it is not."""
         return None
+
+    @property
+    def factorises(self) -> bool:
+        """Whether targets are independent given the outputs, with a diagonal S; :meth:`terms` are then defined."""
+        return False
+
+    def terms(self, output: Float[Array, " C"], target: Array) -> Float[Array, " m"]:
+        """−log p of each target."""
+        raise NotImplementedError(f"{type(self).__name__}: define terms(output, target), the loss of each target")
+
+    def normaliser_terms(self, output: Float[Array, " C"]) -> Float[Array, " m"] | None:
+        """The summands of the normaliser."""
+        return None
+
+    def curvature(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
+        """tr S Sᵀ."""
+        return jnp.sum(self.root(output, target) ** 2)
+
+    def root_product(
+        self, output: Float[Array, " C"], target: Array, weights: Float[Array, " r"]
+    ) -> Float[Array, " C"]:
+        """S w."""
+        return jnp.matmul(self.root(output, target), weights, precision=jax.lax.Precision.HIGHEST)
+
+    def root_transposed_product(
+        self, output: Float[Array, " C"], target: Array, vector: Float[Array, " C"]
+    ) -> Float[Array, " r"]:
+        """Sᵀv."""
+        return jnp.matmul(vector, self.root(output, target), precision=jax.lax.Precision.HIGHEST)
+
+    def root_columns(self, output: Float[Array, " C"], target: Array, index: Int[Array, " n"]) -> Float[Array, "C n"]:
+        """S's columns of these numbers, zero past its last."""
+        root = self.root(output, target)
+        return jnp.take(root, index, axis=1, mode="fill", fill_value=0)
 
     def in_domain(self, target: Array, outputs: int) -> Bool[Array, ""]:
         """Finite."""
@@ -134,6 +172,32 @@ class Categorical(Likelihood):
         root = jnp.sqrt(self._probabilities(output))
         return root - jax.nn.one_hot(target, len(root), dtype=root.dtype) / root[target]
 
+    def curvature(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
+        """Σ p(1 − p)."""
+        p = jax.nn.softmax(output)
+        return jnp.sum(p * (1 - p))
+
+    def root_product(
+        self, output: Float[Array, " C"], target: Array, weights: Float[Array, " C"]
+    ) -> Float[Array, " C"]:
+        """√p w − p √pᵀw."""
+        p = self._probabilities(output)
+        weighted = jnp.sqrt(p) * weights
+        return weighted - p * jnp.sum(weighted)
+
+    def root_transposed_product(
+        self, output: Float[Array, " C"], target: Array, vector: Float[Array, " C"]
+    ) -> Float[Array, " C"]:
+        """√p (v − pᵀv)."""
+        p = self._probabilities(output)
+        return jnp.sqrt(p) * (vector - jnp.sum(p * vector))
+
+    def root_columns(self, output: Float[Array, " C"], target: Array, index: Int[Array, " n"]) -> Float[Array, "C n"]:
+        """√pⱼ (eⱼ − p)."""
+        p = self._probabilities(output)
+        roots = jnp.sqrt(jnp.take(p, index, mode="fill", fill_value=0))
+        return (jax.nn.one_hot(index, len(p), axis=0, dtype=p.dtype) - p[:, None]) * roots
+
     def in_domain(self, target: Array, outputs: int) -> Bool[Array, ""]:
         """0 ≤ y < C."""
         return (target >= 0) & (target < outputs)
@@ -166,17 +230,40 @@ class Gaussian(Likelihood):
         """½‖u‖² + ½ log det(2πR)."""
         return 0.5 * jnp.sum(self.whitened_score(output, target) ** 2) + self.normaliser(output)
 
+    @property
+    def factorises(self) -> bool:
+        """With a scalar or a vector for R."""
+        return jnp.ndim(self.covariance) < 2
+
+    def terms(self, output: Float[Array, " C"], target: Array) -> Float[Array, " C"]:
+        """½u² + ½ log 2πR."""
+        return 0.5 * self.whitened_score(output, target) ** 2 + self.normaliser_terms(output)
+
+    def normaliser_terms(self, output: Float[Array, " C"]) -> Float[Array, " C"]:
+        """½ log 2πR."""
+        return 0.5 * (jnp.log(self._variances(output)) + LOG_2PI)
+
+    def curvature(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
+        """tr R⁻¹."""
+        return jnp.sum(1 / self._variances(output)) if self.factorises else jnp.sum(self.root(output, target) ** 2)
+
     def normaliser(self, output: Float[Array, " C"]) -> Float[Array, ""]:
         """½ log det(2πR)."""
+        if self.factorises:
+            return jnp.sum(self.normaliser_terms(output))
         return jnp.sum(jnp.log(jnp.diagonal(self._lower(output)))) + 0.5 * len(output) * LOG_2PI
 
     def root(self, output: Float[Array, " C"], target: Array) -> Float[Array, "C C"]:
         """L⁻ᵀ."""
+        if self.factorises:
+            return jnp.diag(1 / jnp.sqrt(self._variances(output)))
         lower = self._lower(output)
         return jax.scipy.linalg.solve_triangular(lower, jnp.eye(len(lower), dtype=lower.dtype), lower=True).T
 
     def whitened_score(self, output: Float[Array, " C"], target: Array) -> Float[Array, " C"]:
         """L⁻¹(f − y)."""
+        if self.factorises:
+            return (output - target) / jnp.sqrt(self._variances(output))
         return jax.scipy.linalg.solve_triangular(self._lower(output), output - target, lower=True)
 
     def targets(self, outputs: int) -> tuple[int, ...]:
@@ -200,10 +287,10 @@ class Gaussian(Likelihood):
             )
 
     def _lower(self, output: Array) -> Array:
-        covariance = jnp.asarray(self.covariance, output.dtype)
-        if covariance.ndim == 2:
-            return jnp.linalg.cholesky(covariance)
-        return jnp.diag(jnp.sqrt(jnp.broadcast_to(covariance, output.shape)))
+        return jnp.linalg.cholesky(jnp.asarray(self.covariance, output.dtype))
+
+    def _variances(self, output: Array) -> Array:
+        return jnp.broadcast_to(jnp.asarray(self.covariance, output.dtype), output.shape)
 
 
 @jax.tree_util.register_dataclass
@@ -213,7 +300,20 @@ class Bernoulli(Likelihood):
 
     def nll(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
         """Σ softplus(f) − y f."""
-        return jnp.sum(jax.nn.softplus(output) - target * output)
+        return jnp.sum(self.terms(output, target))
+
+    @property
+    def factorises(self) -> bool:
+        """Always."""
+        return True
+
+    def terms(self, output: Float[Array, " C"], target: Array) -> Float[Array, " C"]:
+        """softplus(f) − y f."""
+        return jax.nn.softplus(output) - target * output
+
+    def curvature(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
+        """Σ p(1 − p)."""
+        return jnp.sum(self._deviation(output) ** 2)
 
     def root(self, output: Float[Array, " C"], target: Array) -> Float[Array, "C C"]:
         """diag √(p(1 − p))."""
@@ -242,7 +342,20 @@ class Poisson(Likelihood):
     """y ∈ {0, 1, …}^C, independent, rate = exp(f). S = √rate, u = (rate − y)/√rate."""
 
     def nll(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
-        """Σ exp(f) − y f + log y!, by the deviance.
+        """Σ exp(f) − y f + log y!."""
+        return jnp.sum(self.terms(output, target))
+
+    @property
+    def factorises(self) -> bool:
+        """Always."""
+        return True
+
+    def curvature(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
+        """Σ rate."""
+        return jnp.sum(self._deviation(output) ** 2)
+
+    def terms(self, output: Float[Array, " C"], target: Array) -> Float[Array, " C"]:
+        """exp(f) − y f + log y!, by the deviance.
 
         With t = f − log y and Stirling's series that is y (eᵗ − 1 − t) + ½ log 2πy + 1/(12y) − …; terms of the size of
         y log y would leave nothing of their difference in float32.
@@ -256,7 +369,7 @@ class Poisson(Likelihood):
         inverse = 1 / large
         remainder = inverse / 12 - inverse**3 / 360 + inverse**5 / 1260 - inverse**7 / 1680
         stirling = 0.5 * (LOG_2PI + jnp.log(large)) + remainder
-        return jnp.sum(jnp.where(few, directly, deviance + stirling))
+        return jnp.where(few, directly, deviance + stirling)
 
     def root(self, output: Float[Array, " C"], target: Array) -> Float[Array, "C C"]:
         """diag √rate."""
@@ -288,8 +401,21 @@ class HeteroscedasticGaussian(Likelihood):
 
     def nll(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
         """½ Σ z² + log σ² + log 2π."""
+        return jnp.sum(self.terms(output, target))
+
+    @property
+    def factorises(self) -> bool:
+        """Always."""
+        return True
+
+    def terms(self, output: Float[Array, " C"], target: Array) -> Float[Array, " m"]:
+        """½(z² + log σ² + log 2π)."""
         standardised, log_variance = self._standardise(output, target)
-        return 0.5 * jnp.sum(standardised**2 + log_variance + LOG_2PI)
+        return 0.5 * (standardised**2 + log_variance + LOG_2PI)
+
+    def curvature(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
+        """Σ 1/σ² + ½."""
+        return jnp.sum(jnp.exp(-jnp.split(output, 2)[1]) + 0.5)
 
     def root(self, output: Float[Array, " C"], target: Array) -> Float[Array, "C C"]:
         """diag(1/σ, 1/√2)."""

@@ -1,5 +1,6 @@
 """Prediction: one step of the random walk with decay."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -56,3 +57,29 @@ def dynamics(belief: Belief, process_noise: Shared, transition: Shared) -> tuple
     decay = belief.precision.in_structure("transition", transition.tree, belief.mean)
     mean = jax.tree.map(jnp.multiply, tree.broadcast(transition.tree, belief.mean), belief.mean)
     return mean, noise, decay
+
+
+def per_step(name: str, value: Tree, like: Tree, steps: int) -> Callable[[Any], Tree]:
+    """A function from a step's index to that step's noise or transition, a prefix of the parameters.
+
+    A leaf that broadcasts to the parameters it covers is the same for all steps; otherwise its first axis counts them.
+    """
+
+    def stacked(leaf: Any, covered: Tree) -> bool:
+        shapes = [jnp.shape(reference) for reference in jax.tree.leaves(covered)]
+        shape = checks.shape_of(name, leaf)
+        if all(checks.broadcastable(shape, reference) for reference in shapes):
+            return False
+        if shape[:1] == (steps,) and all(checks.broadcastable(shape[1:], reference) for reference in shapes):
+            return True
+        raise ValueError(
+            f"{name}: expected a scalar or a pytree prefix of the parameters, the same for all steps or stacked along "
+            f"T = {steps}; got a leaf of shape {shape} for parameters of shape {shapes[0]}; {checks.LAYOUT}"
+        )
+
+    is_stacked = checks.map_prefix(name, stacked, value, like)
+
+    def at(step: Any) -> Tree:
+        return jax.tree.map(lambda leaf, many: jnp.asarray(leaf)[step] if many else leaf, value, is_stacked)
+
+    return at

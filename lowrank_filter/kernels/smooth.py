@@ -1,7 +1,5 @@
 """Smoothing: the predict kernel run backwards."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -13,6 +11,7 @@ from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import Shared, compiled
 from lowrank_filter.kernels.belief import Belief
+from lowrank_filter.kernels.predict import per_step
 
 
 def smooth(
@@ -79,8 +78,8 @@ def _smooth(
     last = jax.tree.map(lambda leaf: leaf[-1], beliefs)
     rank = last.precision.rank if rank is None else rank
     like = jax.tree.map(lambda leaf: leaf[0], beliefs.mean)
-    noise_at = _per_step("process_noise", process_noise.tree, like, steps)
-    transition_at = _per_step("transition", transition.tree, like, steps)
+    noise_at = per_step("process_noise", process_noise.tree, like, steps)
+    transition_at = per_step("transition", transition.tree, like, steps)
     in_structure = last.precision.in_structure
     options = {"rank": rank, "residual": residual, "metric": metric}
 
@@ -121,26 +120,3 @@ def _steps(beliefs: Belief, sites: Precision) -> int:
             f"{jax.tree.structure(sites)}; take info.site of the same filter"
         )
     return lengths.pop()[0]
-
-
-def _per_step(name: str, value: Tree, like: Tree, steps: int) -> Any:
-    """A function from a step's index to that step's noise or transition, a prefix of the parameters."""
-
-    def stacked(leaf: Any, covered: Tree) -> bool:
-        shapes = [jnp.shape(reference) for reference in jax.tree.leaves(covered)]
-        shape = checks.shape_of(name, leaf)
-        if all(checks.broadcastable(shape, reference) for reference in shapes):
-            return False
-        if shape[:1] == (steps,) and all(checks.broadcastable(shape[1:], reference) for reference in shapes):
-            return True
-        raise ValueError(
-            f"{name}: expected a scalar or a pytree prefix of the parameters, the same for all steps or stacked along "
-            f"T = {steps}; got a leaf of shape {shape} for parameters of shape {shapes[0]}; {checks.LAYOUT}"
-        )
-
-    is_stacked = checks.map_prefix(name, stacked, value, like)
-
-    def at(step: Any) -> Tree:
-        return jax.tree.map(lambda leaf, many: jnp.asarray(leaf)[step] if many else leaf, value, is_stacked)
-
-    return at

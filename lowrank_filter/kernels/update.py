@@ -69,6 +69,7 @@ def update(
     metric: Metric = "relative",
     temperature: ArrayLike = 1.0,
     mask: Any = None,
+    weights: Any = None,
     process_noise: Tree | None = None,
     transition: Tree = 1.0,
     outlier_threshold: ArrayLike | None = None,
@@ -102,7 +103,9 @@ def update(
         metric: "relative" (KL-optimal) or "euclidean"; see :func:`truncate`.
         temperature: λ > 0: p ∝ exp(−loss/λ).
         mask: [B] booleans; an example that is masked out changes nothing, whatever it contains. With none left the
-            belief comes back bit for bit (at equal rank).
+            belief comes back bit for bit (at equal rank). Or [B, m] like ``y``, for likelihoods whose targets are
+            independent given the outputs: single targets of an example are then missing.
+        weights: [B] ≥ 0; an example of weight w counts w times.
         process_noise, transition: if given, ``belief`` is first predicted with them, as :func:`predict` does, in the
             same pass over the factor: a third less time in a stream.
         outlier_threshold: c > 0, in standard deviations of the observations: an example weighs w = 1/(1 + ‖uᵢ‖²/c²), so
@@ -132,7 +135,7 @@ def update(
         checks.scalar("outlier_threshold", outlier_threshold)
     if process_noise is not None:
         check_dynamics(belief, process_noise, transition)
-    examples = check_examples(belief.mean, apply_fn, likelihood, x, y, mask)
+    examples = check_examples(belief.mean, apply_fn, likelihood, x, y, mask, weights)
     return compiled(
         *(_update, belief, likelihood, examples, temperature),
         None if process_noise is None else Shared.of(process_noise),
@@ -215,7 +218,7 @@ class _Problem(NamedTuple):
 
     def expand(self, outputs: Float[Array, "B C"], given: Local) -> Local:
         """At other outputs, for the same examples with the same weights."""
-        return expand(self.likelihood, outputs, self.batch.y, given.counts, self.temperature, given.weight)
+        return expand(self.likelihood, outputs, self.batch, given.counts, self.temperature, given.weight)
 
 
 class _Step(NamedTuple):
