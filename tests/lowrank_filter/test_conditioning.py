@@ -144,14 +144,14 @@ def test_any_scale_is_right_or_called_ruined(shape, wide, variance, prior, sprea
         belief = lf.init(jnp.zeros(dimension, dtype), jnp.asarray(prior, dtype), rank=rank)
         belief, info = update(belief, *(jnp.asarray(a, dtype) for a in (x, y, variance)), rank)
         came = Errors(belief, info, prior, x, y, variance)
-    # What the rounding of a whitened residual is worth in posterior standard deviations.
-    rounding = np.finfo(dtype).eps * np.abs(y).max() / np.sqrt(variance)
-    lost = np.finfo(dtype).eps * np.sqrt(float(info.health.condition))
-    if not info.health.ruined:
-        assert came.mean < 1e-4 + 4 * np.sqrt(size) * (rounding + lost)
-        assert came.evidence < 1e-3 + 4 * size * (rounding + lost) * (1 + rounding)
-        if rank >= min(size, dimension):
-            assert came.variance < 1e-4 + 4 * lost
+        # What the rounding of a whitened residual is worth in posterior standard deviations.
+        rounding = np.finfo(dtype).eps * np.abs(y).max() / np.sqrt(variance)
+        lost = np.finfo(dtype).eps * np.sqrt(float(info.health.condition))
+        if not info.health.ruined:
+            assert came.mean < 1e-4 + 4 * np.sqrt(size) * (rounding + lost)
+            assert came.evidence < 1e-3 + 4 * size * (rounding + lost) * (1 + rounding)
+            if rank >= min(size, dimension):
+                assert came.variance < 1e-4 + 4 * lost
 
 
 @pytest.mark.usefixtures("x64")
@@ -179,16 +179,17 @@ def test_the_reference(dimension, repeats, metric, dynamics):
     if dynamics:
         diag, factor = reference.propagate(diag, factor, noise, transition)
     step, *numbers = reference.correct(jnp.asarray(dense.matrix(diag, factor)), columns, target)
+    tolerance = 1e-7 if repeats else 1e-9  # the reference is what loses digits
     for rank, residual in ((9, "diagonal"), (3, "diagonal"), (3, "drop")):
         kept, site, correction, misfit = condition(jnp.asarray(columns), rank=rank, residual=residual)
-        assert dense.relative_error(correction.step, step) < 1e-9
-        assert dense.relative_error(jnp.stack(correction[1:4]), jnp.stack(numbers)) < 1e-9
+        assert dense.relative_error(correction.step, step) < tolerance
+        assert dense.relative_error(jnp.stack(correction[1:4]), jnp.stack(numbers)) < tolerance
         options = {"rank": rank, "residual": residual, "metric": metric}
         expected, left = reference.truncate(diag, jnp.concatenate([factor, columns]), diag, **options)
-        assert dense.relative_error(dense.matrix(*kept), expected) < 1e-9
-        assert dense.relative_error(misfit.share, left.share) < 1e-9
+        assert dense.relative_error(dense.matrix(*kept), expected) < tolerance
+        assert dense.relative_error(misfit.share, left.share) < tolerance
         expected, _ = reference.truncate(jnp.zeros(dimension), columns, diag, **options)
-        assert dense.relative_error(dense.matrix(*site), expected) < 1e-9
+        assert dense.relative_error(dense.matrix(*site), expected) < tolerance
 
 
 def test_no_digits_are_left_and_the_record_says_so():

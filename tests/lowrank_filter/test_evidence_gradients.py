@@ -67,3 +67,49 @@ def test_through_two_steps():
 
     came = jax.jit(jax.grad(total))(0.3)
     assert dense.relative_error(came, dense.finite_difference(jax.jit(total), 0.3, 1e-3)) < 1e-6
+
+
+@pytest.mark.parametrize("metric", ["relative", "euclidean"])
+@pytest.mark.parametrize("structure", ["network", "unit", "kronecker"])
+def test_the_second_derivative_gives_standard_errors(structure, metric):
+    """Through three truncated steps from a diagonal prior, whose factor's columns are zero and all alike."""
+    params = {"w": jnp.asarray(MEAN[:6].reshape(3, 2)), "b": jnp.asarray(MEAN[:2])}
+
+    def network(params, x):
+        return x @ params["w"] + params["b"]
+
+    def total(log_noise):
+        noise = jnp.exp(log_noise)
+        belief = lf.kronecker_init(params) if structure == "kronecker" else lf.init(params, rank=3, blocks=structure)
+        evidence = 0.0
+        for turn in range(3):
+            belief = lf.predict(belief, noise)
+            options = {} if structure == "kronecker" else {"rank": 3, "metric": metric}
+            belief, info = lf.update(belief, network, lf.Categorical(), X[:2] + turn, Y[:2], **options)
+            evidence += info.log_evidence
+        return evidence
+
+    gradient = jax.jit(jax.grad(total))
+    curvature = jax.jit(jax.hessian(total))(jnp.log(0.3))
+    assert dense.relative_error(curvature, dense.finite_difference(gradient, jnp.log(0.3), 1e-3)) < 1e-6
+
+
+def test_the_second_derivative_where_eigenvalues_are_equal():
+    """Inputs that are unit vectors on an isotropic prior: every kept direction has the same eigenvalue, and splits."""
+
+    def linear(params, x):
+        return x @ params[:, None]
+
+    def total(log_noise):
+        belief, evidence = lf.init(jnp.zeros(12), rank=4), 0.0
+        weights = jnp.arange(12) / 12 + 0.5
+        for turn in range(3):
+            belief = lf.predict(belief, jnp.exp(log_noise) * weights * (turn > 0))
+            inputs = jnp.eye(12)[:3] if turn == 0 else jnp.asarray(np.random.default_rng(turn).normal(size=(3, 12)))
+            belief, info = lf.update(belief, linear, lf.Gaussian(0.1), inputs, jnp.ones(3), rank=4)
+            evidence += info.log_evidence
+        return evidence
+
+    curvature = jax.jit(jax.hessian(total))(-1.0)
+    expected = dense.finite_difference(jax.jit(jax.grad(total)), -1.0, 1e-3)
+    assert dense.relative_error(curvature, expected) < 1e-6
