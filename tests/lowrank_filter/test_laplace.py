@@ -161,3 +161,57 @@ def test_few_iterations_hold_the_rank():
     belief, params, x, y = problem(0, 20)
     _, info = laplace_update(belief, params, x, y, rank=12, residual="drop", iterations=1)
     assert np.linalg.matrix_rank(np.asarray(info.site.factor)) == 12
+
+
+def test_evidence_of_a_million_parameters_in_float32():
+    """The prior's log-determinant is 7 million nats, the evidence a few: it must not be their difference."""
+    dimension, prior = 1_000_000, 1000.0
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(False):
+        x = rng.normal(size=(2, dimension)).astype(np.float32)
+        belief = lf.init(jnp.zeros(dimension, jnp.float32), prior, rank=2)
+        arguments = (lambda p, x: x @ p[:, None], lf.Gaussian(0.1), x, np.asarray([1.0, -1.0], np.float32))
+        _, info = jax.jit(lambda b: lf.laplace_update(b, b.mean, *arguments))(belief)
+    gram = np.eye(2) + np.float64(x) @ np.float64(x).T / prior / 0.1
+    evidence = -0.5 * (2 / 0.1 + 2 * np.log(2 * np.pi * 0.1)) - 0.5 * dense.logdet(gram)
+    assert info.log_evidence.dtype == jnp.float32
+    assert abs(float(info.log_evidence) - evidence) < 1e-3
+
+
+@pytest.mark.parametrize("residual", ["diagonal", "drop"])
+@pytest.mark.parametrize("size", [5, 20])
+@pytest.mark.parametrize("blocks", ["network", "layer"])
+def test_what_the_site_leaves_out_is_reported(blocks, size, residual):
+    """The trace of the curvature in the metric, less that of its leading part; columns decomposed or iterated."""
+    belief, params, x, y = problem(0, size)
+    if blocks == "layer":
+        shapes = {"kernel": (INPUTS, HIDDEN)}, {"kernel": (HIDDEN, CLASSES)}
+
+        def unflat(v):
+            return [
+                {"kernel": v[:CUT].reshape(shapes[0]["kernel"])},
+                {"kernel": v[CUT:].reshape(shapes[1]["kernel"])},
+            ]
+
+        def network(p, x):
+            return jnp.tanh(x @ p[0]["kernel"]) @ p[1]["kernel"]
+
+        start = lf.init(unflat(belief.mean), rank=1, blocks="layer")
+
+        def update(p):
+            return lf.laplace_update(start, p, network, lf.Categorical(), x, y, residual=residual)
+
+        _, info = jax.jit(update)(unflat(params))
+    else:
+        start = lf.init(belief.mean, rank=1)
+        _, info = laplace_update(start, params, x, y, rank=1, residual=residual)
+    curvature, _, _ = oracle(belief, params, x, y)
+    parts = [curvature] if blocks == "network" else [curvature[:CUT, :CUT], curvature[CUT:, CUT:]]
+    left = whole = 0.0
+    for part in parts:
+        values, vectors = np.linalg.eigh(part)  # the prior is the identity, and so is the metric
+        rest = np.diag(part) - values[-1] * vectors[:, -1] ** 2
+        measure = 1 + (rest if residual == "diagonal" else 0)
+        left, whole = left + (rest / measure).sum(), whole + (np.diag(part) / measure).sum()
+    assert 0.2 < left / whole < 1
+    assert abs(info.truncated - left / whole) < 1e-3

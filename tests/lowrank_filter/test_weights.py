@@ -28,7 +28,7 @@ LIKELIHOODS = {
 
 
 def network(params, x):
-    return jnp.tanh(x @ params["w"]) + params["b"]
+    return jnp.tanh(x @ params["w"] + params["b"])
 
 
 def start():
