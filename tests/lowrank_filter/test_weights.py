@@ -38,7 +38,7 @@ def start():
 
 
 def update(belief, likelihood, x, y, **options):
-    belief, info = lf.update(belief, network, likelihood, x, y, health=True, **options)
+    belief, info = lf.update(belief, network, likelihood, x, y, health=True, iterations=0, **options)
     return belief, info._replace(health=info.health._replace(condition=0.0))
 
 
