@@ -116,6 +116,7 @@ class LongSequence(Comparison):
         depends = {name: value for name, value in self.depends().items() if name not in apart}
         settings = {"preset": self.preset, **self.depends(), "checkpoints": checkpoints}
         found: dict[str, MethodResult] = {}
+        content: dict[str, Any] = {}
         with self.study(console, name, title, data=(whole, fewer), depends=depends, **settings) as study:
             for method, (learner, grid) in chosen.items():
                 choices = search.grid(grid)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -36,8 +37,9 @@ class RotatedDigits(Comparison):
     def run(self, console: Console) -> None:
         """Compute and write."""
         angles = (0, 10, 20, 30, 40)
-        sizes = {"train": self.train, "val": 300, "test": 500}
-        sequence = rotated(*digits.load(), angles, **sizes, seeds=range(self.seeds))
+        sizes: Any = {"train": self.train, "val": 300, "test": 500}
+        images, labels = digits.load()
+        sequence = rotated(images, labels, angles, **sizes, seeds=range(self.seeds))
         fixed = {"learning_rate": (3e-3,), "prior": (1.0,)}
         learner = filtering(Structure("network", self.rank))
         drift = {"noise": (0.1, 0.3, 1.0), "curvature": (10.0, 30.0)}
@@ -81,5 +83,6 @@ class RotatedDigits(Comparison):
     def pictures(cls, content: Content, arrays: Arrays) -> dict[str, Callable[[], Figure]]:
         """Accuracy along the tasks, above an image of each; means and matrices."""
         title = "Five tasks of 50 digits, each turned 10° further"
-        shown = {} if "examples" not in arrays else {"examples": arrays["examples"]}
-        return {"accuracy": lambda: drawing.accuracy(content, title, **shown)} | super().pictures(content, arrays)
+        return {"accuracy": lambda: drawing.accuracy(content, title, arrays.get("examples"))} | super().pictures(
+            content, arrays
+        )

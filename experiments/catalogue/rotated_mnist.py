@@ -116,7 +116,6 @@ class RotatedMnist(Comparison):
         """Accuracy along the tasks and against process noise; means and matrices."""
         angle = content["settings"]["angles"][-1]
         count = content["settings"]["train"]
-        shown = {} if "examples" not in arrays else {"examples": arrays["examples"]}
         hidden = [name for name in content["methods"] if name.endswith(("forecast", "neighbours"))]
         along = {
             name: along_noise(found)
@@ -125,7 +124,7 @@ class RotatedMnist(Comparison):
         }
         title = f"Five tasks of {count} MNIST digits, turned over {angle:g}°"
         return {
-            "accuracy": lambda: drawing.accuracy(content, title, **shown, leave_out=hidden),
+            "accuracy": lambda: drawing.accuracy(content, title, arrays.get("examples"), hidden),
             "noise": lambda: drawing.noise(along, f"Turning over {angle:g}°: tasks 1 to 3 against process noise"),
         } | super().pictures(content, arrays)
 

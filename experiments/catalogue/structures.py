@@ -57,9 +57,9 @@ class StructureComparison(Experiment):
         depends = {"rank": self.rank, "examples": self.examples}
         structures = {"diagonal": Structure("network", 0)} | {form: Structure(form, self.rank) for form in FORMS}
         found: dict[str, dict[str, list[float]]] = {name: {} for name in structures}
-        head = {"introduction": INTRODUCTION, "depends": depends}
+        head: Any = {"introduction": INTRODUCTION, "depends": depends}
         title = "Which structure for what"
-        with self.study(console, "structures", title, **head, seeds=self.seeds, **depends) as study:
+        with self.study(console, "structures", title, **(head | {"seeds": self.seeds} | depends)) as study:
             with study.part("seeds", self.seeds) as advance:
                 for seed in range(self.seeds):
                     split = digits_split(seed, self.examples)

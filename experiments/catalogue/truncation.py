@@ -75,8 +75,8 @@ class TruncationCost(Experiment):
         choices = list(itertools.product(self.residuals, self.metrics, self.ranks))
         found: dict[tuple, list[dict[str, float]]] = {choice: [] for choice in choices}
         settings = {"seeds": self.seeds, "examples": self.examples, "dimension": 64 * 20 + 20 + 20 * 10 + 10}
-        head = {"introduction": INTRODUCTION.format(**settings), "depends": {"examples": self.examples}}
-        with self.study(console, "truncation", "What truncation costs", **head, **settings) as study:
+        head: Any = {"introduction": INTRODUCTION.format(**settings), "depends": {"examples": self.examples}}
+        with self.study(console, "truncation", "What truncation costs", **(head | settings)) as study:
             with study.part("seeds", self.seeds) as advance:
                 for seed in range(self.seeds):
                     measured = study.cache.recall(

@@ -129,7 +129,9 @@ def matrices(content: Mapping[str, Any]) -> Figure:
         )
         for task in range(len(tasks)):
             never = unseen.get(name) == task
-            look = {"hatch": "///", "edgecolor": "#999999"} if never else {"edgecolor": pictures.INK, "linewidth": 1.8}
+            look: Any = (
+                {"hatch": "///", "edgecolor": "#999999"} if never else {"edgecolor": pictures.INK, "linewidth": 1.8}
+            )
             cell.add_patch(Rectangle((task, task), 1, 1, fill=False, clip_on=False, zorder=3, **look))
         cell.set_title(label(name) + (" (hatched)" if name in unseen else ""), loc="center", fontsize=13)
         cell.set_xticks(np.arange(len(tasks)) + 0.5, tasks, rotation=35 if slanted else 0)

@@ -147,12 +147,12 @@ def tables(content: Mapping[str, Any]) -> dict[str, Table | str]:
             "Paired differences, points.",
             words=2,
         )
-    chosen = [f"- {label(name)}: {brief(found['chosen'])}" for name, found in methods.items()]
-    parts["chosen"] = "\n".join(["Chosen on validation images:", "", *chosen])
+    choices = "\n".join(f"- {label(name)}: {brief(found['chosen'])}" for name, found in methods.items())
+    parts["chosen"] = f"Chosen on validation images:\n\n{choices}"
     return parts
 
 
-def _pair(pair: Mapping[str, Any], tasks: Sequence[str]) -> list[str]:
+def _pair(pair: Mapping[str, Any], tasks: list[str]) -> list[str]:
     seeds = pair["per_seed"]
     named = "all" if pair["tasks"] is None else ", ".join(tasks[task] for task in pair["tasks"])
     won = f"{sum(value > 0 for value in seeds)} of {len(seeds)}"

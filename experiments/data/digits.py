@@ -9,6 +9,6 @@ _BRIGHTEST = 16  # the pixels count dark cells in 4×4 blocks, so they run from 
 
 def load() -> tuple[Float32[np.ndarray, "1797 8 8"], Int32[np.ndarray, "1797"]]:
     """Return all digits: images [1797, 8, 8] in [0, 1] and their classes 0…9 [1797]."""
-    pixels, labels = load_digits(return_X_y=True)
+    pixels, labels = map(np.asarray, load_digits(return_X_y=True))
     images = (pixels.reshape(-1, 8, 8) / _BRIGHTEST).astype(np.float32)
     return images, labels.astype(np.int32)

@@ -19,7 +19,7 @@ from PIL import Image
 from experiments.run.labels import label
 
 INK = "#222222"
-RC: Mapping[str, Any] = {
+RC: Any = {
     **sns.axes_style("whitegrid"),
     **sns.plotting_context("notebook", font_scale=1.15),
     **{"axes.edgecolor": "#bbbbbb", "grid.color": "#e6e6e6", "axes.labelcolor": INK, "text.color": INK},
@@ -82,7 +82,7 @@ def styles(names: Sequence[str]) -> dict[str, Style]:
 def save(draw: Callable[[], Figure], file: IO[bytes]) -> None:
     """Draw in this style and write a PNG of 256 colours, a third of its size with all of them."""
     whole = io.BytesIO()
-    with matplotlib.rc_context(dict(RC)):
+    with matplotlib.rc_context(RC):
         draw().savefig(whole, format="png", dpi=120)
     Image.open(whole).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, "png", optimize=True)
 
@@ -134,7 +134,8 @@ def name_ends(axes: Axes, ends: Mapping[str, float]) -> None:
         name: float(axes.transAxes.inverted().transform(axes.transData.transform((1, y)))[1])
         for name, y in ends.items()
     }
-    step = 1.5 * 11.5 / 72 / (axes.get_position().height * axes.figure.get_figheight() or 1)
+    made: Any = axes.get_figure(root=True)
+    step = 1.5 * 11.5 / 72 / (axes.get_position().height * made.get_figheight())
     heights = _apart(list(places.values()), step)
     for (name, end), height in zip(places.items(), heights, strict=True):
         axes.annotate(
@@ -172,11 +173,10 @@ _APART: Mapping[str, Any] = {
 def name_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
     """Write a name beside each point, where it hides neither lines nor points."""
     look = styles(list(points))
-    seen = [line.get_xydata() for line in axes.lines if len(np.asarray(line.get_xydata()))]
-    dense = [
-        np.stack([np.interp(np.linspace(0, len(xy) - 1, 60), np.arange(len(xy)), xy[:, i]) for i in (0, 1)])
-        for xy in seen
-    ]
+    dense = []
+    for line in axes.lines:
+        places = np.linspace(0, len(xy := np.asarray(line.get_xydata())) - 1, 60)
+        dense += [[np.interp(places, np.arange(len(xy)), xy[:, side]) for side in (0, 1)]] if len(xy) else []
     texts = [axes.text(*point, label(name), color=_dark(look[name].colour), zorder=6) for name, point in points.items()]
     x, y = (np.concatenate([part[i] for part in dense]) for i in (0, 1))
     arrow = {"arrowstyle": "-", "color": "#888888", "shrinkB": 5}
@@ -237,8 +237,8 @@ def logarithmic(frames: Mapping[str, pd.DataFrame], title: str, x: str, y: str) 
         axes.set_xticks(sorted(frame[x].unique()), [f"{value:g}" for value in sorted(frame[x].unique())], minor=False)
         axes.minorticks_off()
     made.draw_without_rendering()
-    last = list(frames.values())[-1].dropna()
-    name_ends(panels[0][-1], last.groupby("name", sort=False)[y].last().to_dict())
+    last = list(frames.values())[-1].dropna().groupby("name", sort=False)[y].last()
+    name_ends(panels[0][-1], {str(name): value for name, value in last.items()})
     return made
 
 

@@ -62,7 +62,8 @@ def scores(content: Mapping[str, Any]) -> Table:
     metrics = [metric for metric in whole["metric"].unique() if whole[whole["metric"] == metric]["seed"].notna().any()]
     variants = [variant for variant in whole["variant"].unique() if variant]
     rows = []
-    for (variant, method), part in whole.groupby(["variant", "method"], sort=False):
+    for variant, method in whole[["variant", "method"]].drop_duplicates().itertuples(index=False):
+        part = whole[(whole["variant"] == variant) & (whole["method"] == method)]
         cells = [part[part["metric"] == metric]["value"].dropna().to_numpy(float) for metric in metrics]
         lead = [variant, label(method)] if variants else [label(method)]
         rows.append([*lead, *(shown(cell, *scale(metric)) for metric, cell in zip(metrics, cells, strict=True))])
@@ -221,7 +222,7 @@ def fragment(words: Sequence[str], root: Path = RESULTS) -> str:
         return f"{sum(value > 0 for value in per_seed)} of {len(per_seed)}"
     if not len(per_seed):
         raise KeyError(f"{flags[0]} {metric}")
-    return _signed(shown([np.mean(per_seed)] if "mean" in flags else per_seed, factor, form))
+    return _signed(shown(np.atleast_1d(np.mean(per_seed)) if "mean" in flags else per_seed, factor, form))
 
 
 def _signed(text: str) -> str:

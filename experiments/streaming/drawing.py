@@ -75,9 +75,9 @@ Kept = Mapping[str, np.ndarray]
 
 
 def band(kept: Kept) -> Figure:
-    """Prediction and 90 % band (two moments of the mixture) over two weeks of hours, in the target's own unit."""
+    """Prediction and 90 % band (two moments of the mixture) over 336 steps, in the target's own unit."""
     name = str(kept["names"][0])
-    figure, axes = pictures.figure("Each hour predicted before it is seen", size=(11, 4.6))
+    figure, axes = pictures.figure("Each value predicted before it is seen", size=(11, 4.6))
     colour, deviation = pictures.styles([name])[name].colour, np.hypot(kept["aleatoric"], kept["epistemic"])
     low, high = (kept["middle"] + sign * _QUANTILE90 * deviation for sign in (-1, 1))
     axes.fill_between(kept["time"], low, high, color=colour, alpha=0.25, linewidth=0, label="90 % of the prediction")
@@ -144,7 +144,7 @@ def nll(kept: Kept) -> Figure:
 
 
 def uncertainty(kept: Kept) -> Figure:
-    """Aleatoric and epistemic deviation of the first seed over two weeks of hours, in the target's own unit."""
+    """Aleatoric and epistemic deviation of the first seed over 336 steps, in the target's own unit."""
     figure, axes = pictures.figure("What the deviation is made of", size=(11, 4))
     for colour, name in (("#0072b2", "aleatoric"), ("#009e73", "epistemic")):
         axes.plot(kept["time"], kept[name], color=colour, label=name, linewidth=1.2)
