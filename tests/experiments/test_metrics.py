@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.continual import metrics
-from experiments.run.results import MethodResult, build
+from experiments.continual.summary import MethodResult, build
 
 RNG = np.random.default_rng(0)
 MATRIX, START = RNG.uniform(size=(2, 4, 4)), RNG.uniform(size=(2, 4))

@@ -33,25 +33,25 @@ def stopped_after(monkeypatch, module, saves):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A folder with a stream that has come to its end, and what it returned."""
+    """A folder with a stream that was stopped after its second piece and went on to its end, and what it returned."""
     folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patched:
+        stopped_after(patched, lowrank_filter.common.checkpoint, 2)
+        with pytest.raises(StoppedError):
+            runs.stream(folder, every=20)
     return folder, runs.stream(folder, every=20)
 
 
-def test_a_stream_in_pieces_is_the_stream(finished):
+@pytest.fixture(scope="module")
+def whole():
+    """What the stream returns in one piece."""
+    return runs.stream(None)
+
+
+def test_a_stopped_stream_in_pieces_is_the_stream(finished, whole):
     _, (belief, kept) = finished
-    expected = runs.stream(None)
-    assert runs.digest((belief, kept)) == runs.digest(expected)
-    assert jax.tree.structure(kept) == jax.tree.structure(expected[1]) and kept.info.loss.shape == (60,)
-
-
-def test_a_stopped_stream_goes_on(tmp_path, monkeypatch):
-    options = {"history": "all", "every": 20}
-    with monkeypatch.context() as patched:
-        stopped_after(patched, lowrank_filter.common.checkpoint, 2)
-        with pytest.raises(StoppedError):
-            runs.stream(tmp_path, **options)
-    assert runs.digest(runs.stream(tmp_path, **options)) == runs.digest(runs.stream(None, history="all"))
+    assert runs.digest((belief, kept)) == runs.digest(whole)
+    assert jax.tree.structure(kept) == jax.tree.structure(whole[1]) and kept.info.loss.shape == (60,)
 
 
 def test_a_stopped_fit_goes_on(tmp_path, monkeypatch):
@@ -107,7 +107,7 @@ def command(name, folder):
     return [sys.executable, runs.__file__, name, str(folder / "saved"), str(folder / "result")]
 
 
-def test_a_stream_survives_a_kill(tmp_path):
+def test_a_stream_survives_a_kill(tmp_path, whole):
     """Somewhere in its middle, in whatever it is doing then."""
     process, saved = killing.start(command("stream", tmp_path)), tmp_path / "saved"
     while process.poll() is None and not any((saved / str(position)).exists() for position in range(15, 60, 3)):
@@ -117,7 +117,7 @@ def test_a_stream_survives_a_kill(tmp_path):
     process.communicate()
     assert not (tmp_path / "result").exists()
     _, error = killing.start(command("stream", tmp_path)).communicate()
-    assert (tmp_path / "result").read_text() == runs.digest(runs.stream(None)), error
+    assert (tmp_path / "result").read_text() == runs.digest(whole), error
 
 
 @pytest.mark.slow
