@@ -10,7 +10,20 @@ import pytest
 from dynamax.linear_gaussian_ssm.inference import lgssm_filter, make_lgssm_params
 
 import latenttrack as lt
-from experiments.streaming.models import dssm, gru, kalman, parts, vrnn
+from experiments.streaming.models import (
+    bayes_by_backprop,
+    dssm,
+    ensemble,
+    gru,
+    kalman,
+    known,
+    mc_dropout,
+    mlp,
+    parts,
+    persistence,
+    vrnn,
+    weight_filter,
+)
 
 X, T, K = 3, 12, 4
 LATENT = lt.Config(
