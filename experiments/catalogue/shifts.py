@@ -67,7 +67,12 @@ class Shifts(Comparison):
                 filters.append(Method(reports(form, UNSEEN), fixed | drift, run, (middle,)))
                 pairs += looking_back(PREFIX[form], middle)
         else:
-            pairs += [Pair(f"{PREFIX[form]}smoother", f"{PREFIX[form]}filter") for form in self.structures]
+            others = ("{}filter", "alone")  # what a task's own data is worth
+            pairs += [
+                Pair(f"{PREFIX[form]}smoother", other.format(PREFIX[form]))
+                for form in self.structures
+                for other in others
+            ]
         self.compare(
             console,
             f"shifts-{self.shift}",

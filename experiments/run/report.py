@@ -21,6 +21,7 @@ from experiments.run.labels import label
 
 RESULTS = Path(__file__).parents[1] / "results"
 _PERCENT = {"accuracy", "ece", "current", "backward_transfer", "forward_transfer", "forgetting"}
+_LOWER = {"nll", "mse", "crps", "ece", "forgetting", "max_nll", "spikes"}
 _MARK = re.compile(r"(<!--= (.*?) -->)(.*?)(<!--/-->)", re.DOTALL)
 
 
@@ -219,7 +220,8 @@ def fragment(words: Sequence[str], root: Path = RESULTS) -> str:
     factor, form = scale(metric)
     factor, form = float(options.get("times", factor)), options.get("form", f"+{form}" if paired else form)
     if "won" in flags:
-        return f"{sum(value > 0 for value in per_seed)} of {len(per_seed)}"
+        sign = -1 if metric in _LOWER else 1
+        return f"{sum(sign * value > 0 for value in per_seed)} of {len(per_seed)}"
     if not len(per_seed):
         raise KeyError(f"{flags[0]} {metric}")
     return _signed(shown(np.atleast_1d(np.mean(per_seed)) if "mean" in flags else per_seed, factor, form))
