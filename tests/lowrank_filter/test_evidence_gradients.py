@@ -69,10 +69,9 @@ def test_through_two_steps():
     assert dense.relative_error(came, dense.finite_difference(jax.jit(total), 0.3, 1e-3)) < 1e-6
 
 
-@pytest.mark.parametrize("metric", ["relative", "euclidean"])
-@pytest.mark.parametrize("structure", ["network", "unit", "kronecker"])
-def test_the_second_derivative_gives_standard_errors(structure, metric):
-    """Through three truncated steps from a diagonal prior, whose factor's columns are zero and all alike."""
+@pytest.mark.parametrize("structure", ["network", "kronecker"])
+def test_the_second_derivative_gives_standard_errors(structure):
+    """Through two truncated steps from a diagonal prior, whose factor's columns are zero and all alike."""
     params = {"w": jnp.asarray(MEAN[:6].reshape(3, 2)), "b": jnp.asarray(MEAN[:2])}
 
     def network(params, x):
@@ -80,12 +79,11 @@ def test_the_second_derivative_gives_standard_errors(structure, metric):
 
     def total(log_noise):
         noise = jnp.exp(log_noise)
-        belief = lf.kronecker_init(params) if structure == "kronecker" else lf.init(params, rank=3, blocks=structure)
+        belief = lf.kronecker_init(params) if structure == "kronecker" else lf.init(params, rank=3)
         evidence = 0.0
-        for turn in range(3):
+        for turn in range(2):
             belief = lf.predict(belief, noise)
-            options = {} if structure == "kronecker" else {"rank": 3, "metric": metric}
-            belief, info = lf.update(belief, network, lf.Categorical(), X[:2] + turn, Y[:2], **options)
+            belief, info = lf.update(belief, network, lf.Categorical(), X[:2] + turn, Y[:2])
             evidence += info.log_evidence
         return evidence
 
@@ -95,21 +93,18 @@ def test_the_second_derivative_gives_standard_errors(structure, metric):
 
 
 def test_the_second_derivative_where_eigenvalues_are_equal():
-    """Inputs that are unit vectors on an isotropic prior: every kept direction has the same eigenvalue, and splits."""
+    """Three kept directions with one eigenvalue, three left out with another; both split as the noise turns."""
+    weights, inputs = jnp.arange(12) / 12 + 0.5, jnp.eye(12)[:6] * jnp.repeat(jnp.asarray([3.0, 1.0]), 3)[:, None]
+    later = jnp.asarray(np.random.default_rng(0).normal(size=(2, 12)))
 
     def linear(params, x):
         return x @ params[:, None]
 
-    def total(log_noise):
-        belief, evidence = lf.init(jnp.zeros(12), rank=4), 0.0
-        weights = jnp.arange(12) / 12 + 0.5
-        for turn in range(3):
-            belief = lf.predict(belief, jnp.exp(log_noise) * weights * (turn > 0))
-            inputs = jnp.eye(12)[:3] if turn == 0 else jnp.asarray(np.random.default_rng(turn).normal(size=(3, 12)))
-            belief, info = lf.update(belief, linear, lf.Gaussian(0.1), inputs, jnp.ones(3), rank=4)
-            evidence += info.log_evidence
-        return evidence
+    def evidence(turned):
+        belief = lf.predict(lf.init(jnp.zeros(12), rank=3), jnp.exp(turned * weights))
+        belief, _ = lf.update(belief, linear, lf.Gaussian(0.1), inputs, jnp.ones(6))
+        return lf.update(belief, linear, lf.Gaussian(0.1), later, jnp.ones(2))[1].log_evidence
 
-    curvature = jax.jit(jax.hessian(total))(-1.0)
-    expected = dense.finite_difference(jax.jit(jax.grad(total)), -1.0, 1e-3)
+    curvature = jax.jit(jax.hessian(evidence))(0.0)
+    expected = dense.finite_difference(jax.jit(jax.grad(evidence)), 0.0, 1e-3)
     assert dense.relative_error(curvature, expected) < 1e-6
