@@ -26,6 +26,7 @@ from lowrank_filter.kernels.likelihoods import (
 )
 from lowrank_filter.kernels.predict import predict
 from lowrank_filter.kernels.predictive import Predictive, predictive
+from lowrank_filter.kernels.prior import scaled
 from lowrank_filter.kernels.smooth import smooth
 from lowrank_filter.kernels.update import Info, update
 
@@ -63,6 +64,7 @@ __all__ = [
     "predictive",
     "run_stream",
     "sample",
+    "scaled",
     "sliding_health",
     "smooth",
     "solve",

@@ -17,13 +17,14 @@ from lowrank_filter.kernels.examples import Apply, check_model
 from lowrank_filter.kernels.laplace import laplace_update
 from lowrank_filter.kernels.likelihoods import Likelihood
 from lowrank_filter.kernels.predict import predict
+from lowrank_filter.kernels.prior import Scaled, scaled
 from lowrank_filter.kernels.update import Info, update
 
 Structure = Literal["network", "layer", "unit", "kronecker"]
 
 
 class Filter(NamedTuple):
-    """``init(params)`` → belief, ``predict(belief)`` → belief, ``update(belief, x, y, mask=None, weights=None)`` →
+    """``init(params, x=None)`` → belief, ``predict(belief)`` → belief, ``update(belief, x, y, mask=None, weights=None)`` →
     (belief, info).
 
     ``predict`` takes a ``process_noise`` and a ``transition`` in place of those that it was built with, and so does
@@ -32,7 +33,7 @@ class Filter(NamedTuple):
     Hyperparameters may be traced: build the filter inside the function that is mapped or differentiated.
     """
 
-    init: Callable[[Tree], Belief]
+    init: Callable[..., Belief]
     predict: Callable[..., Belief]
     update: Callable[..., tuple[Belief, Info]]
     step: Callable[..., tuple[Belief, Info]] | None = None
@@ -52,7 +53,7 @@ def extended_filter(
     *,
     rank: int | None = None,
     structure: Structure = "network",
-    precision: Tree = 1.0,
+    precision: Tree | Scaled | None = None,
     process_noise: Tree = 0.0,
     transition: Tree = 1.0,
     residual: Residual = "diagonal",
@@ -65,13 +66,14 @@ def extended_filter(
     """The extended Kalman filter of the weights, for streams; arguments as in init, predict and update.
 
     ``structure`` is that of the precision: the blocks of :func:`init`, which need a ``rank``, or "kronecker" for
-    :func:`kronecker_init`, which has none.
+    :func:`kronecker_init`, which has none. Without a ``precision``, ``filter.init(params, x)`` takes the network's own
+    for the inputs of a first batch, ``scaled(apply_fn, x)``, and ``filter.init(params)`` takes 1.
 
     Raises:
         TypeError: apply_fn, likelihood or a number is of the wrong kind.
         ValueError: an option is unknown or a visible value out of range.
     """
-    start = _start(structure, precision, rank)
+    start = _start(apply_fn, structure, precision, rank)
     truncation_options(residual, metric)
     check_model(apply_fn, likelihood)
     checks.not_negative("process_noise", process_noise)
@@ -120,7 +122,7 @@ def laplace_filter(
     rank: int | None = None,
     structure: Structure = "network",
     fit_batch_size: int | None = None,
-    precision: Tree = 1.0,
+    precision: Tree | Scaled | None = None,
     process_noise: Tree = 0.0,
     transition: Tree = 1.0,
     residual: Residual = "diagonal",
@@ -138,7 +140,7 @@ def laplace_filter(
         TypeError: apply_fn, likelihood or a number is of the wrong kind.
         ValueError: an option is unknown or a visible value out of range.
     """
-    start = _start(structure, precision, rank)
+    start = _start(apply_fn, structure, precision, rank)
     truncation_options(residual, metric)
     check_model(apply_fn, likelihood)
     checks.not_negative("process_noise", process_noise)
@@ -185,12 +187,23 @@ def laplace_filter(
     )
 
 
-def _start(structure: Structure, precision: Tree, rank: int | None) -> Callable[[Tree], Belief]:
+def _start(
+    apply_fn: Apply, structure: Structure, precision: Tree | Scaled | None, rank: int | None
+) -> Callable[..., Belief]:
     checks.choice("structure", structure, ("network", "layer", "unit", "kronecker"))
-    checks.positive("precision", precision)
+    if precision is not None and not isinstance(precision, Scaled):
+        checks.positive("precision", precision)
     if structure == "kronecker":
-        return lambda params: kronecker_init(params, precision)
-    if rank is None:
+        build = kronecker_init
+    elif rank is None:
         raise ValueError(f"rank: expected a static integer >= 0 for structure={structure!r}, got None; give one")
-    checks.rank(rank)
-    return lambda params: init(params, precision, rank=rank, blocks=structure)
+    else:
+        checks.rank(rank)
+        build = functools.partial(init, rank=rank, blocks=structure)
+
+    def start(params: Tree, x: Any = None) -> Belief:
+        if precision is not None:
+            return build(params, precision)
+        return build(params, 1.0 if x is None else scaled(apply_fn, x))
+
+    return start

@@ -16,6 +16,7 @@ from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import compiled
+from lowrank_filter.kernels.prior import Scaled
 
 
 class Belief(NamedTuple):
@@ -32,7 +33,7 @@ class Belief(NamedTuple):
 
 def init(
     params: Tree,
-    precision: Tree = 1.0,
+    precision: Tree | Scaled = 1.0,
     *,
     rank: int,
     blocks: Literal["network", "layer", "unit"] = "network",
@@ -42,8 +43,8 @@ def init(
 
     Args:
         params: the prior mean, any pytree of floating-point arrays.
-        precision: the prior precision in units of 1/θ²: a positive scalar, or a pytree prefix of ``params`` (a scalar
-            per layer, an array per parameter).
+        precision: the prior precision in units of 1/θ²: a positive scalar, a pytree prefix of ``params`` (a scalar
+            per layer, an array per parameter), or the network's own, :func:`scaled`.
         rank: k, static; 0 keeps a diagonal only.
         blocks: "network" couples all parameters; "layer" those of a kernel with its bias, "unit" those that lead to one
             output of a layer. Parameters of no layer are one block for each container. All take k numbers a parameter.
@@ -69,7 +70,7 @@ def init(
 
 def kronecker_init(
     params: Tree,
-    precision: Tree = 1.0,
+    precision: Tree | Scaled = 1.0,
     *,
     shared: Literal["expand", "reduce"] = "expand",
     layers: Sequence[Layer] | None = None,
@@ -96,10 +97,12 @@ def kronecker_init(
     return Belief(mean, kronecker.diagonal(diag, layout(mean, layers, "unit"), reduce=shared == "reduce"))
 
 
-def _prior(params: Tree, precision: Tree) -> tuple[Tree, Tree]:
+def _prior(params: Tree, precision: Tree | Scaled) -> tuple[Tree, Tree]:
     """The mean and the full diagonal of a prior, checked."""
     checks.parameters(params)
     checks.finite("params", params)
+    if isinstance(precision, Scaled):
+        precision = precision.of(params)
     checks.prefix("precision", precision, params)
     checks.positive("precision", precision)
     mean = jax.tree.map(jnp.asarray, params)

@@ -26,7 +26,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,12 @@ _STIRLING = 16.0
 
 
 class Likelihood:
-    """Base class: everything but ``nll`` has a default."""
+    """Base class: everything but ``nll`` has a default.
+
+    ``discrete`` says that p(y | f) is a probability, at most 1: the evidence is then integrated over the outputs.
+    """
+
+    discrete: ClassVar[bool] = False
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
         """By its first instance a class is a pytree, whether it was registered as one or not."""
@@ -157,6 +162,8 @@ def _floor(dtype: Any) -> float:
 @dataclasses.dataclass(frozen=True)
 class Categorical(Likelihood):
     """y ∈ {0 … C−1}, p = softmax(f). S = diag(√p) − p √pᵀ, u = √p − e_y/√p_y; targets are integers."""
+
+    discrete: ClassVar[bool] = True
 
     def nll(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
         """logsumexp(f) − f_y."""
@@ -298,6 +305,8 @@ class Gaussian(Likelihood):
 class Bernoulli(Likelihood):
     """y ∈ [0, 1]^C, independent, p = sigmoid(f). S = √(p(1 − p)), u = (p − y)/√(p(1 − p))."""
 
+    discrete: ClassVar[bool] = True
+
     def nll(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
         """Σ softplus(f) − y f."""
         return jnp.sum(self.terms(output, target))
@@ -340,6 +349,8 @@ class Bernoulli(Likelihood):
 @dataclasses.dataclass(frozen=True)
 class Poisson(Likelihood):
     """y ∈ {0, 1, …}^C, independent, rate = exp(f). S = √rate, u = (rate − y)/√rate."""
+
+    discrete: ClassVar[bool] = True
 
     def nll(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
         """Σ exp(f) − y f + log y!."""

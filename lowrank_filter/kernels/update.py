@@ -16,6 +16,7 @@ from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import Shared, compiled
 from lowrank_filter.kernels.belief import Belief, check_belief
+from lowrank_filter.kernels.evidence import log_expectation
 from lowrank_filter.kernels.examples import Apply, Batch, Examples, check_examples, prepare
 from lowrank_filter.kernels.expansion import Local, expand, localise
 from lowrank_filter.kernels.health import Health, measure
@@ -89,8 +90,9 @@ def update(
     itself. For Gaussian likelihoods f* needs no search. Memory O((k + B·r)·D): meant for streams and small batches;
     :func:`laplace_update` takes large ones.
 
-    The log evidence is log N(y; f(m), R + J P⁻¹ Jᵀ) for Gaussian likelihoods; for others Laplace's approximation at f*,
-    −Σℓᵢ/λ − ½(θ − m)ᵀP(θ − m) − ½ log det(I + AᵀP⁻¹A), which cannot pass 0 where the likelihood cannot.
+    The log evidence is log N(y; f(m), R + J P⁻¹ Jᵀ) for Gaussian likelihoods; for discrete ones
+    log E exp(−Σℓᵢ/λ) under the outputs' N(f(m), J P⁻¹ Jᵀ), by points, never above 0; for others Laplace's
+    approximation at f*, −Σℓᵢ/λ − ½(θ − m)ᵀP(θ − m) − ½ log det(I + AᵀP⁻¹A).
 
     Args:
         belief: the predicted belief.
@@ -276,7 +278,10 @@ def _guarded(problem: _Problem, iterations: int, options: dict[str, Any]) -> _St
             a = output_map(at, centre, covariance)
             across = jnp.matmul(covariance, a, precision=tree.HIGHEST)
             moved = across.reshape(outputs.shape).astype(outputs.dtype)
-            found, penalty = at(centre + moved), 0.5 * a @ across
+            found = at(centre + moved)
+            if offset is None and problem.likelihood.discrete:
+                log_evidence = log_expectation(at, centre, covariance, a, found)
+            penalty = 0.5 * a @ across
             target = found.score - jnp.einsum("bcr,bc->br", found.root, moved, precision=tree.HIGHEST)
         columns = jacobian.mixed(found.root)
         precision, site, correction, misfit = problem.precision.condition(
@@ -293,8 +298,9 @@ def _guarded(problem: _Problem, iterations: int, options: dict[str, Any]) -> _St
             (distance, across, jnp.sum(left * explained)),
         )
         offset = jax.tree.map(jnp.subtract, point, problem.mean)
-    fit = -jnp.sum(found.loss) - penalty if found.excess is None else _gaussian_fit(found, correction)
-    log_evidence = fit - 0.5 * correction.logdet
+    if not problem.likelihood.discrete:
+        fit = -jnp.sum(found.loss) - penalty if found.excess is None else _gaussian_fit(found, correction)
+        log_evidence = fit - 0.5 * correction.logdet
     return _Step(point, precision, site, log_evidence, correction, misfit, local, size, settled)
 
 

@@ -1,0 +1,82 @@
+"""The evidence of a discrete likelihood: log E p(y | f) over the Gaussian of the outputs."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from scipy.special import ndtri
+from scipy.stats import qmc
+
+from lowrank_filter.algebra import small_matrices, tree
+from lowrank_filter.kernels.expansion import Local
+
+# Points of each of the two proposals; fewer where they have many coordinates.
+_MOST, _FEWEST, _NUMBERS = 2048, 64, 2**12
+
+
+def log_expectation(
+    local: Callable[[Float[Array, "B C"]], Local],
+    outputs: Float[Array, "B C"],
+    covariance: Float[Array, "n n"],
+    a: Float[Array, " n"],
+    found: Local,
+) -> Float[Array, ""]:
+    """log E exp(−ℓ(f)), f ~ N(f̂, Σ), by importance sampling at fixed points; never above 0 where ℓ ≥ 0.
+
+    In coordinates e with f = f̂ + R e, R Rᵀ = Σ, half of the points are drawn from the prior N(0, I) and half from
+    Laplace's approximation of the posterior, N(Rᵀa, (I + RᵀH R)⁻¹); each is weighed against the even mixture of both
+    (the balance heuristic, Veach & Guibas 1995), so that no weight is larger than 2. The points are a scrambled Sobol
+    sequence: the same in every call, so that the result is a smooth function of its arguments.
+
+    Args:
+        local: the likelihood at outputs.
+        outputs: f̂.
+        covariance: Σ.
+        a: of :func:`output_map`.
+        found: the likelihood at f̂ + Σa.
+    """
+    dtype, size = covariance.dtype, len(covariance)
+    root = _root(covariance)
+    blocks = root.reshape(*outputs.shape, size)
+    whitened = jnp.einsum("bcr,bcn->brn", found.root.astype(dtype), blocks, precision=tree.HIGHEST).reshape(-1, size)
+    lower = small_matrices.cholesky_plus_identity(_matmul(whitened.T, whitened))
+    centre = _matmul(root.T, a)
+    normal = jnp.asarray(_points(_number(size), size), dtype)
+    posterior = centre + jax.scipy.linalg.solve_triangular(lower, normal.T, lower=True, trans="T").T
+    points = jnp.concatenate([normal, posterior])
+
+    def loss(point: Array) -> Array:
+        moved = _matmul(root, point).reshape(outputs.shape).astype(outputs.dtype)
+        return jnp.sum(local(outputs + moved).loss).astype(dtype)
+
+    # log of the mixture over the prior; the normalising constants of both are the same but for the determinant.
+    shifted = jnp.sum(_matmul(points - centre, lower) ** 2, axis=1)
+    ratio = 0.5 * (jnp.sum(points**2, axis=1) - shifted) + 0.5 * small_matrices.logdet(lower)
+    weights = -jnp.logaddexp(0.0, ratio) + np.log(2)
+    values = weights - jax.vmap(loss)(points)
+    return jnp.minimum(jax.nn.logsumexp(values) - np.log(len(points)), 0)
+
+
+def _root(covariance: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """R with R Rᵀ = Σ, raised by rounding so that it exists where Σ is singular."""
+    scale = jnp.max(jnp.diagonal(covariance))
+    raised = len(covariance) * jnp.finfo(covariance.dtype).eps * 4 * jnp.where(scale > 0, scale, 1)
+    return jnp.linalg.cholesky(covariance + raised * jnp.eye(len(covariance), dtype=covariance.dtype))
+
+
+def _number(size: int) -> int:
+    return int(np.clip(2 ** int(np.log2(max(_NUMBERS // size, 1))), _FEWEST, _MOST))
+
+
+@functools.cache
+def _points(number: int, size: int) -> np.ndarray:
+    """Standard normal points, spread evenly."""
+    uniform = qmc.Sobol(size, scramble=True, rng=np.random.default_rng(0)).random(number)
+    return ndtri(np.clip(uniform, 1e-9, 1 - 1e-9))
+
+
+def _matmul(left: Array, right: Array) -> Array:
+    return jnp.matmul(left, right, precision=tree.HIGHEST)
