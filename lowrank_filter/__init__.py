@@ -3,12 +3,15 @@
 params ─init→ belief ─predict→ belief ─update(data)→ belief … ─smooth→ beliefs
 """
 
+from importlib import metadata
+
 from lowrank_filter.algebra.blocks import Blocks
 from lowrank_filter.algebra.diag_low_rank import DiagLowRank
 from lowrank_filter.algebra.kronecker import Kronecker
 from lowrank_filter.algebra.operations import inverse_diagonal, logdet, matvec, solve, truncate
 from lowrank_filter.algebra.partition import Layer, find_layers
 from lowrank_filter.algebra.precision import Precision
+from lowrank_filter.common.pieces import OtherRunError
 from lowrank_filter.drivers.filters import Filter, extended_filter, laplace_filter
 from lowrank_filter.drivers.fit import fit
 from lowrank_filter.drivers.run_stream import run_stream
@@ -30,6 +33,8 @@ from lowrank_filter.kernels.prior import scaled
 from lowrank_filter.kernels.smooth import smooth
 from lowrank_filter.kernels.update import Info, update
 
+__version__ = metadata.version("weightfilter")
+
 __all__ = [
     "Belief",
     "Bernoulli",
@@ -44,6 +49,7 @@ __all__ = [
     "Kronecker",
     "Layer",
     "Likelihood",
+    "OtherRunError",
     "Poisson",
     "Precision",
     "Predictive",

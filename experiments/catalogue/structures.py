@@ -151,7 +151,12 @@ def _streams(seed: int, split: Split, structures: dict[str, Structure]) -> dict[
 
 @functools.cache
 def _passed(structure: Structure) -> Callable[[lf.Belief, Split], Array]:
-    built = lf.extended_filter(MIDDLE.apply, LIKELIHOOD, rank=structure.rank, structure=structure.form)
+    built = lf.extended_filter(
+        MIDDLE.apply,
+        LIKELIHOOD,
+        structure=structure.form,
+        rank=None if structure.form == "kronecker" else structure.rank,
+    )
 
     def stream(belief: lf.Belief, split: Split) -> Array:
         last, _ = lf.filter_stream(built, belief, split.train_x, split.train_y)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from lowrank_filter.algebra import krylov, tree
+from lowrank_filter.algebra import krylov, saving, tree
 from lowrank_filter.algebra.correction import correction, projection
 from lowrank_filter.algebra.diag_low_rank import DiagLowRank, cut_off, remainder
 from lowrank_filter.algebra.example_gradients import Columns, Stack
@@ -34,6 +34,11 @@ class Blocks:
 
     parts: tuple[DiagLowRank, ...]
     layout: Layout = dataclasses.field(metadata={"static": True})
+
+    def __repr__(self) -> str:
+        """Its size and kind, no numbers."""
+        count = sum(part.diag.shape[-2] for part in self.parts)
+        return f"Blocks({tree.described(self.layout.like())}, rank={self.rank}, {count} blocks)"
 
     @property
     def rank(self) -> int:
@@ -197,6 +202,7 @@ class Blocks:
 
 def diagonal(precision: Tree, rank: int, layout: Layout) -> Blocks:
     """A diagonal precision with room for ``rank`` directions in each block."""
+    saving.known_to_flax(Blocks)
     return Blocks(
         tuple(
             DiagLowRank(diag, jnp.zeros((len(diag), rank, diag.shape[1]), diag.dtype))

@@ -39,6 +39,13 @@ class DiagLowRank(NamedTuple):
     diag: Tree
     factor: Tree
 
+    def __repr__(self) -> str:
+        """Its size, no numbers; as a tuple where what it holds are no arrays."""
+        try:
+            return f"DiagLowRank({tree.described(self.diag)}, rank={self.rank})"
+        except (AttributeError, TypeError, IndexError):
+            return f"DiagLowRank(diag={self.diag!r}, factor={self.factor!r})"
+
     @property
     def rank(self) -> int:
         """k, the number of vectors in the factor."""

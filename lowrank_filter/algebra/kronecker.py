@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from lowrank_filter.algebra import small_matrices, tree
+from lowrank_filter.algebra import saving, small_matrices, tree
 from lowrank_filter.algebra.correction import correction, projection
 from lowrank_filter.algebra.example_gradients import Columns
 from lowrank_filter.algebra.partition import Group, Layout
@@ -129,6 +129,10 @@ class Kronecker:
     parts: tuple[Eigenbasis | Diagonal, ...]
     layout: Layout = dataclasses.field(metadata={"static": True})
     reduce: bool = dataclasses.field(metadata={"static": True})
+
+    def __repr__(self) -> str:
+        """Its size and kind, no numbers."""
+        return f"Kronecker({tree.described(self.layout.like())})"
 
     @property
     def rank(self) -> int:
@@ -312,6 +316,7 @@ def diagonal(precision: Tree, layout: Layout, *, reduce: bool) -> Kronecker:
         units, inputs = diag.shape
         return Eigenbasis(jnp.eye(units, dtype=diag.dtype), jnp.eye(inputs, dtype=diag.dtype), diag)
 
+    saving.known_to_flax(Kronecker)
     parts = zip(layout.groups, layout.split(precision), strict=True)
     return Kronecker(tuple(part(*pair) for pair in parts), layout, reduce)
 

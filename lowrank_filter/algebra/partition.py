@@ -7,7 +7,7 @@ bias. As a matrix a layer is [U, m]: a row for each unit, its m − 1 weights an
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -99,6 +99,15 @@ class Layout:
     dtypes: tuple[Any, ...]
     groups: tuple[Group, ...]
 
+    def __reduce__(self) -> tuple:
+        """By an example of the structure, since JAX's own description of one cannot be saved whole."""
+        example = jax.tree.unflatten(self.structure, range(len(self.shapes)))
+        return _restored, (example, self.shapes, self.dtypes, self.groups)
+
+    def __deepcopy__(self, _: Any) -> Self:
+        """Nothing in it changes."""
+        return self
+
     def like(self) -> Tree:
         """The shapes of the parameters."""
         shapes = [jax.ShapeDtypeStruct(*pair) for pair in zip(self.shapes, self.dtypes, strict=True)]
@@ -156,6 +165,10 @@ class Layout:
             rows.append(leaves[leaf].transpose((*axes, *rest)).reshape(self._size(group), -1))
         joined = rows[0] if len(rows) == 1 else concatenate(rows, axis=1)
         return joined.reshape(1, -1) if group.merged else joined
+
+
+def _restored(example: Tree, *rest: Any) -> Layout:
+    return Layout(jax.tree.structure(example), *rest)
 
 
 def layout(params: Tree, layers: Sequence[Layer] | None, part: Part) -> Layout:

@@ -128,6 +128,12 @@ def dimension(vector: Tree) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(vector))
 
 
+def described(vector: Tree) -> str:
+    """Its number of elements and its dtypes, for messages."""
+    dtypes = sorted({jnp.dtype(leaf.dtype).name for leaf in jax.tree.leaves(vector)})
+    return f"D={dimension(vector)}, {', '.join(dtypes)}"
+
+
 def total(function: Callable[[Array], Array], vector: Tree) -> Float[Array, ""]:
     """The sum of an elementwise function over all of a vector's elements."""
     return _total(jax.tree.map(lambda v: jnp.sum(function(v)), vector))

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lowrank_filter.common.lock import alone
+from lowrank_filter.common.pieces import OtherRunError
 
 try:
     import orbax.checkpoint as ocp
@@ -71,7 +72,7 @@ class Checkpoint:
             try:
                 about = self._about(position)
                 state = self._state(position, about, like)
-            except _OtherRunError:
+            except OtherRunError:
                 raise
             except Exception as error:  # of many kinds: what a damaged file makes of orbax and its codecs
                 reason = " ".join(str(error).split())[:500]
@@ -116,7 +117,7 @@ class Checkpoint:
         names = sorted(n for n in {*before, *self._identity} if before.get(n) != self._identity.get(n))
         if names:
             changes = "; ".join(f"{n} was {before.get(n)} and is {self._identity.get(n)}" for n in names)
-            raise _OtherRunError(
+            raise OtherRunError(
                 f"checkpoint: expected the run that {self._folder} holds, got another one: {changes}; {_ADVICE}"
             )
         return about
@@ -142,10 +143,6 @@ class Checkpoint:
                 target = target.with_name(f"{target.name}-again")
             (self._folder / str(position)).rename(target)
         self._manager.reload()
-
-
-class _OtherRunError(ValueError):
-    """The folder holds another run."""
 
 
 def _plain(tree: Tree) -> list[Any]:

@@ -4,7 +4,7 @@ Shapes and structures are checked always, also under tracing. Values are checked
 outside a traced computation; inside one, the updates report them in ``info.invalid``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,38 @@ def parameters(params: Tree) -> None:
         raise ValueError(
             "params: expected a pytree with at least one array, got an empty one; pass the network's parameters"
         )
+    _no_statistics(params)
     for path, leaf in leaves:
         if not (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)):
             raise TypeError(
                 f"params{_name(path)}: expected a floating-point array, got {_kind(leaf)}; pass only the trainable "
                 "arrays and close over the rest in apply_fn"
             )
+
+
+# What flax keeps beside parameters: collections of linen, and classes of variables of nnx.
+_COLLECTIONS = frozenset({"batch_stats", "cache", "intermediates", "carry"})
+_VARIABLES = frozenset({"BatchStat", "Cache", "Intermediate", "RngState", "RngKey", "RngCount"})
+
+
+def _no_statistics(params: Tree) -> None:
+    """Nothing that flax would call a statistic: it is no weight, and must not be filtered."""
+    found = sorted(_COLLECTIONS.intersection(params)) if isinstance(params, Mapping) and "params" in params else []
+
+    def look(node: Any) -> bool:
+        kinds = {each.__name__ for each in (*type(node).__mro__, *getattr(node, "type", type(None)).__mro__)}
+        known = type(node).__module__.startswith("flax.") and bool(kinds & _VARIABLES)
+        if known:
+            found.append(sorted(kinds & _VARIABLES)[0])
+        return known
+
+    jax.tree.leaves(params, is_leaf=look)
+    if found:
+        raise ValueError(
+            f"params: expected weights only, got flax variables with {', '.join(dict.fromkeys(found))}; pass "
+            'variables["params"] (nnx.split(model, nnx.Param, ...) with nnx), and close over the rest in apply_fn, in '
+            "evaluation mode"
+        )
 
 
 def same_shapes(name: str, value: Tree, like: Tree, *, leading: int | None = None, advice: str = "") -> None:

@@ -13,6 +13,10 @@ from jax.core import Tracer
 Tree = Any
 
 
+class OtherRunError(ValueError):
+    """A checkpoint's folder holds another run: other data, arguments, network or versions."""
+
+
 def scan(
     advance: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]],
     fixed: Tree,

@@ -2,8 +2,9 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
+import jax
 import optax
 from jaxtyping import Array, ArrayLike, Key
 
@@ -23,28 +24,49 @@ from lowrank_filter.kernels.update import Info, update
 Structure = Literal["network", "layer", "unit", "kronecker"]
 
 
-class Filter(NamedTuple):
+class _Functions(NamedTuple):
+    init: Callable[..., Belief]
+    predict: Callable[..., Belief]
+    update: Callable[..., tuple[Belief, Info]]
+    step: Callable[..., tuple[Belief, Info]]
+
+
+class Filter(_Functions):
     """``init(params, x=None)`` → belief, ``predict(belief)`` → belief, ``update(belief, x, y, mask=None, weights=None)`` →
     (belief, info).
 
-    ``predict`` takes a ``process_noise`` and a ``transition`` in place of those that it was built with, and so does
-    ``step``: predict, then update, where the two together are cheaper; :func:`filter_stream` uses it if it is there.
+    ``step(belief, x, y, mask=None, weights=None)`` is predict, then update: what :func:`filter_stream` does for each
+    chunk. Where it is not given (the two together being cheaper) it is made of them. ``predict`` and ``step`` take a
+    ``process_noise`` and a ``transition`` in place of those that they were built with.
 
     Hyperparameters may be traced: build the filter inside the function that is mapped or differentiated.
     """
 
-    init: Callable[..., Belief]
-    predict: Callable[..., Belief]
-    update: Callable[..., tuple[Belief, Info]]
-    step: Callable[..., tuple[Belief, Info]] | None = None
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        init: Callable[..., Belief],
+        predict: Callable[..., Belief],
+        update: Callable[..., tuple[Belief, Info]],
+        step: Callable[..., tuple[Belief, Info]] | None = None,
+    ) -> Self:
+        """With a step in any case."""
+        return super().__new__(cls, init, predict, update, step or functools.partial(_in_turn, predict, update))
 
 
-def stepping(filter: Filter) -> Callable[..., tuple[Belief, Info]]:
-    """``(belief, x, y, mask, weights)`` → (belief, info): the filter's step, or predict and then update; with other
-    dynamics, if any are named."""
-    return filter.step or (
-        lambda belief, *examples, **dynamics: filter.update(filter.predict(belief, **dynamics), *examples)
-    )
+def _in_turn(
+    predict: Callable,
+    update: Callable,
+    belief: Belief,
+    x: Any,
+    y: Any,
+    mask: Any = None,
+    weights: Any = None,
+    **dynamics: Any,
+) -> tuple[Belief, Info]:
+    given = {} if weights is None else {"weights": weights}  # not every update of a user's own takes them
+    return update(predict(belief, **dynamics), x, y, mask, **given)
 
 
 def extended_filter(
@@ -130,11 +152,13 @@ def laplace_filter(
     temperature: ArrayLike = 1.0,
     curvature_scale: ArrayLike = 1.0,
     batch_size: int = 1000,
+    key: Key[Array, ""] | None = None,
 ) -> Filter:
     """LR-LGF: train to the MAP with the belief as regulariser, then take the curvature there; for task sequences.
 
-    Arguments as in init, predict, fit and laplace_update; ``structure`` as in :func:`extended_filter`. ``update`` takes
-    a ``key`` too, for the order of the mini-batches where ``fit_batch_size`` is given.
+    Arguments as in init, predict, fit and laplace_update; ``structure`` as in :func:`extended_filter`. ``key`` is
+    for the order of the mini-batches where ``fit_batch_size`` is given, the same at each update that is given no other
+    one; by default ``jax.random.key(0)``.
 
     Raises:
         TypeError: apply_fn, likelihood or a number is of the wrong kind.
@@ -152,6 +176,7 @@ def laplace_filter(
     checks.count("batch_size", batch_size, minimum=1)
     if fit_batch_size is not None:
         checks.count("fit_batch_size", fit_batch_size, minimum=1)
+    order = jax.random.key(0) if key is None else checks.key("key", key)
 
     def update_(
         belief: Belief, x: Any, y: Any, mask: Any = None, weights: Any = None, key: Key[Array, ""] | None = None
@@ -164,7 +189,7 @@ def laplace_filter(
             optimizer=optimizer,
             steps=steps,
             batch_size=fit_batch_size,
-            key=key,
+            key=order if key is None else key,
             **data,
         )
         return laplace_update(
@@ -194,6 +219,11 @@ def _start(
     if precision is not None and not isinstance(precision, Scaled):
         checks.positive("precision", precision)
     if structure == "kronecker":
+        if rank is not None:
+            raise ValueError(
+                f'rank: expected None for structure="kronecker", which has none, got {rank!r}; leave it out, or take '
+                "another structure"
+            )
         build = kronecker_init
     elif rank is None:
         raise ValueError(f"rank: expected a static integer >= 0 for structure={structure!r}, got None; give one")

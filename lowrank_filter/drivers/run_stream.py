@@ -19,7 +19,7 @@ from lowrank_filter.common import checks
 from lowrank_filter.common.pieces import host_only, joined, strong
 from lowrank_filter.common.progress import Hook, reporting
 from lowrank_filter.common.progress import check as check_progress
-from lowrank_filter.drivers.filters import Filter, stepping
+from lowrank_filter.drivers.filters import Filter
 from lowrank_filter.drivers.stream import Stream, same_belief
 from lowrank_filter.kernels.belief import Belief, check_belief
 from lowrank_filter.kernels.update import Info
@@ -148,7 +148,7 @@ class _State(NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _step(filter: Filter, belief: Belief, x: Any, y: Any, mask: Any) -> tuple[Belief, Info]:
-    belief, info = stepping(filter)(belief, x, y, mask)
+    belief, info = filter.step(belief, x, y, mask)
     return belief, info._replace(site=None)
 
 

@@ -13,7 +13,7 @@ from lowrank_filter.common.compiled import compiled
 from lowrank_filter.common.pieces import scan
 from lowrank_filter.common.progress import Hook, reporting
 from lowrank_filter.common.progress import check as check_progress
-from lowrank_filter.drivers.filters import Filter, stepping
+from lowrank_filter.drivers.filters import Filter
 from lowrank_filter.kernels.belief import Belief, check_belief
 from lowrank_filter.kernels.examples import as_inputs, as_mask
 from lowrank_filter.kernels.predict import per_step
@@ -151,11 +151,10 @@ def _steps(
         return padded.reshape(steps, chunk_size, *leaf.shape[1:])
 
     dynamics = {name: per_step(name, value, belief.mean, steps) for name, value in given.dynamics.items()}
-    advance = stepping(filter)
 
     def step(belief: Belief, chunk: tuple) -> tuple[Belief, Stream]:
         number, *examples = chunk
-        belief, info = advance(belief, *examples, **{name: at(number) for name, at in dynamics.items()})
+        belief, info = filter.step(belief, *examples, **{name: at(number) for name, at in dynamics.items()})
         kept = Stream(
             info if history == "all" else info._replace(site=None),
             belief.mean if history == "means" else None,

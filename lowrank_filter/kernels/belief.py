@@ -30,6 +30,13 @@ class Belief(NamedTuple):
     mean: Tree
     precision: Precision
 
+    def __repr__(self) -> str:
+        """Its size and kind, no numbers; as a tuple where what it holds are no arrays."""
+        try:
+            return f"Belief({tree.described(self.mean)}, rank={self.precision.rank}, {type(self.precision).__name__})"
+        except (AttributeError, TypeError):
+            return f"Belief(mean={self.mean!r}, precision={self.precision!r})"
+
 
 def init(
     params: Tree,

@@ -12,6 +12,7 @@ from lowrank_filter.algebra import widths
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import compiled, output_of
+from lowrank_filter.kernels.coupling import check_uncoupled
 from lowrank_filter.kernels.likelihoods import Likelihood
 
 Apply = Callable[[Tree, Any], Array]
@@ -78,10 +79,15 @@ def check_examples(
 
 
 def prepare(params: Tree, apply_fn: Apply, likelihood: Likelihood, examples: Examples) -> Batch:
-    """Replace what is masked or cannot be used."""
+    """Replace what is masked or cannot be used.
+
+    Raises:
+        ValueError: the network couples examples.
+    """
     x, y = jax.tree.map(jnp.asarray, examples.x), jnp.asarray(examples.y)
     if jnp.issubdtype(y.dtype, jnp.floating):
         y = y.astype(widths.common(params, x))
+    check_uncoupled(apply_fn, params, x)
     size, observed = len(y), None
     kept = jnp.ones(size, bool) if examples.mask is None else jnp.asarray(examples.mask)
     if kept.ndim == 2:

@@ -108,7 +108,8 @@ def curvature(
         layout: Layout, stacks: tuple[Float[Array, "_U n _m"], ...]
     ) -> tuple[Float[Array, "_U n _m"], ...]:
         covers = {group: _covers(reading(), layout, group) for group in layout.groups}
-        unread = tuple(group for group in layout.groups if not covers[group])
+        unused = {group for group in layout.groups if reading().unused(layout.positions(group))}
+        unread = tuple(group for group in layout.groups if not covers[group] and group not in unused)
 
         def step(part: Batch, index: Array) -> tuple[Array, ...]:
             root = root_of(part, index)
@@ -117,6 +118,8 @@ def curvature(
             return tuple(
                 _layer_product(group, [cover.apply(factors) for cover in covers[group]], stack)
                 if covers[group]
+                else jnp.zeros_like(stack)
+                if group in unused
                 else _column_product(columns[group], stack)
                 for group, stack in zip(layout.groups, stacks, strict=True)
             )
@@ -135,7 +138,7 @@ def curvature(
     def kronecker(layout: Layout, reduce: bool) -> dict[Group, KroneckerFactors]:
         covers = {group: _covers(reading(), layout, group) for group in layout.groups if group.layer}
         for group, found in covers.items():
-            if not found:
+            if not found and not reading().unused(layout.positions(group)):
                 raise ValueError(
                     f"{group.name}: expected a layer whose kernel multiplies its inputs or is convolved with them, and "
                     "whose bias is added to the result; the network uses it in another way. Leave it out, or correct "
@@ -149,6 +152,8 @@ def curvature(
             counts = counted * (1.0 if part.weights is None else part.weights)
             factors = {
                 group: _kronecker_sums([cover.apply(factors) for cover in found], counts, reduce)
+                if found
+                else zeros(group)
                 for group, found in covers.items()
             }
             return factors, jnp.sum(counts)

@@ -22,7 +22,8 @@ def example_gradients(
     and output gradients.
     """
     reading = network_reader.read(apply_fn, params, batch.x)
-    if reading.exact_diagonal() and (where := find_places([use.labels for use in reading.uses], params)) is not None:
+    where = find_places([use.labels for use in reading.uses], params) if reading.uses else None
+    if reading.exact_diagonal() and where is not None:
         outputs, factors = network_reader.factorise(reading, apply_fn, params, batch.x, root)
         inputs, cotangents = zip(*map(_as_product, reading.uses, factors), strict=True)
         return outputs, LayerGradients(inputs, cotangents, params, where)

@@ -97,6 +97,10 @@ class Reading(NamedTuple):
         shared = any(use.kind == "dense" and use.positions > 1 for use in self.uses)
         return not self.unknown.any() and self.counts.max(initial=0) <= 1 and not shared
 
+    def unused(self, positions: np.ndarray) -> bool:
+        """Whether the outputs do not depend on these parameters, or no gradient goes to them."""
+        return not self.unknown[positions].any() and not self.counts[positions].any()
+
     def layer_uses(self, positions: np.ndarray) -> list["LayerUse"]:
         """The dense uses that together are all uses of a layer [U, m]; none if there are others."""
         place = np.full(self.counts.size, -1)
@@ -248,6 +252,8 @@ def _evaluate(apply_fn: Callable, params: Tree, x: Any, probes: Sequence[Array] 
         if parameters and name in _CALLS:
             return run(*_inner(equation), *_inner(twin), values)
         examples = any(v.examples for v in values)
+        if name == "stop_gradient":
+            return [_Value(jax.lax.stop_gradient(v.value), v.examples, v.axis) for v in values]
         results = _execute(jaxpr, equation, [v.value for v in values])
         axes = [
             _axis(a.aval.shape, b.aval.shape) if examples else None for a, b in _zip(equation.outvars, twin.outvars)
@@ -289,7 +295,7 @@ def _evaluate(apply_fn: Callable, params: Tree, x: Any, probes: Sequence[Array] 
             twin = jaxpr
         environment.update((variable, _Value(const, False, None)) for variable, const in _zip(jaxpr.constvars, consts))
         environment.update(_zip(jaxpr.invars, values))
-        for equation, other in _zip(jaxpr.eqns, twin.eqns):
+        for equation, other in _zip(*_alive(jaxpr, twin)):
             found = step(jaxpr, equation, other, [look_up(variable) for variable in equation.invars])
             environment.update(_zip(equation.outvars, found))
         return [look_up(variable) for variable in jaxpr.outvars]
@@ -454,6 +460,17 @@ _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "checkpo
 def _inner(equation: Any) -> tuple[Any, Sequence[Any]]:
     inner = equation.params[_CALLS[equation.primitive.name]]
     return (inner.jaxpr, inner.consts) if isinstance(inner, core.ClosedJaxpr) else (inner, ())
+
+
+def _alive(jaxpr: Any, twin: Any) -> tuple[list[Any], list[Any]]:
+    """The equations that the outputs depend on, of two jaxprs that are alike."""
+    wanted = {variable for variable in jaxpr.outvars if not isinstance(variable, core.Literal)}
+    kept = []
+    for pair in reversed(list(_zip(jaxpr.eqns, twin.eqns))):
+        if wanted.intersection(pair[0].outvars) or pair[0].effects:
+            wanted.update(v for v in pair[0].invars if not isinstance(v, core.Literal))
+            kept.append(pair)
+    return [pair[0] for pair in reversed(kept)], [pair[1] for pair in reversed(kept)]
 
 
 def _execute(jaxpr: Any, equation: Any, values: list[Any]) -> list[Any]:

@@ -10,6 +10,7 @@ from lowrank_filter.algebra import tree, widths
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import compiled
 from lowrank_filter.kernels.belief import Belief, check_belief
+from lowrank_filter.kernels.coupling import check_uncoupled
 from lowrank_filter.kernels.examples import Apply, as_inputs, output_count
 
 
@@ -49,6 +50,7 @@ def predictive(belief: Belief, apply_fn: Apply, x: Any, *, batch_size: int = 32)
 def _predictive(belief: Belief, x: Any, *, apply_fn: Apply, outputs: int, batch_size: int) -> Predictive:
     dtype = widths.common(belief, x)
     belief, x = widths.cast((belief, jax.tree.map(jnp.asarray, x)), dtype)
+    check_uncoupled(apply_fn, belief.mean, x)
     precision, apply_fn = belief.precision, widths.outputs_in(dtype, apply_fn)
 
     def one(example: Any) -> Predictive:
