@@ -84,9 +84,7 @@ def case(request):
 def test_a_belief_comes_back_and_goes_on(case, way, tmp_path):
     name, belief, onwards = case
     if way is by_flax and name == "equinox":
-        belief = belief._replace(mean=jax.tree.leaves(belief.mean))  # which flax does not know
-        assert way(belief, tmp_path).precision.rank == belief.precision.rank
-        return
+        pytest.skip("flax does not know equinox's modules")
     came = way(belief, tmp_path)
     assert jax.tree.structure(came) == jax.tree.structure(belief)
     jax.tree.map(np.testing.assert_array_equal, came, belief)
