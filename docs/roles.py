@@ -22,11 +22,14 @@ def _link(obj: griffe.Object, name: str) -> str:
     """A link where a public name of the object's own package, or of one around it, is meant."""
     package, _, rest = name.partition(".")
     wanted = rest if package in _PACKAGES and rest else name
+    found: str | None = None
     module: Any = obj.module
     while module is not None:
-        if wanted in (module.exports or ()):
-            # A function that is named like its file is documented as what is in it.
-            inside = f"{wanted}." if (module.filepath.parent / f"{wanted}.py").exists() else ""
-            return f"[`{wanted}`][{module.path}.{inside}{wanted}]"
+        # An outer package's name is the one to show where it is the same thing.
+        inner = f"{found}.{wanted}"
+        if wanted in (module.exports or ()) and (found is None or module.imports.get(wanted) == inner):
+            found = module.path
         module = module.parent
-    return f"[`{wanted}`][{name}]" if wanted != name else f"`{name}`"
+    if found is None:
+        return f"[`{wanted}`][{name}]" if wanted != name else f"`{name}`"
+    return f"[`{wanted}`][{found}.{wanted}]"
