@@ -8,7 +8,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-_LISTED = ("guides/index.md", "results/index.md")
+_LISTED = ("guides/index.md", "mathematics/index.md", "results/index.md")
 _SHOWN = (".png", ".svg")
 
 
