@@ -1,28 +1,24 @@
 """Writing a precision.
 
-The kernels know a precision by its operations alone, listed in `lf.Precision`. A structure of your own is a pytree of
-arrays with the operations that you use (`draw` is left out here): no kernel and no driver changes. This is a diagonal,
-which `lf.init(rank=0)` has too, so that they can be compared. What does not fit a family is dropped in `condition` and
-`add`; the mean of an update is exact in any family, by `correction`, from `solve` and `whiten`.
+Kernels know a precision by its operations alone, listed in `lf.Precision`. A structure of your own is a pytree with
+those that you use: here, what streams and `lf.smooth` ask for. This is a diagonal, to compare with that of
+`lf.init(rank=0)`. What does not fit is dropped; the mean of an update is exact in any family, by `correction`.
 """
 
-import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 import lowrank_filter as lf
 from lowrank_filter.algebra import tree
-from lowrank_filter.algebra.correction import correction
+from lowrank_filter.algebra.correction import correction, projection
 from lowrank_filter.algebra.precision import Misfit
 
 each = jax.tree.map
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Diagonal:
+class Diagonal(NamedTuple):
     d: Any  # shaped like the parameters
     rank = 0
 
@@ -42,8 +38,11 @@ class Diagonal:
     add = lambda self, other, **_: (Diagonal(each(jnp.add, self.d, other.d)), Misfit(jnp.zeros(()), jnp.ones(())))
     approximate = lambda self, curvature, **_: (Diagonal(curvature.diagonal()), Misfit(jnp.zeros(()), jnp.zeros(())))
 
-    def condition(self, columns, target, *, noise=None, transition=None, **_):
-        before = self if noise is None else self.propagate(noise, transition)
+    def project(self, columns, *, noise=None, transition=None, **_):
+        return projection(self if noise is None else self.propagate(noise, transition), columns.stack())
+
+    def condition(self, columns, target, *, noise=None, transition=None, prior=None, **_):
+        before = prior or (self if noise is None else self.propagate(noise, transition))
         site = Diagonal(each(lambda a: jnp.sum(a**2, axis=0), columns.stack()))
         after, misfit = before.add(site)
         return after, site, correction(before, columns.stack(), target), misfit

@@ -32,7 +32,8 @@ class _Functions(NamedTuple):
 
 
 class Filter(_Functions):
-    """``init(params, x=None)`` → belief, ``predict(belief)`` → belief, ``update(belief, x, y, mask=None, weights=None)`` →
+    """``init(params, x=None)`` → belief, ``predict(belief)`` → belief,
+    ``update(belief, x, y, mask=None, weights=None)`` →
     (belief, info).
 
     ``step(belief, x, y, mask=None, weights=None)`` is predict, then update: what :func:`filter_stream` does for each
