@@ -202,7 +202,7 @@ class Forecaster:
         for index, ((xs, ys), count) in enumerate(zip(parts, held.values(), strict=True)):
             state, outputs = _rollout(model, result, jax.random.key(seed), xs, ys)
             states.append(state)
-            shares = np.asarray(metrics.pit(ys, outputs.mean, outputs.variance))[:, : len(self.target)]
+            shares = np.asarray(metrics.pit(jnp.asarray(ys), outputs.mean, outputs.variance))[:, : len(self.target)]
             raw = series[self.shape.ids[index]].values[:, : len(self.target)]
             start = len(ys) - count if count else min(len(ys) // 2, 2 * SMALLEST)
             pits.append(np.where(np.isnan(raw), np.nan, shares)[start:].ravel())
@@ -288,7 +288,8 @@ class Forecaster:
         shape, _ = self._fitted()
         if isinstance(rows, Mapping) or (hasattr(rows, "keys") and getattr(rows, "ndim", 0) == 1):
             key, seconds, row = frames.row(rows, self._columns(), shape.kind)
-            self._absorb(self._position(key, "row"), np.asarray([seconds]), row[None], "row")
+            index = self._position(key, "row")
+            self._absorb(index, self._gap(index, seconds, "row"), np.asarray([seconds]), row[None])
             return self
         series, _, kind = frames.read(rows, self._columns(), shape.frequency)
         if (kind.zone, kind.date) != (shape.kind.zone, shape.kind.date):
@@ -296,11 +297,11 @@ class Forecaster:
                 f"frame: expected times of the kind that was fitted, zone {shape.kind.zone}, got zone {kind.zone}; "
                 "convert them"
             )
-        for key in series:
-            self._position(key, "frame")
+        positions = {key: self._position(key, "frame") for key in series}
+        gaps = {key: self._gap(positions[key], found.start, "frame") for key, found in series.items()}
         for key, found in series.items():
             stamps = calendar.stamps(found.start, np.arange(len(found.values)), shape.frequency)
-            self._absorb(self._position(key, "frame"), stamps, found.values, "frame")
+            self._absorb(positions[key], gaps[key], stamps, found.values)
         return self
 
     def backtest(
@@ -437,8 +438,8 @@ class Forecaster:
             return shape.ids.index(key)
         except ValueError:
             raise ValueError(
-                f"{name}: expected one of the fitted series {', '.join(map(repr, shape.ids[:9]))}, got {key!r}; fit with "
-                "its rows too"
+                f"{name}: expected one of the fitted series {', '.join(map(repr, shape.ids[:9]))}, got {key!r}; fit "
+                "with its rows too"
             ) from None
 
     def _model(self, complete: bool) -> Increments:
@@ -456,7 +457,7 @@ class Forecaster:
         ones = np.ones((len(stamps), len(self.shape.spread) + 1))
         return np.concatenate([phases, np.nan_to_num(scaled), ones], axis=1).astype(np.float32)
 
-    def _pack(self, index: int, rows: Rows) -> tuple[Array, Array]:
+    def _pack(self, index: int, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and scaled targets of a series' rows."""
         if self.shape is None:
             raise AssertionError
@@ -478,22 +479,29 @@ class Forecaster:
         xs[..., -1 - len(self._fitted()[0].spread) :] = 1
         return xs
 
-    def _absorb(self, index: int, stamps: np.ndarray, rows: np.ndarray, name: str) -> None:
+    def _gap(self, index: int, stamp: int, name: str) -> int:
+        """Rows from the last one to that of a stamp."""
         shape, values = self._fitted()
         last = int(values.last[index])
-        ahead, on = calendar.positions(stamps[:1], last, shape.frequency)
+        ahead, on = calendar.positions(np.asarray([stamp]), last, shape.frequency)
         at = int(ahead[0])
         if not on[0] or at < 1:
             raise ValueError(
                 f"{name}: expected a time every {shape.frequency.text} after {frames.shown(last, shape.kind)}, got "
-                f"{frames.shown(stamps[0], shape.kind)}; rows come in order, each once"
+                f"{frames.shown(stamp, shape.kind)}; rows come in order, each once"
             )
         if at > 10_000:
             raise ValueError(
                 f"{name}: expected a time soon after {frames.shown(last, shape.kind)}, got "
-                f"{frames.shown(stamps[0], shape.kind)}, {at} rows later; fit again"
+                f"{frames.shown(stamp, shape.kind)}, {at} rows later; fit again"
             )
+        return at
+
+    def _absorb(self, index: int, at: int, stamps: np.ndarray, rows: np.ndarray) -> None:
+        """Rows of which the first is ``at`` rows after the last one seen."""
+        shape, values = self._fitted()
         if at > 1:
+            last = int(values.last[index])
             missed = np.full((at - 1, rows.shape[1]), np.nan)
             stamps = np.concatenate([calendar.stamps(last, np.arange(1, at), shape.frequency), stamps])
             rows = np.concatenate([missed, rows])
@@ -555,15 +563,18 @@ class Forecaster:
 
 def _restored(config: Config, roles: Mapping, shape: list, leaves: Mapping[str, list]) -> tuple[Shape, Values]:
     """From what a file holds: lists where tuples were, and leaves where trees were."""
-    kind, frequency, *rest, ids = shape
-    static = Shape(Kind(*kind), calendar.Frequency(*frequency), *map(tuple, rest), tuple(ids))
+    kind, frequency, cycles, lags, spread, ids = shape
+    static = Shape(Kind(*kind), calendar.Frequency(*frequency), tuple(cycles), tuple(lags), tuple(spread), tuple(ids))
     known = len(static.cycles) * 2 * calendar.HARMONICS + len(roles["future"])
     model = increments(config, known, static.lags, static.spread, True)
     params = jax.eval_shape(model.init, jax.random.key(0))
-    template = Values(params, 0, 0, 0, 0, jax.eval_shape(model.initial_state, params), 0, 0, 0)
+    template: Any = dict.fromkeys(Values._fields, 0) | {
+        "params": params,
+        "states": jax.eval_shape(model.initial_state, params),
+    }
     return static, Values(*[
         jax.tree.unflatten(jax.tree.structure(like), leaves[name])
-        for name, like in template._asdict().items()
+        for name, like in template.items()
     ])  # fmt: skip
 
 
@@ -581,12 +592,12 @@ def _name(name: str, value: Any) -> str | None:
 
 
 def _levels(level: Any) -> tuple[float, ...]:
-    found = tuple(level) if isinstance(level, Sequence | np.ndarray) and not isinstance(level, str) else (level,)
+    found = (level,) if isinstance(level, str) or not hasattr(level, "__iter__") else tuple(level)
     for one in found:
         number = isinstance(one, int | float | np.number) and not isinstance(one, bool)
-        if not number or not 0 < one < 100:
+        if not number or not 0 < float(one) < 100:
             raise ValueError(f"level: expected percentages between 0 and 100, got {one!r}; write 80 for 80 %")
-    return found
+    return tuple(float(one) for one in found)
 
 
 def _positive(values: np.ndarray) -> np.ndarray:
@@ -634,13 +645,11 @@ def _train(
     counts = list(held.values())
     lengths = [len(ys) - count for (_, ys), count in zip(parts, counts, strict=True)]
     lanes, window = _windows(lengths)
-    if len(parts) == 1:
-        (xs, ys), rows = parts[0], lengths[0]
-        train = xs[:rows], ys[:rows]
-    else:
-        pieces = [piece for (xs, ys), rows in zip(parts, lengths, strict=True)
-                  for piece in _cut(xs[:rows], ys[:rows], max(lengths), lanes // len(parts), window)]  # fmt: skip
-        train = tuple(np.concatenate([piece[side] for piece in pieces] + [pieces[0][side][:window]]) for side in (0, 1))
+    rows = [(xs[:length], ys[:length]) for (xs, ys), length in zip(parts, lengths, strict=True)]
+    if len(rows) > 1:
+        pieces = [piece for one in rows for piece in _cut(*one, max(lengths), lanes // len(rows), window)]
+        rows = [*pieces, (pieces[0][0][:window], pieces[0][1][:window])]
+    xs, ys = (jnp.asarray(np.concatenate([one[side] for one in rows])) for side in (0, 1))
     options: dict[str, Any] = {}
     if min(counts) > 0:
         burn = 256
@@ -653,7 +662,7 @@ def _train(
     shown = _printed if progress is True else progress or None
     keys = jax.random.split(jax.random.key(seed), seeds)
     fit = training.fit(
-        model, keys, *train, updates=updates, evaluate_every=updates // rounds, window=window, batch=lanes,
+        model, keys, xs, ys, updates=updates, evaluate_every=updates // rounds, window=window, batch=lanes,
         learning_rate=learning_rate, progress=shown, **options,
     )  # fmt: skip
     best = int(jnp.argmin(jnp.where(jnp.isfinite(fit.best), fit.best, jnp.inf)))

@@ -113,12 +113,15 @@ def wall(seconds: np.ndarray, kind: Kind) -> np.ndarray:
     return seconds + np.array([int(offset.total_seconds()) for offset in offsets], np.int64).reshape(seconds.shape)
 
 
+_LIBRARIES: Mapping[str, Any] = {"pandas": nw.Implementation.PANDAS, "polars": nw.Implementation.POLARS}
+
+
 def made(kind: Kind, ids: Mapping[str, Sequence], stamps: Mapping[str, np.ndarray], columns: Mapping) -> Any:
     """A frame of the same library: ids, columns of stamps of the same kind, then the others."""
     times = {
         name: seconds.astype("datetime64[s]").astype(f"datetime64[{kind.unit}]") for name, seconds in stamps.items()
     }
-    frame = nw.from_dict({**ids, **times, **columns}, backend=kind.library)
+    frame = nw.from_dict({**ids, **times, **columns}, backend=_LIBRARIES[kind.library])
     found = []
     for name in stamps:
         time = nw.col(name)
@@ -179,6 +182,8 @@ def _kind(wrapped: Any, time: str, name: str) -> Kind:
             f"{name}: expected date times in {time!r}, got {dtype}; parse them, for instance by pandas.to_datetime"
         )
     library = wrapped.implementation.value
+    if library not in _LIBRARIES:
+        raise TypeError(f"{name}: expected a DataFrame of pandas or polars, got one of {library}; convert it")
     if isinstance(dtype, nw.Date):
         return Kind(library, time, "us", None, True)
     return Kind(library, time, dtype.time_unit, dtype.time_zone, False)

@@ -41,7 +41,7 @@ def forecast(
         axis.legend(loc="upper left", frameon=False, ncols=len(levels) + 1)
         axis.tick_params(axis="x", rotation=20)
     axis = figure.add_subplot(grid[:, 1])
-    axis.hist(pits, bins=np.linspace(0, 1, 11), density=True, color="#999999")
+    axis.hist(pits, bins=[index / 10 for index in range(11)], density=True, color="#999999")
     axis.axhline(1, color="black", linewidth=1)
     axis.set_title("PIT, validation rows", loc="left")
     return figure

@@ -40,7 +40,7 @@ def write(path: Path, config: Config, roles: Mapping, shape: Any, trees: Mapping
     with tempfile.NamedTemporaryFile(dir=path.absolute().parent, prefix=f".{path.name}.", delete=False) as file:
         try:
             description = np.frombuffer(json.dumps(content, default=_plain).encode(), np.uint8)
-            np.savez_compressed(file, description=description, points=_points(config), **arrays)
+            np.savez_compressed(file, description=description, points=_points(config), **arrays)  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
             os.replace(file.name, path)
@@ -73,7 +73,8 @@ def read(path: Path, restore: Callable) -> tuple[Config, dict, Any, Any]:
             "update the package, or save it again"
         )
     try:
-        config = Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in description["config"].items()})
+        sizes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in description["config"].items()}
+        config = Config(**sizes)
         leaves = {
             name: [arrays[f"{name}.{index}"] for index in range(count)] for name, count in description["leaves"].items()
         }

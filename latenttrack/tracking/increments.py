@@ -17,12 +17,12 @@ class Level(NamedTuple):
     """What is carried: the last values beside the latent filter's own state.
 
     Attributes:
-        count: steps so far.
+        step: steps so far.
         recent: y of the last steps [S, y_dim], the newest last; what was missing is carried forward.
         inner: the latent filter's state.
     """
 
-    count: Int[Array, ""]
+    step: Int[Array, ""]
     recent: Float[Array, "S y_dim"]
     inner: Any
 
@@ -89,9 +89,9 @@ def increments(
         parts = [xs[:, :x_dim], last / unit]
         for lag in lags:
             parts += [back(lag) - back(lag + 1), (back(lag) - last) / unit]
-        warm = state.count + jnp.arange(len(ys)) >= size
+        warm = state.step + jnp.arange(len(ys)) >= size
         moved = jnp.where(seen & warm[:, None], ys - last, 0)
-        after = functools.partial(Level, state.count + len(ys), history[-size:])
+        after = functools.partial(Level, state.step + len(ys), history[-size:])
         return jnp.concatenate(parts, axis=1), moved, last, seen, warm & scored, after
 
     def masks(seen: Bool[Array, "T y_dim"], mask: Any) -> dict[str, Any]:

@@ -344,9 +344,9 @@ def _build(config: Config, x_dim: int, y_dim: int) -> Model:
         if step.matrix is not None:
             prior_z = prior_z + second @ jnp.swapaxes(step.matrix @ beliefs.root, -1, -2)
         z = jnp.concatenate([mean[:, None] + scale[:, None] * ours, prior_z], axis=1)
-        density = gaussian.log_density(
-            ys[:, None], *call("emissions", params, z, before, xs), None if channels is None else channels[:, None]
-        )
+        means, variances = call("emissions", params, z, before, xs)
+        parts = None if channels is None else channels[:, None]
+        density = gaussian.log_density(ys[:, None], means, variances, parts)
         posterior, prior = jnp.split(density, [count], axis=1)
         reconstruction = -jnp.sum(share * jnp.mean(posterior, axis=1))
         scored = -jnp.sum(share * gaussian.mixture(prior))

@@ -191,6 +191,7 @@ def test_series_share_parameters_and_nothing_else(tmp_path):
     assert {"cutoff", "load-lo-90", "wind-actual"} <= set(replayed.columns)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["date", "index", "week"])
 def test_dates_months_and_an_index(kind):
     rng = np.random.default_rng(0)
@@ -362,7 +363,9 @@ WRONG_CALLS = {
         lambda: forecaster(id="shop").fit(SERIES.assign(shop=[None, *["a"] * 59])), ValueError, "1 without"
     ),
     "fit: short series": (
-        lambda: forecaster(id="shop").fit(pd.concat([SERIES, SERIES[:9].assign(shop="b")])), ValueError, "for 'b', got 9"
+        lambda: forecaster(id="shop").fit(pd.concat([SERIES, SERIES[:9].assign(shop="b")])),
+        ValueError,
+        "for 'b', got 9",
     ),
     "fit: updates": (lambda: forecaster().fit(pd.DataFrame(GOOD), updates=0), ValueError, "updates"),
     "fit: validation": (lambda: forecaster().fit(pd.DataFrame(GOOD), validation=0.9), ValueError, "validation"),
@@ -373,7 +376,9 @@ WRONG_CALLS = {
     "predict: level as share": (lambda: fitted().predict(H, level="80", future=ahead()), ValueError, "level"),
     "predict: paths": (lambda: fitted().predict(H, paths=0, future=ahead()), ValueError, "paths"),
     "predict: no future": (lambda: fitted().predict(H), ValueError, "future: expected a frame with 'holiday'"),
-    "predict: future too short": (lambda: fitted().predict(H + 1, future=ahead()), ValueError, "future: .* to 2024-03-12 01"),
+    "predict: future too short": (
+        lambda: fitted().predict(H + 1, future=ahead()), ValueError, "future: .* to 2024-03-12 01"
+    ),
     "predict: future elsewhere": (lambda: fitted().predict(H, future=frame()), ValueError, "future: expected rows"),
     "predict: future lacks": (
         lambda: fitted().predict(H, future=ahead().assign(holiday=np.nan)), ValueError, "future: expected numbers"
@@ -390,17 +395,18 @@ WRONG_CALLS = {
         lambda: fitted().observe(row(time=datetime.datetime.now(datetime.UTC))), ValueError, "row: .*without a zone"
     ),
     "observe: the past": (
-        lambda: fitted().observe(row(time=datetime.datetime(2024, 3, 1))), ValueError, "row: expected a time every 1h after"
+        lambda: fitted().observe(row(time=datetime.datetime(2024, 3, 1))), ValueError, "row: expected a time every 1h"
     ),
     "observe: off the grid": (
-        lambda: fitted().observe(row(time=datetime.datetime(2024, 3, 20, 0, 7))), ValueError, "row: expected a time every 1h"
+        lambda: fitted().observe(row(time=datetime.datetime(2024, 3, 20, 0, 7))), ValueError, "row: .*00:07:00"
     ),
     "observe: far ahead": (
         lambda: fitted().observe(row(time=datetime.datetime(2044, 3, 1))), ValueError, "row: .*rows later"
     ),
     "observe: unknown series": (
-        lambda: several()[0].observe({"shop": "west", "when": pd.Timestamp("2024-05-01", tz="UTC"), "load": 1, "wind": 1}),
-        ValueError, "row: expected one of the fitted series 'north', 'south', got 'west'"
+        lambda: several()[0].observe({"shop": "west", "when": pd.Timestamp(0, tz="UTC"), "load": 1, "wind": 1}),
+        ValueError,
+        "row: expected one of the fitted series 'north', 'south', got 'west'",
     ),
     "observe: seen frame": (lambda: fitted().observe(frame()), ValueError, "frame: expected a time every 1h after"),
     "backtest: short": (lambda: fitted().backtest(frame(), 400), ValueError, "frame: expected at least"),

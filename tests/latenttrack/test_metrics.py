@@ -163,37 +163,38 @@ def test_a_variance_of_zero_is_a_point(dtype):
 def test_quantile_scores_are_those_of_scoringrules():
     ys, mean, variance = mixtures(1, 40)
     quantiles = metrics.quantile(mean, variance, LEVELS)
-    expected = np.stack([scoringrules.quantile_score(ys, f, q) for f, q in zip(quantiles, LEVELS, strict=True)])
-    np.testing.assert_allclose(metrics.quantile_loss(ys, quantiles, LEVELS), 2 * expected, rtol=1e-12)
-    seen = np.arange(40) % 3 > 0
-    came = metrics.weighted_quantile_loss(jnp.where(seen[:, None], ys, jnp.nan), quantiles, LEVELS, seen)
+    plain = np.asarray(ys), np.asarray(quantiles)
+    expected = np.stack([scoringrules.quantile_score(plain[0], f, q) for f, q in zip(plain[1], LEVELS, strict=True)])
+    levels = jnp.asarray(LEVELS)
+    np.testing.assert_allclose(metrics.quantile_loss(ys, quantiles, levels), 2 * expected, rtol=1e-12)
+    seen = jnp.arange(40) % 3 > 0
+    came = metrics.weighted_quantile_loss(jnp.where(seen[:, None], ys, jnp.nan), quantiles, levels, seen)
     by_hand = np.mean([2 * e[seen].sum() / np.abs(ys[seen]).sum() for e in expected])
     np.testing.assert_allclose(came, by_hand, rtol=1e-12)
-    fine = (np.arange(2000) + 0.5) / 2000  # its integral over q is the CRPS
+    fine = (jnp.arange(2000) + 0.5) / 2000  # its integral over q is the CRPS
     loss = metrics.quantile_loss(ys, metrics.quantile(mean, variance, fine), fine)
     np.testing.assert_allclose(loss.mean(0), metrics.crps(ys, mean, variance), rtol=1e-3)
 
 
 def test_mase_is_one_for_the_seasonal_naive_forecast_of_its_own_history():
-    history = np.random.default_rng(0).normal(size=(60, 2))
+    history = jnp.asarray(np.random.default_rng(0).normal(size=(60, 2)))
     np.testing.assert_allclose(metrics.mase(history[7:], history[:-7], history, season=7), 1, rtol=1e-12)
-    seen = np.arange(53) != 3
-    lost = np.where(seen[:, None], history[7:], np.nan)
-    errors = np.abs(history[7:] - history[:-7])
+    seen = jnp.arange(53) != 3
+    lost = jnp.where(seen[:, None], history[7:], jnp.nan)
+    errors = jnp.abs(history[7:] - history[:-7])
     came = metrics.mase(lost, history[:-7], history, season=7, mask=seen)
     np.testing.assert_allclose(came, errors[seen].mean(0) / errors.mean(0), rtol=1e-12)
 
 
 def test_coverage_by_horizon_and_the_energy_score():
     rng = np.random.default_rng(0)
-    ys, paths = rng.normal(size=(6, 2)), rng.normal(size=(70, 6, 2))
-    expected = scoringrules.es_ensemble(ys.ravel(), paths.reshape(70, -1))
+    ys, paths = jnp.asarray(rng.normal(size=(6, 2))), jnp.asarray(rng.normal(size=(70, 6, 2)))
+    expected = scoringrules.es_ensemble(np.ravel(ys), np.reshape(paths, (70, -1)))
     np.testing.assert_allclose(metrics.energy_score(ys, paths), expected, rtol=1e-9)
-    assert jnp.all(jnp.isfinite(jax.grad(lambda p: metrics.energy_score(ys, p))(jnp.asarray(paths))))
+    assert jnp.all(jnp.isfinite(jax.grad(lambda p: metrics.energy_score(ys, p))(paths)))
     targets = jnp.asarray(rng.uniform(size=(9, 4, 1)))
     upper = jnp.broadcast_to(jnp.asarray([0.0, 0.5, 0.5, 1.0])[:, None], targets.shape)
     share = np.mean(np.asarray(targets) <= np.asarray(upper), axis=0)
     np.testing.assert_allclose(metrics.horizon_coverage(targets, jnp.zeros_like(upper), upper), share)
-    seen = np.ones((9, 4), bool)
-    seen[:8, 1] = False
+    seen = jnp.ones((9, 4), bool).at[:8, 1].set(False)
     assert metrics.horizon_coverage(targets, jnp.zeros_like(upper), upper, seen)[1, 0] == (targets[8, 1, 0] <= 0.5)
