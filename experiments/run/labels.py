@@ -47,6 +47,12 @@ LABELS = {
     "bbb": "Bayes by backprop",
     "kalman": "Kalman filter",
     "weight_filter": "Weight filter",
+    "forecaster": "LatentTrack, lt.Forecaster",
+    "forecaster_gru_8": "GRU, mixture of 8",
+    "forecaster_gru_32": "GRU, mixture of 32",
+    "forecaster_kalman": "Kalman filter",
+    "boosted": "Boosted trees, a quantile each",
+    "seasonal_naive": "Seasonal naive",
 }
 
 

@@ -234,7 +234,7 @@ class Forecaster:
 
         Args:
             h: rows ahead.
-            level: probabilities of central intervals, in percent.
+            level: probabilities of central intervals, in percent; 0 is the median.
             future: a frame with the columns known ahead, for each of those rows.
             paths: sampled ones, of which mean and intervals are taken.
             seed: of the paths.
@@ -595,8 +595,8 @@ def _levels(level: Any) -> tuple[float, ...]:
     found = (level,) if isinstance(level, str) or not hasattr(level, "__iter__") else tuple(level)
     for one in found:
         number = isinstance(one, int | float | np.number) and not isinstance(one, bool)
-        if not number or not 0 < float(one) < 100:
-            raise ValueError(f"level: expected percentages between 0 and 100, got {one!r}; write 80 for 80 %")
+        if not number or not 0 <= float(one) < 100:
+            raise ValueError(f"level: expected percentages from 0 to below 100, got {one!r}; write 80 for 80 %")
     return tuple(float(one) for one in found)
 
 

@@ -133,16 +133,15 @@ def made(kind: Kind, ids: Mapping[str, Sequence], stamps: Mapping[str, np.ndarra
 
 def _wrapped(frame: Any, columns: Columns, name: str) -> tuple[Any, str]:
     """The frame, and the column of its time."""
+    if nw.dependencies.is_pandas_dataframe(frame):
+        _once(list(frame.columns), name)
     try:
         wrapped = nw.from_native(frame, eager_only=True)
     except (TypeError, ValueError, nw.exceptions.NarwhalsError) as error:
-        if len(set(getattr(frame, "columns", ()))) < len(getattr(frame, "columns", ())):
-            _once(list(frame.columns), name)
         raise TypeError(
             f"{name}: expected a DataFrame of pandas or polars, got {type(frame).__module__.partition('.')[0]}."
             f"{type(frame).__name__}; convert it (a LazyFrame: collect it)"
         ) from error
-    _once(list(getattr(frame, "columns", wrapped.columns)), name)
     if not len(wrapped):
         raise ValueError(f"{name}: expected rows, got none; give at least one")
     index = nw.maybe_get_index(wrapped)

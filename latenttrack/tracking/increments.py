@@ -38,7 +38,11 @@ class Increments(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def increments(
-    config: Config, x_dim: int, lags: tuple[int, ...], spread: tuple[float, ...], complete: bool
+    config: Config | Callable[[int, int], Any],
+    x_dim: int,
+    lags: tuple[int, ...],
+    spread: tuple[float, ...],
+    complete: bool,
 ) -> Increments:
     """y_t − y_{t−1} by a latent filter, of inputs that are what the series was.
 
@@ -52,7 +56,7 @@ def increments(
     absorbed, not scored, and ``outputs.invalid``, like all that do not count.
 
     Args:
-        config: of the latent filter.
+        config: of the latent filter; or a function of inputs and channels that builds another model of a stream.
         x_dim: known inputs.
         lags: L, for instance the length of a season.
         spread: standard deviation of each channel, where its increments have about 1.
@@ -61,11 +65,12 @@ def increments(
     """
     y_dim, size = len(spread), max(lags, default=0) + 1
     wide = x_dim + y_dim * (1 + 2 * len(lags))
-    model = build(config, wide, y_dim)
+    model: Any = build(config, wide, y_dim) if isinstance(config, Config) else config(wide, y_dim)
 
     def initial_state(params: Params) -> Level:
         inner = model.initial_state(params)
-        return Level(jnp.zeros((), jnp.int32), jnp.zeros((size, y_dim), inner.mean.dtype), inner)
+        dtype = jnp.result_type(*jax.tree.leaves(params))
+        return Level(jnp.zeros((), jnp.int32), jnp.zeros((size, y_dim), dtype), inner)
 
     def look(xs: Array, ys: Array, state: Level, mask: Any) -> tuple:
         seen, scored = xs[:, x_dim:-1] > 0.5, xs[:, -1] > 0.5
@@ -105,7 +110,7 @@ def increments(
         state = initial_state(params) if state is None else state
         inputs, moved, last, seen, counts, after = look(xs, ys, state, mask)
         inner, outputs = model.rollout(params, key, inputs, moved, state.inner, samples, **masks(seen, mask))
-        invalid = outputs.invalid | ~counts
+        invalid = ~counts if outputs.invalid is None else outputs.invalid | ~counts
         score = jnp.where(counts, outputs.log_prob, jnp.nan)
         return after(inner), outputs._replace(mean=outputs.mean + last[:, None], log_prob=score, invalid=invalid)
 

@@ -239,6 +239,7 @@ def level():
     return model, params, rollout, jnp.asarray(xs), jnp.asarray(ys)
 
 
+@pytest.mark.slow
 def test_increments_come_in_chunks_and_are_of_the_level():
     model, params, rollout, xs, ys = level()
     _, outputs = rollout(xs, ys, model.initial_state(params))
@@ -279,7 +280,7 @@ def test_a_channel_that_is_missing_masks_itself_and_not_the_row():
 
 
 def hours(rows):
-    return list(content(rows)["time"])
+    return content(rows)["time"].tolist()
 
 
 GOOD = {"time": hours(60), "load": np.arange(60.0) % 7, "wind": np.ones(60), "holiday": np.zeros(60, int)}
@@ -294,7 +295,7 @@ SWAPPED[5], SWAPPED[9] = SWAPPED[9], SWAPPED[5]
 TWICE = hours(60)
 TWICE[9] = TWICE[8]
 OFF = hours(60)
-OFF[7] = OFF[7] + np.timedelta64(7, "m")
+OFF[7] = OFF[7] + datetime.timedelta(minutes=7)
 WRONG_FRAMES = {
     "no target": (changed(load=None), ValueError, "'load'"),
     "no covariate": (changed(wind=None), ValueError, "'wind'"),
