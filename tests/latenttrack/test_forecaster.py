@@ -2,7 +2,10 @@
 
 import datetime
 import functools
+import gzip
+import os
 import zipfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -428,3 +431,37 @@ def test_a_wrong_call_changes_nothing():
         with pytest.raises((TypeError, ValueError)):
             fitted().observe(row(**changes))
     jax.tree.map(np.testing.assert_array_equal, before, fitted().values)
+
+
+TEN_LINES = """\
+import pandas as pd
+import latenttrack as lt
+
+frame = pd.read_csv("ETTh1.csv", parse_dates=["date"])
+past, new = frame[-4048:-48], frame[-48:]
+model = lt.Forecaster(target="OT").fit(past, updates=200)
+print(model.predict(24))  # date, mean, lo-80, hi-80, lo-95, hi-95
+model.plot(48).savefig("oil.png")
+for row in new.to_dict("records"):
+    model.observe(row)  # a row has come
+model.save("oil.forecaster")
+print(lt.Forecaster.load("oil.forecaster").predict(24, level=90))
+"""
+
+
+@pytest.mark.slow
+def test_ten_lines_of_the_readme_run(tmp_path, monkeypatch):
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    if "ETTh1.csv" in readme:
+        assert TEN_LINES in readme
+    folder = os.environ.get("WEIGHTFILTER_DATA")
+    if folder is None or not (Path(folder) / "series" / "ETTh1.csv.gz").is_file():
+        pytest.skip("series/ETTh1.csv.gz is not in the folder named by WEIGHTFILTER_DATA")
+    monkeypatch.chdir(tmp_path)
+    Path("ETTh1.csv").write_bytes(gzip.decompress((Path(folder) / "series" / "ETTh1.csv.gz").read_bytes()))
+    names: dict = {}
+    exec(TEN_LINES, names)
+    assert Path("oil.png").stat().st_size > 10_000
+    came = names["model"].predict(24)
+    assert came["date"].iloc[0] == pd.Timestamp("2018-06-26 20:00")
+    assert (came["hi-80"] > came["lo-80"]).all() and came["mean"].between(-10, 40).all()
