@@ -184,7 +184,7 @@ class Worlds(Experiment):
             made[name] = Table(["", *heads], rows, f"*{name}*: mean ± standard error over seeds; KL in nats.")
         far = frame[frame["metric"] == "kl_8x"]
         rows = [
-            [name, LABELS[method], *(f"{value:.4f}" for value in part["value"])]
+            [str(name), LABELS[str(method)], *(f"{value:.4f}" for value in part["value"])]
             for (name, method), part in far.groupby(["variant", "method"], sort=False)
         ]
         seeds = [f"seed {s}" for s in range(content["settings"]["seeds"])]

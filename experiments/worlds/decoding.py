@@ -1,5 +1,6 @@
 """What drafts by ψ are worth: tokens a call of the model, and time a token beside generation without drafts."""
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -11,8 +12,9 @@ import numpy as np
 from jaxtyping import Array, Key
 
 import latenttrack as lt
+from latenttrack.next_latent.decode import Rule
 
-RULES = ("greedy", "coupled", "rejection")
+RULES: tuple[Rule, ...] = ("greedy", "coupled", "rejection")
 
 
 def tokens_a_call(decoded: lt.Decoded, prompt: int) -> float:
@@ -41,12 +43,11 @@ def measure(
         ("generate", 0, 0.0): lambda: lt.generate(model, params.model, prompts, key=key),
         ("generate, greedy", 0, 0.0): lambda: lt.generate(model, params.model, prompts, temperature=0.0),
     }
-    plans = [(rule, draft, 0.0) for rule in RULES for draft in drafts]
+    plans: list[tuple[Rule, int, float]] = [(rule, draft, 0.0) for rule in RULES for draft in drafts]
     plans += [(rule, max(drafts), confidence) for rule in RULES for confidence in confidences]
     for rule, draft, confidence in plans:
-        ways[rule, draft, confidence] = lambda rule=rule, draft=draft, confidence=confidence: lt.speculate(
-            *(model, dynamics, params, prompts), rule=rule, draft=draft, confidence=confidence, key=key
-        )
+        options = {"rule": rule, "draft": draft, "confidence": confidence, "key": key}
+        ways[rule, draft, confidence] = functools.partial(lt.speculate, model, dynamics, params, prompts, **options)
     decoded = {way: jax.block_until_ready(run()) for way, run in ways.items()}
     times: dict[tuple, list[float]] = {way: [] for way in ways}
     for _ in range(repeats):

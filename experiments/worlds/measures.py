@@ -17,9 +17,9 @@ MULTIPLES = (1, 2, 4, 8)
 """Windows after which ψ's rollout is looked at, over the last of them."""
 
 
-def divergence(law: Float[Array, "*shape V"], said: Float[Array, "*shape V"]) -> Float[Array, "*shape"]:
+def divergence(law: Float[np.ndarray, "*shape V"], said: Float[np.ndarray, "*shape V"]) -> Float[np.ndarray, "*shape"]:
     """KL(law ‖ exp said), in nats."""
-    return jnp.sum(jnp.where(law > 0, law * (jnp.log(jnp.where(law > 0, law, 1)) - said), 0), axis=-1)
+    return np.sum(np.where(law > 0, law * (np.log(np.where(law > 0, law, 1)) - said), 0), axis=-1)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from latenttrack.next_latent import token_checks
@@ -135,7 +136,7 @@ def _checked(
     token_checks.length("length", length, window, least=prompt.shape[-1])
     checks.within("temperature", temperature, 0.0, np.inf, "non-negative values")
     rows = prompt.shape[:-1]
-    if key is None and not isinstance(temperature, jax.core.Tracer) and float(temperature) == 0:
+    if key is None and not isinstance(temperature, Tracer) and float(jnp.asarray(temperature)) == 0:
         key = jax.random.key(0)  # not looked at
     key = checks.key("key", key, many=prompt.ndim == 2)
     if key.ndim != len(rows):
@@ -173,7 +174,7 @@ class _Row(NamedTuple):
 class _Draft(NamedTuple):
     """Drafts so far, the logits that they were drawn from, and the state of ψ after the last."""
 
-    count: Int[Array, ""]
+    used: Int[Array, ""]
     going: Bool[Array, ""]
     tokens: Int[Array, " draft"]
     logits: Float[Array, "draft V"]
@@ -209,35 +210,35 @@ def _decode(
         finished = (came >= length) | (first == knobs.end)
         return _Row(Decoded(tokens, came, none + 1, none, none), hidden, cache, finished)
 
-    def drafts(row: _Row, key: Array) -> _Draft:
+    def drafts(dynamics: LatentDynamics, row: _Row, key: Array) -> _Draft:
         at = row.decoded.length
         room = jnp.where(row.finished, 0, jnp.minimum(draft, length - 1 - at))
 
         def more(state: _Draft) -> Array:
-            return state.going & (state.count < room)
+            return state.going & (state.used < room)
 
         def extend(state: _Draft) -> _Draft:
             rolled = dynamics.apply(of_dynamics, state.rolled, model.embed(of_model, state.last))
             logits = model.logits(of_model, rolled)
             going = jnp.max(jax.nn.softmax(logits)) >= knobs.confidence
-            token = _choose(logits, knobs.temperature, key, at + state.count).astype(state.last.dtype)
+            token = _choose(logits, knobs.temperature, key, at + state.used).astype(state.last.dtype)
             return _Draft(
-                state.count + going,
+                state.used + going,
                 going & (token != knobs.end),
-                state.tokens.at[state.count].set(token),
-                state.logits.at[state.count].set(logits),
+                state.tokens.at[state.used].set(token),
+                state.logits.at[state.used].set(logits),
                 *(rolled, token),
             )
 
         last = row.decoded.tokens[at - 1]
         logits = jax.eval_shape(model.logits, of_model, row.hidden)
         empty = jnp.zeros((draft, *logits.shape), logits.dtype)
-        begin = _Draft(jnp.zeros_like(at), True, jnp.zeros(draft, last.dtype), empty, row.hidden, last)
+        begin = _Draft(jnp.zeros_like(at), jnp.asarray(True), jnp.zeros(draft, last.dtype), empty, row.hidden, last)
         return jax.lax.while_loop(more, extend, begin)
 
     def verify(proposed: _Draft, logits: Float[Array, "draft+1 V"], key: Array, at: Array) -> tuple[Array, Array]:
         """How many drafts are kept, and the tokens that come: those, then one of the model's."""
-        used = steps[:-1] < proposed.count
+        used = steps[:-1] < proposed.used
         if not rejection:
             chosen = jax.vmap(_choose, (0, None, None, 0))(logits, knobs.temperature, key, at + steps)
             return _prefix(used & (chosen[:-1] == proposed.tokens)), chosen
@@ -255,25 +256,24 @@ def _decode(
 
     def advance(row: _Row, key: Array) -> _Row:
         so_far, at = row.decoded, row.decoded.length
-        tokens = so_far.tokens
-        if draft:
-            proposed = drafts(row, key)
+        tokens, proposed = so_far.tokens, None
+        if dynamics is not None:
+            proposed = drafts(dynamics, row, key)
             tokens = jax.lax.dynamic_update_slice(tokens, proposed.tokens, (at,))
         # Near the end of the window the chunk starts earlier and computes again what the cache has.
         begin = jnp.minimum(at - 1, length - chunk)
         h, cache = model.extend(of_model, row.cache, jax.lax.dynamic_slice(tokens, (begin,), (chunk,))[None], begin)
         h = h[0][jnp.minimum(at - 1 - begin + steps, chunk - 1)]
         logits = model.logits(of_model, h)
-        if draft:
-            kept, new = verify(proposed, logits, key, at)
-            count = proposed.count
+        if proposed is None:
+            kept, new, used = 0, _choose(logits[0], knobs.temperature, key, at)[None], 0
         else:
-            new, kept, count = _choose(logits[0], knobs.temperature, key, at)[None], 0, 0
+            (kept, new), used = verify(proposed, logits, key, at), proposed.used
         ended = (new == knobs.end) & (steps <= kept)
         came = jnp.where(jnp.any(ended), jnp.argmax(ended), kept) + 1
         tokens = jax.lax.dynamic_update_slice(tokens, new.astype(tokens.dtype), (at,))
         after = Decoded(
-            tokens, at + came, so_far.calls + 1, so_far.drafted + count, so_far.accepted + jnp.minimum(kept, came)
+            tokens, at + came, so_far.calls + 1, so_far.drafted + used, so_far.accepted + jnp.minimum(kept, came)
         )
         # The cache needs no choice: what a finished row writes is what is there, or beyond its end.
         decoded = jax.tree.map(lambda old, new: jnp.where(row.finished, old, new), so_far, after)

@@ -46,7 +46,8 @@ class LatentDynamics:
         checks.like("params", params, _shapes(self.width), "take them from init(key) of the same dynamics")
         h = token_checks.last_axis("h", h, self.width, "a model's hidden state, or LatentDynamics of the model's width")
         embedding = token_checks.last_axis("embedding", embedding, self.width, "take it from the model's embed")
-        moved = h + _Step(self.width).apply({"params": params}, h, embedding)
+        change: Any = _Step(self.width).apply({"params": params}, h, embedding)
+        moved = h + change
         return sphere(moved) if self.normalize else moved
 
 

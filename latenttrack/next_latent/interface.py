@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple, Protocol
 
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 Params = Any
 Cache = Any
@@ -36,7 +36,7 @@ class SequenceModel(Protocol):
         ...
 
     def extend(
-        self, params: Params, cache: Cache, tokens: Int[Array, "B n"], position: Int[Array, ""]
+        self, params: Params, cache: Cache, tokens: Int[Array, "B n"], position: ArrayLike
     ) -> tuple[Float[Array, "B n width"], Cache]:
         """h of tokens at ``position`` … ``position + n − 1``, given what the cache has before them.
 

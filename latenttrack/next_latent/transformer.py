@@ -175,7 +175,7 @@ class _Network(linen.Module):
         return self.head(h)
 
     def trunk(self, tokens: Array, position: ArrayLike, cache: Cache | None = None) -> tuple[Array, Cache | None]:
-        places = position + jnp.arange(tokens.shape[1])
+        places = jnp.asarray(position) + jnp.arange(tokens.shape[1])
         x = self.embedding(tokens)
         if self.config.positions == "learned":
             x = x + self.places(places)
