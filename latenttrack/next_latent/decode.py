@@ -236,7 +236,7 @@ def _decode(
         begin = _Draft(jnp.zeros_like(at), jnp.asarray(True), jnp.zeros(draft, last.dtype), empty, row.hidden, last)
         return jax.lax.while_loop(more, extend, begin)
 
-    def verify(proposed: _Draft, logits: Float[Array, "draft+1 V"], key: Array, at: Array) -> tuple[Array, Array]:
+    def verify(proposed: _Draft, logits: Float[Array, "n V"], key: Array, at: Array) -> tuple[Array, Array]:
         """How many drafts are kept, and the tokens that come: those, then one of the model's."""
         used = steps[:-1] < proposed.used
         if not rejection:

@@ -161,7 +161,7 @@ class _Network(linen.Module):
         self.embedding = linen.Embed(self.vocabulary, c.width, embedding_init=linen.initializers.normal(1.0))
         if c.positions == "learned":
             self.places = linen.Embed(c.window, c.width, embedding_init=linen.initializers.normal(0.1))
-        self.blocks = [_Block(c) for _ in range(c.layers)]
+        self.blocks = Trunk(c)
         self.head = linen.Dense(self.vocabulary, use_bias=False)
 
     def __call__(self) -> None:
@@ -180,8 +180,24 @@ class _Network(linen.Module):
         if self.config.positions == "learned":
             x = x + self.places(places)
         seen = jnp.arange(tokens.shape[1] if cache is None else cache.keys.shape[2]) <= places[:, None]
-        for layer, block in enumerate(self.blocks):
-            x, cache = block(x, places, seen, cache, layer)
+        return self.blocks(x, places, seen, cache, places[0])
+
+
+class Trunk(linen.Module):
+    """The blocks over a residual stream, and the final norm; for whatever is embedded."""
+
+    config: TransformerConfig
+
+    @linen.compact
+    def __call__(
+        self, x: Array, places: Array, seen: Array, cache: Cache | None = None, slot: ArrayLike = 0
+    ) -> tuple[Array, Cache | None]:
+        """h [B, n, width] of x [B, n, width] at places [n], each of which sees some keys [n, keys].
+
+        With a cache the keys are the cache's, with the new ones from ``slot`` on.
+        """
+        for layer in range(self.config.layers):
+            x, cache = _Block(self.config, name=f"block_{layer}")(x, places, seen, cache, slot, layer)
         return sphere(x), cache
 
 
@@ -190,7 +206,7 @@ class _Block(linen.Module):
 
     @linen.compact
     def __call__(
-        self, x: Array, places: Array, seen: Array, cache: Cache | None, layer: int
+        self, x: Array, places: Array, seen: Array, cache: Cache | None, slot: ArrayLike, layer: int
     ) -> tuple[Array, Cache | None]:
         c = self.config
         # What all layers add to the residual stream has the size of one.
@@ -201,7 +217,7 @@ class _Block(linen.Module):
         if c.positions == "rotary":
             query, key = _turned(query, places), _turned(key, places)
         if cache is not None:
-            start = (0, layer, places[0], 0, 0)
+            start = (0, layer, slot, 0, 0)
             cache = Cache(
                 jax.lax.dynamic_update_slice(cache.keys, key[:, None], start),
                 jax.lax.dynamic_update_slice(cache.values, value[:, None], start),

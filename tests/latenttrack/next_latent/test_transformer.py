@@ -51,7 +51,7 @@ def test_form():
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     assert not any("bias" in name for name in names)
     x = params["embedding"]["embedding"][TOKENS[0]]
-    block = params["blocks_0"]
+    block = params["blocks"]["block_0"]
 
     def norm(x, scale=1.0):
         return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * scale
