@@ -4,7 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from experiments.catalogue.worlds import Worlds
+from experiments.run import results
 from experiments.worlds import hidden_markov, measures, navigation, world
 
 
@@ -114,3 +117,28 @@ def test_data_of_seeds_differ_and_repeat():
     first, again, other = (world.draw(made, seed, 16, 8) for seed in (0, 0, 1))
     assert np.array_equal(first.train, again.train) and not np.array_equal(first.train, other.train)
     assert first.test.shape == (8, 64) and first.law.shape == (8, 64, 3) and first.belief.shape == (8, 64, 3)
+
+
+@pytest.mark.slow
+def test_from_options_to_a_page_and_again(tmp_path):
+    """Small, and a second time without any training."""
+    sizes = {"seeds": 2, "steps": 3, "train": 32, "held_out": 8, "width": 8, "window": 8}
+    methods = ("nextlat_1", "gpt_detached", "mtp")
+    small = Worlds.of("minutes", worlds=("mess3",), methods=methods, output=tmp_path, **sizes)
+    small.run(Console(quiet=True))
+    content = results.read(tmp_path / "worlds")
+    found = content["variants"]["mess3"]["methods"]
+    assert list(found) == ["exact", *methods]
+    assert all(len(found[name]["kl"]["per_seed"]) == 2 and found[name]["kl"]["mean"] > 0 for name in found)
+    assert "kl_8x" in found["gpt_detached"] and "kl_8x" not in found["mtp"]
+    page = (tmp_path / "worlds" / "README.md").read_text(encoding="utf-8")
+    assert "NextLat, d = 1" in page and "rollouts.png" in page
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "worlds" / "cache").iterdir()}
+    small.run(Console(quiet=True))
+    assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "worlds" / "cache").iterdir()}
+    assert results.read(tmp_path / "worlds")["variants"] == content["variants"]
+
+
+def test_unknown_names_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"methods: expected names of gpt.*got lstm; correct it"):
+        Worlds.of("default", methods=("lstm",), output=tmp_path).run(Console(quiet=True))
