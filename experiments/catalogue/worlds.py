@@ -94,8 +94,9 @@ class Worlds(Experiment):
         }
         depends = sizes | {"train": self.train, "held_out": self.held_out}
         title, introduction = "Belief states in a transformer", INTRODUCTION.format(**sizes)
+        folder = "-".join(("worlds", *(self.worlds if self.worlds != Worlds.worlds else ())))
         with self.study(
-            *(console, "worlds", title), introduction=introduction, depends=depends, **self.depends()
+            *(console, folder, title), introduction=introduction, depends=depends, **self.depends()
         ) as study:
             found: list[tuple[str, str, str, float]] = []
             rows: list[dict[str, Any]] = []

@@ -126,17 +126,17 @@ def test_from_options_to_a_page_and_again(tmp_path):
     methods = ("nextlat_1", "gpt_detached", "mtp")
     small = Worlds.of("minutes", worlds=("mess3",), methods=methods, output=tmp_path, **sizes)
     small.run(Console(quiet=True))
-    content = results.read(tmp_path / "worlds")
+    content = results.read(tmp_path / "worlds-mess3")
     found = content["variants"]["mess3"]["methods"]
     assert list(found) == ["exact", *methods]
     assert all(len(found[name]["kl"]["per_seed"]) == 2 and found[name]["kl"]["mean"] > 0 for name in found)
     assert "kl_8x" in found["gpt_detached"] and "kl_8x" not in found["mtp"]
-    page = (tmp_path / "worlds" / "README.md").read_text(encoding="utf-8")
+    page = (tmp_path / "worlds-mess3" / "README.md").read_text(encoding="utf-8")
     assert "NextLat, d = 1" in page and "rollouts.png" in page
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "worlds" / "cache").iterdir()}
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "worlds-mess3" / "cache").iterdir()}
     small.run(Console(quiet=True))
-    assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "worlds" / "cache").iterdir()}
-    assert results.read(tmp_path / "worlds")["variants"] == content["variants"]
+    assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "worlds-mess3" / "cache").iterdir()}
+    assert results.read(tmp_path / "worlds-mess3")["variants"] == content["variants"]
 
 
 def test_unknown_names_are_refused(tmp_path):
