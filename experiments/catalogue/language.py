@@ -12,7 +12,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from experiments.language import counts, models, scores, text, training
+from experiments.language import counts, scores, text, training
+from experiments.language.models import AUTOREGRESSIVE, ENTRIES, make
+from experiments.language.models import Language as Network
 from experiments.run import pictures, report, results
 from experiments.run.experiment import Arrays, Content, Experiment, Study
 from experiments.run.options import Count, Positive
@@ -30,15 +32,15 @@ class Language(Experiment):
     """WikiText-2: Gaussian-process latents beside counts, a TCN and a transformer of one search."""
 
     presets: ClassVar = {
-        "minutes": {"steps": 100, "rates": (1e-2,), "windows": 16, "samples": 8, "characters": 1_000_000, "long": 256},
-        "published": {"steps": 800, "rates": (1e-3, 3e-3, 1e-2), "windows": 256, "samples": 32},
+        "minutes": {"steps": 400, "seeds": 2, "models": ("tcn", "ou", "ou mean field", "switching", "prequential")},
+        "published": {"steps": 800, "rates": (1e-3, 3e-3, 1e-2), "windows": 256},
     }
 
-    models: tuple[str, ...] = (*models.AUTOREGRESSIVE, *models.ENTRIES)
+    models: tuple[str, ...] = (*AUTOREGRESSIVE, *ENTRIES)
     """Which of tcn, transformer and the latent models."""
     seeds: Count = 3
     """Number of seeds."""
-    steps: Count = 400
+    steps: Count = 800
     """Gradient steps."""
     batch: Count = 16
     """Windows in each."""
@@ -56,19 +58,19 @@ class Language(Experiment):
     """Learning rates of the search."""
     windows: Count = 32
     """Windows scored."""
-    samples: Count = 16
+    samples: Count = 32
     """Draws of bounds and prequential scores."""
     long: Count = 1024
     """The longer of the two lengths at which generation is timed."""
 
     def run(self, console: Console) -> None:
         """Compute and write."""
-        if unknown := sorted(set(self.models) - {*models.AUTOREGRESSIVE, *models.ENTRIES}):
-            known = ", ".join((*models.AUTOREGRESSIVE, *models.ENTRIES))
+        if unknown := sorted(set(self.models) - {*AUTOREGRESSIVE, *ENTRIES}):
+            known = ", ".join((*AUTOREGRESSIVE, *ENTRIES))
             raise ValueError(f"models: expected names of {known}, got {', '.join(unknown)}; correct them")
         corpus, _ = text.load(self.vocabulary, self.characters)
         depends = {name: value for name, value in self.depends().items() if name not in ("models", "seeds")}
-        head = {"introduction": INTRODUCTION.format(**self.depends()), "depends": depends, "data": corpus[:3]}
+        head: Any = {"introduction": INTRODUCTION.format(**self.depends()), "depends": depends, "data": corpus[:3]}
         settings = self.depends() | {"bytes_per_token": corpus.bytes_per_token}
         with self.study(console, "language", "Gaussian-process language models", **head, **settings) as study:
             test = text.windows(corpus.test, self.window, self.windows)
@@ -81,7 +83,7 @@ class Language(Experiment):
             judges: list[Any] = []
             for name in dict.fromkeys(("tcn", *self.models)):
                 with study.part(name, self.seeds) as advance:
-                    model = models.make(name, self.vocabulary, self.window, self.width, self.channels)
+                    model = make(name, self.vocabulary, self.window, self.width, self.channels)
                     trained = self._trained(study, name, model, corpus, facts, advance)
                 if name == "tcn":
                     judges = [model, trained[0]]
@@ -101,7 +103,7 @@ class Language(Experiment):
             study.finish(results.collect(found) | facts)
 
     def _trained(
-        self, study: Study, name: str, model: models.Language, corpus: text.Corpus, facts: dict, advance: Callable
+        self, study: Study, name: str, model: Network, corpus: text.Corpus, facts: dict, advance: Callable
     ) -> list[Any]:
         """Parameters of each seed, at the rate that the search found."""
         tokens = jnp.asarray(corpus.train)
@@ -118,7 +120,7 @@ class Language(Experiment):
             trained.append(
                 study.cache.recall(
                     {"train": name, "seed": seed, "rate": rate},
-                    lambda key=key: training.train(model, budget, key, tokens, jnp.asarray(rate))[0],
+                    lambda key=key: training.train(model, budget, key, tokens, rate),
                     lambda key=key: jax.eval_shape(model.init, key),
                 )
             )
@@ -129,7 +131,7 @@ class Language(Experiment):
         """Tokens per second by length and batch, of parameters that are not trained."""
         found = {}
         for steps in (self.window, self.long):
-            model = models.make(name, self.vocabulary, steps, self.width, self.channels)
+            model = make(name, self.vocabulary, steps, self.width, self.channels)
             params = jax.jit(model.init)(jax.random.key(0))
             for batch in (1, 16):
                 # One by one, each token costs a pass over the window.

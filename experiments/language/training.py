@@ -21,32 +21,45 @@ class Budget(NamedTuple):
     warmup: float = 0.4
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def train(model: Language, budget: Budget, key: Array, tokens: Array, learning_rate: Array) -> tuple[Any, Array]:
-    """Parameters after the last step, and the loss of each step. A gradient that is not finite changes nothing."""
+def train(model: Language, budget: Budget, key: Array, tokens: Array, learning_rate: float) -> Any:
+    """Parameters after the last step. A gradient that is not finite changes nothing."""
+    batch, window = budget.batch, budget.window
+    return _train(model, batch, window, key, tokens, float(budget.steps), budget.warmup, learning_rate)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _train(
+    model: Language,
+    batch: int,
+    window: int,
+    key: Array,
+    tokens: Array,
+    steps: Array,
+    warmup: Array,
+    learning_rate: Array,
+) -> Any:
+    """Compiled once for all learning rates and numbers of steps."""
     first, rest = jax.random.split(key)
-    # Compiled once for all learning rates.
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(b2=0.99))
     params = model.init(first)
     mean = jax.vmap(model.loss, (None, 0, 0, None))
 
-    def body(carry: tuple, step: Array) -> tuple[tuple, Array]:
+    def body(step: Array, carry: tuple) -> tuple:
         params, state = carry
         drawing, noise = jax.random.split(jax.random.fold_in(rest, step))
-        starts = jax.random.randint(drawing, (budget.batch,), 0, len(tokens) - budget.window)
-        batch = tokens[starts[:, None] + jnp.arange(budget.window)]
-        beta = jnp.minimum(1.0, (step + 1) / (budget.warmup * budget.steps))
-        keys = jax.random.split(noise, budget.batch)
-        loss, gradient = jax.value_and_grad(lambda params: mean(params, keys, batch, beta).mean())(params)
+        starts = jax.random.randint(drawing, (batch,), 0, len(tokens) - window)
+        chosen = tokens[starts[:, None] + jnp.arange(window)]
+        beta = jnp.minimum(1.0, (step + 1) / (warmup * steps))
+        keys = jax.random.split(noise, batch)
+        gradient = jax.grad(lambda params: mean(params, keys, chosen, beta).mean())(params)
         change, after = optimizer.update(gradient, state, params)
-        done = step / budget.steps
+        done = step / steps
         rate = learning_rate * jnp.minimum(1.0, 20 * done + 0.05) * (0.505 + 0.495 * jnp.cos(jnp.pi * done))
         moved = optax.apply_updates(params, jax.tree.map(lambda leaf: -rate * leaf, change))
         finite = jnp.isfinite(optax.global_norm(gradient))
-        return jax.tree.map(lambda a, b: jnp.where(finite, a, b), (moved, after), carry), loss
+        return jax.tree.map(lambda a, b: jnp.where(finite, a, b), (moved, after), carry)
 
-    (params, _), losses = jax.lax.scan(body, (params, optimizer.init(params)), jnp.arange(budget.steps))
-    return params, losses
+    return jax.lax.fori_loop(0, jnp.asarray(steps, int), body, (params, optimizer.init(params)))[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -63,6 +76,6 @@ def search(model: Language, budget: Budget, tokens: Array, windows: Array, rates
         return rates[0]
     scores = []
     for rate in rates:
-        params, _ = train(model, budget, jax.random.key(1000), tokens, jnp.asarray(rate))
+        params = train(model, budget, jax.random.key(1000), tokens, rate)
         scores.append(float(validation(model, params, windows)))
     return rates[int(np.argmin(np.where(np.isfinite(scores), scores, np.inf)))]

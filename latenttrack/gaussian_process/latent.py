@@ -147,7 +147,7 @@ def log_ratio(
     return jax.vmap(posteriors.log_prob)(prior, z.T).sum() - own
 
 
-def ahead(config: Config, process: Process, sites: Site, horizon: int) -> Moments:
+def ahead(config: Config, process: Process, sites: Site, horizon: int | Array) -> Moments:
     """Moments of z_t given the sites ≤ t − horizon; of the first ones the prior's."""
     prior = models(config, process)
     parallel = config.latent == "parallel"
@@ -156,19 +156,15 @@ def ahead(config: Config, process: Process, sites: Site, horizon: int) -> Moment
     def beliefs(model: StateSpace, sites: Site) -> Belief:
         _, filtered, _ = inference.filter(model, sites, parallel=parallel)
         start = inference.init(model)
-        moved = jax.tree.map(
-            lambda a, b: jnp.concatenate([jnp.repeat(a[None], horizon, 0), b])[: len(b)], start, filtered
-        )
-        late = jnp.arange(len(moved.mean)) >= horizon
+        source = jnp.arange(len(filtered.mean)) - horizon
 
-        def on(_: int, belief: Belief) -> Belief:
-            return move(belief, model.transition, model.noise_root)
+        def known(early: Array, late: Array) -> Array:
+            return jnp.where(source.reshape(-1, *(1,) * early.ndim) >= 0, late, early)
 
-        moved = jax.tree.map(
-            lambda a, b: jnp.where(late.reshape(-1, *(1,) * (a.ndim - 1)), a, b),
-            jax.lax.fori_loop(0, horizon, on, moved),
-            moved,
-        )
+        past = jax.tree.map(lambda part: part[jnp.maximum(source, 0)], filtered)
+        moved = jax.lax.fori_loop(0, horizon, lambda _, belief: move(belief, model.transition, model.noise_root), past)
+        # The prior is stationary: it need not be moved.
+        moved = jax.tree.map(known, start, moved)
         return Belief(moved.mean[:, :width], moved.covariance[:, :width, :width])
 
     if _coupled(config):

@@ -222,10 +222,9 @@ def _build(config: Config, vocabulary: int) -> Model:
             raise ValueError(
                 f'horizon: expected 1 for the decoder "autoregressive", got {horizon}; it needs the tokens in between'
             )
-        return _predictive(params, key, tokens, samples, horizon)
+        return _scored(params, key, tokens, samples, jnp.asarray(horizon))
 
-    @functools.partial(jax.jit, static_argnums=(3, 4))
-    def _predictive(params: Params, key: Array, tokens: Array, samples: int, horizon: int) -> Array:
+    def _predictive(params: Params, key: Array, tokens: Array, samples: int, horizon: int | Array) -> Array:
         sites = _encode(params, tokens)
         moments = latent.ahead(config, params["process"], sites, horizon)
         keys = jax.random.split(key, samples)
@@ -235,14 +234,19 @@ def _build(config: Config, vocabulary: int) -> Model:
             return mixed
         first, switch = chain(params)
         belief, evidence = regime.forward(first, switch, mixed)
-        if horizon == 1:
+        if isinstance(horizon, int):  # 1, of the loss
             return evidence
-        belief = jnp.concatenate([jnp.repeat(belief[:1], horizon - 1, 0), belief])[: len(tokens)]
-        steps = jnp.minimum(jnp.arange(len(tokens)), horizon - 1)
-        for moved in range(1, horizon):
-            on = jax.nn.logsumexp(belief[:, :, None] + switch, 1)
-            belief = jnp.where((steps >= moved)[:, None], on, belief)
-        return jax.nn.logsumexp(belief + mixed, -1)
+        # p(s_t | x_{≤ t − horizon}): the belief of t − horizon + 1, or the first, moved on.
+        time = jnp.arange(len(tokens))
+        belief = belief[jnp.maximum(time - horizon + 1, 0)]
+
+        def on(moved: Array, belief: Array) -> Array:
+            after = jax.nn.logsumexp(belief[:, :, None] + switch, 1)
+            return jnp.where((moved < time)[:, None], after, belief)
+
+        return jax.nn.logsumexp(jax.lax.fori_loop(0, horizon - 1, on, belief) + mixed, -1)
+
+    _scored = jax.jit(_predictive, static_argnums=3)
 
     def generate(
         params: Params,
