@@ -23,6 +23,7 @@ Name = Literal[
     "coverage",
     "observe",
     "accelerator",
+    "gaussian_process",
 ]
 
 

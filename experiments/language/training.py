@@ -56,7 +56,7 @@ def _train(
         done = step / steps
         rate = learning_rate * jnp.minimum(1.0, 20 * done + 0.05) * (0.505 + 0.495 * jnp.cos(jnp.pi * done))
         moved = optax.apply_updates(params, jax.tree.map(lambda leaf: -rate * leaf, change))
-        finite = jnp.isfinite(optax.global_norm(gradient))
+        finite = jnp.isfinite(optax.tree.norm(gradient))
         return jax.tree.map(lambda a, b: jnp.where(finite, a, b), (moved, after), carry)
 
     return jax.lax.fori_loop(0, jnp.asarray(steps, int), body, (params, optimizer.init(params)))[0]

@@ -1,0 +1,109 @@
+"""Gaussian-process posteriors: filter, smoother and divergence against T, beside the dense form and tinygp."""
+
+import importlib.util
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.measure import memory, report
+from latenttrack import gaussian_process as gp
+from latenttrack.gaussian_process import dense
+
+CHANNELS, NOISE = 16, 0.5
+LENGTHS = (256, 1024, 4096, 16_384)
+SCALES = jnp.geomspace(2.0, 50.0, CHANNELS)
+
+
+def state_space(order: float, *, parallel: bool = False) -> Callable[[jax.Array], Any]:
+    """All of the posterior of 16 channels [16, T]."""
+
+    def one(scale: jax.Array, y: jax.Array) -> gp.Posterior:
+        return gp.posterior(gp.matern(order, scale), gp.Site(y, jnp.full_like(y, 1 / NOISE)), parallel=parallel)
+
+    return lambda ys: jax.vmap(one)(SCALES, ys)
+
+
+def by_cholesky(ys: jax.Array) -> Any:
+    """The same by dense factors, one channel at a time."""
+
+    def one(pair: tuple) -> gp.Posterior:
+        scale, y = pair
+        lag = jnp.abs(jnp.arange(len(y))[:, None] - jnp.arange(len(y)))
+        return dense.posterior(jnp.exp(-lag / scale), gp.Site(y, jnp.full_like(y, 1 / NOISE)))
+
+    return jax.lax.map(one, (SCALES, ys))
+
+
+def tinygp(order: float) -> Callable[[jax.Array], Any]:
+    """Evidence and posterior mean by tinygp's quasiseparable kernels: without variances and divergence."""
+    from tinygp import GaussianProcess  # noqa: PLC0415  a peer that need not be installed
+    from tinygp.kernels import quasisep  # noqa: PLC0415
+
+    kind = {0.5: quasisep.Exp, 1.5: quasisep.Matern32, 2.5: quasisep.Matern52}[order]
+
+    def one(scale: jax.Array, y: jax.Array) -> tuple:
+        process = GaussianProcess(kind(scale=scale), jnp.arange(len(y), dtype=y.dtype), diag=jnp.full_like(y, NOISE))
+        found = process.condition(y)
+        return found.log_probability, found.gp.loc
+
+    return lambda ys: jax.vmap(one)(SCALES, ys)
+
+
+def processor_time(run: Callable, ys: jax.Array, repeats: int) -> tuple[float, float]:
+    """Seconds of one core that a call takes, the least of several, and those that compiling took."""
+    began = time.process_time()
+    jax.block_until_ready(run(ys))
+    first, times = time.process_time() - began, []
+    for _ in range(repeats):
+        began = time.process_time()
+        jax.block_until_ready(run(ys))
+        times.append(time.process_time() - began)
+    return min(times), first - min(times)
+
+
+def training_memory() -> dict[str, int]:
+    """Bytes beside its arguments of a gradient step of the language model on 1,024 tokens, in 16 windows or in one."""
+    found = {}
+    for length in (64, 1024):
+        model = gp.build(gp.Config(window=length), 1024)
+        params = jax.eval_shape(model.init, jax.random.key(0))
+        keys = jax.random.split(jax.random.key(0), 1024 // length)
+        tokens = jax.ShapeDtypeStruct((1024 // length, length), jnp.int32)
+
+        def loss(params: Any, keys: Any, tokens: Any, model: gp.Model = model) -> Any:
+            return jax.vmap(lambda key, x: model.loss(params, key, x)[0])(keys, tokens).mean()
+
+        found[f"{1024 // length} x {length}"] = memory(jax.jit(jax.grad(loss)), params, keys, tokens).temporary
+    return found
+
+
+def main(repeats: int = 15) -> None:
+    """The table."""
+    forms: dict[str, tuple[Callable, Sequence[int]]] = {
+        "OU": (state_space(0.5), LENGTHS),
+        "Matérn 3/2": (state_space(1.5), LENGTHS),
+        "Matérn 5/2": (state_space(2.5), LENGTHS),
+        "OU, associative scan": (state_space(0.5, parallel=True), LENGTHS[:3]),
+        "OU, dense": (by_cholesky, LENGTHS[:2]),
+    }
+    if importlib.util.find_spec("tinygp"):
+        forms["OU, tinygp (mean and evidence)"] = tinygp(0.5), LENGTHS
+        forms["Matérn 5/2, tinygp (mean and evidence)"] = tinygp(2.5), LENGTHS
+    rows = []
+    for name, (run, lengths) in forms.items():
+        timed = []
+        for length in lengths:
+            ys = jax.random.normal(jax.random.key(0), (CHANNELS, length))
+            timed.append(processor_time(jax.jit(run), ys, repeats if length < LENGTHS[-1] else 5))
+        times = [seconds for seconds, _ in timed]
+        slope = float(np.polyfit(np.log(lengths), np.log(times), 1)[0])
+        cells = [f"{1e3 * seconds:.3g}" for seconds in times] + ["–"] * (len(LENGTHS) - len(lengths))
+        rows.append((name, *cells, slope, timed[-1][1]))
+    columns = ("ms of one core", *(f"T = {length:,}" for length in LENGTHS), "exponent", "to compile, s")
+    title = f"Mean, variance, divergence and evidence of {CHANNELS} channels"
+    facts = {"training bytes": training_memory(), "note": "least processor time of repeated calls"}
+    report("gaussian_process", title, columns, rows, facts)
