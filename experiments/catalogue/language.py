@@ -33,7 +33,7 @@ class Language(Experiment):
     """WikiText-2: Gaussian-process latents beside counts, a TCN and a transformer of one search."""
 
     presets: ClassVar = {
-        "minutes": {"steps": 400, "rates": (1e-2,), "models": QUICK},
+        "minutes": {"steps": 400, "rates": (1e-2,), "characters": 3_000_000, "models": QUICK},
         "published": {"steps": 800, "rates": (1e-3, 3e-3, 1e-2), "windows": 256},
     }
 
