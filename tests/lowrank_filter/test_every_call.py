@@ -150,7 +150,7 @@ def test_under_a_strict_switch(structure, switch):
     def network(params, x):  # the user's own part keeps to the switch
         return jnp.tanh(x @ params["w"]) + params["b"][None]
 
-    global net  # noqa: PLW0603
+    global net
     before, net = net, network
     try:
         with SWITCHES[switch]():
