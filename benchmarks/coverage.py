@@ -7,7 +7,7 @@ everything before it. Inputs are the calendar's alone, so that every input of a 
 """
 
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +55,9 @@ def of_the_level(data: Oil, days: int) -> Daily:
     model = lt.build(lt.Config(), xs.shape[1], 1)
     train, held_out = slice(0, data.validation), slice(data.validation - 512, data.test)
     validation = (xs[held_out], ys[held_out])
-    fit = lt.fit(model, jax.random.key(0), xs[train], ys[train], validation=validation, burn_in=512)
+    fit = lt.fit(
+        model, jax.random.key(0), jnp.asarray(xs[train]), jnp.asarray(ys[train]), validation=validation, burn_in=512
+    )
     state, _ = jax.jit(model.rollout)(fit.params, jax.random.key(1), xs[: data.test], ys[: data.test])
     daily = [jnp.asarray(leaf[data.test :][: days * DAY].reshape(days, DAY, -1)) for leaf in (xs, ys)]
 
@@ -95,7 +97,8 @@ def main() -> None:
     last = scaled[data.test - 1 :][: days * DAY : DAY]
     naive = np.abs(last[:, None] - targets).mean(0)
     columns = ("hours ahead", *(f"in {level:.0%}" for level in LEVELS), "MAE", "MAE, last value")
-    rows, facts = [], {"forecasts": days, "paths": PATHS}
+    rows: list[tuple] = []
+    facts: dict[str, Any] = {"forecasts": days, "paths": PATHS}
     for name, run in (("the level, lt.forecast", of_the_level), ("lt.Forecaster", of_the_forecaster)):
         began = time.perf_counter()
         found = run(data, days)

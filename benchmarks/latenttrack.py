@@ -12,7 +12,8 @@ import numpy as np
 
 import latenttrack as lt
 from benchmarks.measure import interleaved, report
-from experiments.streaming.models import LT, latent, vrnn
+from experiments.streaming.models import vrnn
+from experiments.streaming.models.latent import LT, latent
 
 X, Y, SAMPLES, REPEATS = 10, 1, 32, 15
 STEPS, CHUNK = 100_000, 1_000

@@ -72,7 +72,7 @@ class Language(Experiment):
         corpus, _ = text.load(self.vocabulary, self.characters)
         depends = {name: value for name, value in self.depends().items() if name not in ("models", "seeds")}
         head: Any = {"introduction": INTRODUCTION.format(**self.depends()), "depends": depends, "data": corpus[:3]}
-        settings = self.depends() | {"bytes_per_token": corpus.bytes_per_token}
+        settings: Any = self.depends() | {"bytes_per_token": corpus.bytes_per_token}
         with self.study(console, "language", "Gaussian-process language models", **head, **settings) as study:
             test = text.windows(corpus.test, self.window, self.windows)
             first = counts.unigram(corpus.train, self.vocabulary)

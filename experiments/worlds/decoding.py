@@ -43,7 +43,8 @@ def measure(
         ("generate", 0, 0.0): lambda: lt.generate(model, params.model, prompts, key=key),
         ("generate, greedy", 0, 0.0): lambda: lt.generate(model, params.model, prompts, temperature=0.0),
     }
-    plans: list[tuple[Rule, int, float]] = [(rule, draft, 0.0) for rule in RULES for draft in drafts]
+    plans: list[tuple[Rule, int, float]] = []
+    plans += [(rule, draft, 0.0) for rule in RULES for draft in drafts]
     plans += [(rule, max(drafts), confidence) for rule in RULES for confidence in confidences]
     for rule, draft, confidence in plans:
         options = {"rule": rule, "draft": draft, "confidence": confidence, "key": key}

@@ -44,8 +44,8 @@ class Examples(NamedTuple):
 
     x: Any
     y: Any
-    mask: Any
-    weights: Any
+    mask: Any = None
+    weights: Any = None
 
 
 def check_examples(
@@ -248,7 +248,7 @@ def _visible(likelihood: Likelihood, outputs: int, examples: Examples) -> None:
     x, y, mask, _ = examples
     kept = np.asarray(True) if mask is None or not checks.concrete(mask) else np.asarray(mask)
     if kept.ndim == 2:
-        y = jnp.where(mask, y, jnp.zeros((), jnp.result_type(y))) if checks.concrete(y) else y
+        y = np.where(kept, np.asarray(y), 0) if checks.concrete(y) else y
         kept = kept.any(axis=1)
     if checks.concrete((x, mask)):
         bad = kept & ~_looked_finite(x, len(y))

@@ -32,7 +32,7 @@ class Scaled:
         outputs = output_count(params, self.apply_fn, self.x)
         likelihood, size = Gaussian(1.0), len(jax.tree.leaves(self.x)[0])
         # With a unit Gaussian, S is the identity: diag(Σ JᵢᵀJᵢ) sums to the trace of J Jᵀ.
-        batch = prepare(params, self.apply_fn, likelihood, Examples(self.x, jnp.zeros((size, outputs)), None))
+        batch = prepare(params, self.apply_fn, likelihood, Examples(self.x, jnp.zeros((size, outputs))))
         squares = curvature(params, self.apply_fn, likelihood, batch, 1.0, _MICRO_BATCH).diagonal()
         scale = 1 / (jnp.maximum(jnp.sum(batch.usable), 1) * outputs * self.variance)
         if not self.per_layer:
