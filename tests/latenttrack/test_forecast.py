@@ -90,7 +90,7 @@ def test_one_step_is_the_mixture_of_a_rollout(points):
     _, mixture = rolled(params, key, xs[:1], jnp.zeros((1, latent.Y)), state, samples=count, mask=jnp.zeros(1, bool))
     levels = np.arange(1, 20) / 20
     expected = np.asarray(lt.metrics.quantile(mixture.mean, mixture.variance, levels)[:, 0])
-    below = np.mean(np.asarray(paths) <= expected[:, None], axis=1)
+    below = np.mean(np.asarray(paths)[None, :, 0] <= expected[:, None], axis=1)
     assert np.abs(below - levels[:, None]).max() < 4 * (0.25 / 20_000) ** 0.5 * (1 if points == "fixed" else 2**0.5)
 
 
@@ -152,12 +152,12 @@ def trained():
     level = np.zeros(steps)
     for t in range(1, steps):
         level[t] = 0.9 * level[t - 1] + 0.3 * rng.normal()
-    xs = np.stack([np.sin(phase), np.cos(phase)], 1).astype(np.float32)
-    ys = (level + np.sin(phase))[:, None].astype(np.float32)
+    xs = jnp.asarray(np.stack([np.sin(phase), np.cos(phase)], 1), jnp.float32)
+    ys = jnp.asarray((level + np.sin(phase))[:, None], jnp.float32)
     model = lt.build(lt.Config(latent_dim=3, hidden_dim=12, prior_samples=16), 2, 1)
     options = {"updates": 250, "evaluate_every": 250, "window": 64, "learning_rate": 1e-2, "warmup": 20}
     fit = lt.fit(model, jax.random.key(0), xs[:2000], ys[:2000], **options, windows="vmap")
-    return model, fit.params, jnp.asarray(xs), jnp.asarray(ys)
+    return model, fit.params, xs, ys
 
 
 def test_intervals_hold_at_every_horizon_and_grow():
