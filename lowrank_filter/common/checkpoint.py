@@ -116,6 +116,8 @@ class Checkpoint:
         before = about["identity"]
         names = sorted(n for n in {*before, *self._identity} if before.get(n) != self._identity.get(n))
         if names:
+            # The program's text is another one wherever an argument is: it says something only where it is alone.
+            names = [name for name in names if name != "program"] or names
             changes = "; ".join(f"{n} was {before.get(n)} and is {self._identity.get(n)}" for n in names)
             raise OtherRunError(
                 f"checkpoint: expected the run that {self._folder} holds, got another one: {changes}; {_ADVICE}"

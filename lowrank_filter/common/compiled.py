@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 import types
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Self
@@ -49,6 +50,40 @@ def output_of(apply_fn: Callable, *args: Any) -> Any:
 
 def _apply(*args: Any, apply_fn: Callable) -> Any:
     return apply_fn(*args)
+
+
+def described(function: Any, depth: int = 6) -> dict[str, Any]:
+    """What a function was built with, by name: numbers, text and arrays that it and those within it close over."""
+    if depth == 0:
+        return {}
+    if isinstance(function, functools.partial):
+        parts = [described(part, depth - 1) for part in (function.func, *function.args)]
+        return functools.reduce(operator.or_, parts) | _named(function.keywords, depth)
+    if isinstance(function, tuple):
+        return functools.reduce(operator.or_, [described(part, depth - 1) for part in function], {})
+    if not isinstance(function, types.FunctionType):
+        return {}
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    return _named({name: cell.cell_contents for name, cell in cells if _filled(cell)}, depth)
+
+
+def _named(values: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    found = {}
+    for name, value in values.items():
+        leaves = jax.tree.leaves(value)
+        if value is None or isinstance(value, str) or (leaves and all(map(_is_number, leaves))):
+            found[name] = value
+        else:
+            found |= {f"{name}.{inner}": v for inner, v in described(value, depth - 1).items()}
+    return found
+
+
+def _filled(cell: types.CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
 
 
 @jax.tree_util.register_dataclass

@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, Key
 from lowrank_filter.algebra import widths
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
-from lowrank_filter.common.compiled import compiled
+from lowrank_filter.common.compiled import compiled, described
 from lowrank_filter.common.pieces import scan
 from lowrank_filter.common.progress import Hook, reporting
 from lowrank_filter.common.progress import check as check_progress
@@ -112,7 +112,10 @@ def fit(
             (jnp.arange(steps), _order(key, size, steps, batch_size)),
             every=checkpoint_every,
             folder=checkpoint,
-            identity={"batch_size": batch_size, "steps": steps},
+            identity={
+                **{"batch_size": batch_size, "steps": steps, "likelihood": type(likelihood).__name__},
+                **{f"optimizer.{name}": value for name, value in described(optimizer.update).items()},
+            },
             report=lambda done, values: report(done, values, values[-1]),
         )
     return widths.like(params, belief.mean), values

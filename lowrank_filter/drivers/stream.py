@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
-from lowrank_filter.common.compiled import compiled
+from lowrank_filter.common.compiled import compiled, described
 from lowrank_filter.common.pieces import scan
 from lowrank_filter.common.progress import Hook, reporting
 from lowrank_filter.common.progress import check as check_progress
@@ -117,7 +117,7 @@ def filter_stream(
             *(lambda _, belief, part: jax.lax.scan(step, belief, part), (), belief, stream),
             every=checkpoint_every,
             folder=checkpoint,
-            identity={"chunk_size": chunk_size, "history": history},
+            identity={"chunk_size": chunk_size, "history": history, **described(filter.step)},
             report=lambda done, kept: report(done, kept.info, kept.info.loss.mean()),
         )
 
