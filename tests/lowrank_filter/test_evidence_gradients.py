@@ -69,6 +69,7 @@ def test_through_two_steps():
     assert dense.relative_error(came, dense.finite_difference(jax.jit(total), 0.3, 1e-3)) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("structure", ["network", "kronecker"])
 def test_the_second_derivative_gives_standard_errors(structure):
     """Through two truncated steps from a diagonal prior, whose factor's columns are zero and all alike."""
@@ -92,6 +93,7 @@ def test_the_second_derivative_gives_standard_errors(structure):
     assert dense.relative_error(curvature, dense.finite_difference(gradient, jnp.log(0.3), 1e-3)) < 1e-6
 
 
+@pytest.mark.slow
 def test_the_second_derivative_where_eigenvalues_are_equal():
     """Three kept directions with one eigenvalue, three left out with another; both split as the noise turns."""
     weights, inputs = jnp.arange(12) / 12 + 0.5, jnp.eye(12)[:6] * jnp.repeat(jnp.asarray([3.0, 1.0]), 3)[:, None]

@@ -10,6 +10,7 @@ import pytest
 
 import lowrank_filter as lf
 from lowrank_filter.algebra.example_gradients import Stack
+from lowrank_filter.algebra.truncation import principal
 
 METRICS = ["relative", "euclidean"]
 LARGE = (20_000, 30)
@@ -160,3 +161,24 @@ def test_gradients_are_finite_on_degenerate_spectra(kind, dtype):
     gradients = gradient_of(jnp.asarray(diag, dtype), jnp.asarray(factor), jnp.ones(8, dtype))
     assert all(np.isfinite(g).all() for g in gradients)
     assert np.abs(gradients[0]).max() > 0
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("accurate", [False, True])
+def test_second_derivatives_where_eigenvalues_are_equal(accurate):
+    """Two of one eigenvalue are kept, two of another and two zero vectors are left out; all that are not zero split."""
+    rng = np.random.default_rng(0)
+    start, change = np.zeros((6, 9)), rng.normal(size=(6, 9))
+    start[:2, :2], start[2:4, 2:4], change[4:] = 3 * np.eye(2), np.eye(2), 0
+    kept_weights, rest_weights = jnp.asarray(rng.normal(size=(9, 9))), jnp.asarray(rng.normal(size=9))
+
+    def function(t):
+        stack = Stack(jnp.asarray(start) + t * jnp.asarray(change))
+        found = principal(stack.gram(None), (stack,), None, 2, accurate)
+        kept = jnp.sum(kept_weights * (found.kept.T @ found.kept))
+        return kept + jnp.sum(rest_weights * found.residual) + jnp.sum(found.squared[2:])
+
+    gradient = jax.jit(jax.grad(function))
+    assert dense.relative_error(gradient(0.0), dense.finite_difference(jax.jit(function), 0.0, 1e-3)) < 1e-9
+    curvature = jax.jit(jax.hessian(function))(0.0)
+    assert dense.relative_error(curvature, dense.finite_difference(gradient, 0.0, 1e-3)) < 1e-8
