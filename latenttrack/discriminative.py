@@ -48,6 +48,12 @@ def discriminative_update(
     Raises:
         TypeError: not arrays of real numbers.
         ValueError: shapes do not fit.
+
+    Examples:
+        >>> one = jnp.eye(1)
+        >>> belief = lt.discriminative_update(jnp.zeros(1), 0 * one, one, one, jnp.ones(1), one)  # prior and regression agree
+        >>> print(belief.mean.round(3), belief.covariance.round(3))
+        [0.5] [[0.5]]
     """
     mean = checks.numbers("mean", mean, "of the belief before, [d]")
     if mean.ndim != 1 or not len(mean):
@@ -89,6 +95,10 @@ def stationary_covariance(transition: Float[Array, "d d"], noise: Float[Array, "
 
     Raises:
         ValueError: a spectral radius of A that can be seen is 1 or more: there is no such S.
+
+    Examples:
+        >>> print(lt.stationary_covariance(0.5 * jnp.eye(1), 0.75 * jnp.eye(1)).round(3))
+        [[1.]]
     """
     transition = checks.numbers("transition", transition, "a square matrix")
     if transition.ndim != 2 or transition.shape[0] != transition.shape[1]:

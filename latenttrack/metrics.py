@@ -22,14 +22,25 @@ Targets = Float[Array, "T y_dim"]
 
 
 def nll(ys: Targets, mean: Components, variance: Components) -> Float[Array, " T"]:
-    """−log (1/K) Σ_k N(y; mean_k, diag variance_k) at each step, in nats, by log-sum-exp; NaN without a y."""
+    """−log (1/K) Σ_k N(y; mean_k, diag variance_k) at each step, in nats, by log-sum-exp; NaN without a y.
+
+    Examples:
+        >>> mean, variance = jnp.array([[[0.0], [2.0]]]), jnp.ones((1, 2, 1))  # one step, two components
+        >>> print(lt.metrics.nll(jnp.array([[1.0]]), mean, variance).round(3))  # ½ log 2π + ½
+        [1.419]
+    """
     ys, mean = stream_checks.scored(ys, mean)
     mean, variance = stream_checks.components(mean, variance)
     return -gaussian.mixture(gaussian.log_density(ys[:, None], mean, variance))
 
 
 def squared_error(ys: Targets, mean: Components) -> Float[Array, "T y_dim"]:
-    """(y − mixture mean)²."""
+    """(y − mixture mean)².
+
+    Examples:
+        >>> print(lt.metrics.squared_error(jnp.array([[3.0]]), jnp.array([[[0.0], [2.0]]])))
+        [[4.]]
+    """
     ys, mean = stream_checks.scored(ys, mean)
     return jnp.square(ys - jnp.mean(mean, axis=1))
 
@@ -39,6 +50,11 @@ def crps(ys: Targets, mean: Components, variance: Components, *, batch_size: int
 
     (1/K) Σ_k A(y − μ_k, σ_k²) − 1/(2K²) Σ_kl A(μ_k − μ_l, σ_k² + σ_l²), A(m, s²) = 2 s φ(m/s) + m (2 Φ(m/s) − 1).
     In units of y. ``batch_size`` steps at a time hold K² numbers per channel.
+
+    Examples:
+        >>> point = jnp.zeros((1, 1, 1))  # one component of variance zero: the score is |y − mean|
+        >>> print(lt.metrics.crps(jnp.array([[2.0]]), point, point))
+        [[2.]]
     """
     ys, mean = stream_checks.scored(ys, mean)
     mean, variance = stream_checks.components(mean, variance)
@@ -61,7 +77,13 @@ def _absolute(mean: Array, variance: Array) -> Array:
 
 
 def pit(ys: Targets, mean: Components, variance: Components) -> Float[Array, "T y_dim"]:
-    """Probability integral transform: the mixture's distribution function at y. Uniform where calibrated."""
+    """Probability integral transform: the mixture's distribution function at y. Uniform where calibrated.
+
+    Examples:
+        >>> mean, variance = jnp.array([[[0.0], [2.0]]]), jnp.ones((1, 2, 1))  # one step, two components
+        >>> print(lt.metrics.pit(jnp.array([[1.0]]), mean, variance).round(3))
+        [[0.5]]
+    """
     ys, mean = stream_checks.scored(ys, mean)
     mean, variance = stream_checks.components(mean, variance)
     return jnp.mean(_below(ys[:, None], mean, variance), axis=1)
@@ -79,6 +101,11 @@ def quantile(mean: Components, variance: Components, q: ArrayLike) -> Float[Arra
 
     By bisection between the lowest and the highest quantile of the components, which enclose it however far apart they
     are; its gradient is that of the implicit function F(y) = q. q [Q] gives [Q, T, y_dim]; 0 and 1 the support's ends.
+
+    Examples:
+        >>> mean, variance = jnp.array([[[0.0], [2.0]]]), jnp.ones((1, 2, 1))  # one step, two components
+        >>> print(lt.metrics.quantile(mean, variance, 0.5).round(3))
+        [[1.]]
     """
     mean, variance = stream_checks.components(mean, variance)
     q = stream_checks.probabilities("q", q).astype(mean.dtype)
@@ -112,7 +139,13 @@ def _quantile(mean: Array, variance: Array, q: Array) -> Float[Array, "T y_dim"]
 def interval(
     mean: Components, variance: Components, level: ArrayLike
 ) -> tuple[Float[Array, "T y_dim"], Float[Array, "T y_dim"]]:
-    """Lower and upper end of each channel's central interval of probability ``level``."""
+    """Lower and upper end of each channel's central interval of probability ``level``.
+
+    Examples:
+        >>> lower, upper = lt.metrics.interval(jnp.zeros((1, 1, 1)), jnp.ones((1, 1, 1)), 0.95)
+        >>> print(lower.round(1), upper.round(1))  # ±1.96
+        [[-2.]] [[2.]]
+    """
     checks.within("level", level, 0.0, 1.0, "values in [0, 1]")
     lower, upper = quantile(mean, variance, 0.5 + 0.5 * jnp.asarray([-1.0, 1.0]) * level)
     return lower, upper
@@ -122,6 +155,10 @@ def quantile_loss(ys: Targets, quantiles: Float[Array, "Q T y_dim"], q: Float[Ar
     """2 (1{y < f} − q)(f − y), the pinball loss doubled, of each quantile f at each step [Q, T, y_dim].
 
     Its integral over q is the CRPS. In units of y.
+
+    Examples:
+        >>> print(lt.metrics.quantile_loss(jnp.array([[3.0]]), jnp.array([[[1.0]]]), jnp.array([0.5])))
+        [[[2.]]]
     """
     ys, quantiles, q = stream_checks.quantiles(ys, quantiles, q)
     beyond = ys - quantiles
@@ -137,6 +174,10 @@ def weighted_quantile_loss(
     """Mean over q of Σ :func:`quantile_loss` / Σ |y|, the sums over the observed steps and channels.
 
     With q = 0.1, 0.2 … 0.9 what GluonTS and GIFT-Eval report as CRPS.
+
+    Examples:
+        >>> print(lt.metrics.weighted_quantile_loss(jnp.array([[4.0]]), jnp.array([[[3.0]]]), jnp.array([0.5])))
+        0.25
     """
     loss = quantile_loss(ys, quantiles, q)
     seen = _seen(mask, ys)
@@ -155,6 +196,10 @@ def mase(
 
     Below 1: better ahead than the seasonal naive forecast was one step ahead in ``history``, the training span. Pairs
     of the history that lack a number are left out.
+
+    Examples:
+        >>> print(lt.metrics.mase(jnp.array([[5.0]]), jnp.array([[4.0]]), history=jnp.array([[0.0], [2.0], [4.0]])))
+        [0.5]
     """
     ys, points = stream_checks.points(ys, points)
     history = stream_checks.rows("history", history)
@@ -175,7 +220,13 @@ def horizon_coverage(
     upper: Float[Array, "N h y_dim"],
     mask: Bool[Array, "N h"] | None = None,
 ) -> Float[Array, "h y_dim"]:
-    """Share of N forecasts whose interval holds y, at each of the h steps ahead."""
+    """Share of N forecasts whose interval holds y, at each of the h steps ahead.
+
+    Examples:
+        >>> ys = jnp.array([[[0.0], [3.0]], [[1.0], [0.5]]])  # two forecasts of two steps
+        >>> print(lt.metrics.horizon_coverage(ys, jnp.full((2, 2, 1), -2.0), jnp.full((2, 2, 1), 2.0)).ravel())
+        [1.  0.5]
+    """
     ys, lower, upper = stream_checks.intervals(ys, lower, upper)
     seen = _seen(mask, ys)
     held = (lower <= ys) & (ys <= upper)
@@ -189,6 +240,10 @@ def energy_score(
 
     The CRPS of whole paths (Gneiting and Raftery 2007, eq. 22): unlike a score of each step it sees how steps belong
     together. In units of y. ``batch_size`` paths at a time are compared with all.
+
+    Examples:
+        >>> print(lt.metrics.energy_score(jnp.array([[3.0], [4.0]]), jnp.zeros((2, 2, 1))))  # two paths of zeros
+        5.0
     """
     ys = stream_checks.rows("ys", ys)
     samples = stream_checks.paths("samples", samples, ys)
@@ -217,7 +272,12 @@ def _seen(mask: Any, ys: Array) -> Bool[Array, "..."]:
 
 
 def coverage(pits: Float[Array, "..."], level: ArrayLike) -> Float[Array, "..."]:
-    """1 where y lies in the mixture's central interval of probability ``level``, else 0; from the :func:`pit`."""
+    """1 where y lies in the mixture's central interval of probability ``level``, else 0; from the :func:`pit`.
+
+    Examples:
+        >>> print(lt.metrics.coverage(jnp.array([0.5, 0.96]), 0.9))
+        [1. 0.]
+    """
     pits = stream_checks.axes("pits", pits, 0, "(...,) from pit")
     checks.within("level", level, 0.0, 1.0, "values in [0, 1]")
     return (jnp.abs(pits - 0.5) <= 0.5 * jnp.asarray(level)).astype(pits.dtype)
@@ -226,7 +286,13 @@ def coverage(pits: Float[Array, "..."], level: ArrayLike) -> Float[Array, "..."]
 def calibration_error(
     pits: Float[Array, "T y_dim"], mask: Bool[Array, " T"] | None = None, *, levels: int = 99
 ) -> Float[Array, ""]:
-    """Mean over probabilities p = 1/(levels + 1) … and channels of |share of PIT ≤ p − p| (Kuleshov et al. 2018)."""
+    """Mean over probabilities p = 1/(levels + 1) … and channels of |share of PIT ≤ p − p| (Kuleshov et al. 2018).
+
+    Examples:
+        >>> pits = jnp.linspace(0.005, 0.995, 100)[:, None]
+        >>> print(lt.metrics.calibration_error(pits).round(3))
+        0.0
+    """
     pits = stream_checks.axes("pits", pits, 2, "(T, y_dim) from pit")
     checks.count("levels", levels, minimum=1)
     if mask is not None:
@@ -242,20 +308,37 @@ def calibration_error(
 
 
 def uncertainty(mean: Components, variance: Components) -> tuple[Float[Array, "T y_dim"], Float[Array, "T y_dim"]]:
-    """Aleatoric and epistemic variance: the mean of the variances, the variance of the means. Their sum is total."""
+    """Aleatoric and epistemic variance: the mean of the variances, the variance of the means. Their sum is total.
+
+    Examples:
+        >>> mean, variance = jnp.array([[[0.0], [2.0]]]), jnp.ones((1, 2, 1))  # one step, two components
+        >>> aleatoric, epistemic = lt.metrics.uncertainty(mean, variance)
+        >>> print(aleatoric, epistemic)
+        [[1.]] [[1.]]
+    """
     mean, variance = stream_checks.components(mean, variance)
     return jnp.mean(variance, axis=1), jnp.var(mean, axis=1)
 
 
 def failure_rate(nlls: Float[Array, "runs T"], threshold: ArrayLike = 1e6) -> Float[Array, ""]:
-    """Share of runs with a step above ``threshold`` nats, or without a number."""
+    """Share of runs with a step above ``threshold`` nats, or without a number.
+
+    Examples:
+        >>> print(lt.metrics.failure_rate(jnp.array([[0.0, 1.0], [2.0, jnp.nan]])))
+        0.5
+    """
     nlls = stream_checks.axes("nlls", nlls, 1, "(runs, T)")
     stream_checks.threshold(threshold)
     return jnp.mean(jnp.any(~(nlls <= threshold), axis=-1))
 
 
 def first_shares(nlls: Float[Array, "models T"]) -> Float[Array, " models"]:
-    """Share of steps at which each model has the lowest score; models that tie divide the step, NaN is last."""
+    """Share of steps at which each model has the lowest score; models that tie divide the step, NaN is last.
+
+    Examples:
+        >>> print(lt.metrics.first_shares(jnp.array([[0.0, 3.0], [1.0, 2.0]])))
+        [0.5 0.5]
+    """
     nlls = stream_checks.axes("nlls", nlls, 2, "(models, T)")
     scores = jnp.where(jnp.isnan(nlls), jnp.inf, nlls)
     first = (scores == jnp.min(scores, axis=0)).astype(nlls.dtype)
@@ -263,7 +346,12 @@ def first_shares(nlls: Float[Array, "models T"]) -> Float[Array, " models"]:
 
 
 def spikes(nlls: Float[Array, "*batch T"], threshold: ArrayLike = 10.0) -> Int[Array, "*batch"]:
-    """Steps above ``threshold`` nats, or without a number."""
+    """Steps above ``threshold`` nats, or without a number.
+
+    Examples:
+        >>> print(lt.metrics.spikes(jnp.array([0.0, 11.0, jnp.inf])))
+        2
+    """
     nlls = stream_checks.axes("nlls", nlls, 1, "(..., T)")
     stream_checks.threshold(threshold)
     return jnp.sum(~(nlls <= threshold), axis=-1)
@@ -285,7 +373,14 @@ class Summary(NamedTuple):
 
 
 def summary(outputs: Outputs, ys: Targets, mask: Bool[Array, " T"] | None = None) -> Summary:
-    """The scores of one stream. The nll is the model's own ``log_prob``; invalid steps count as not observed."""
+    """The scores of one stream. The nll is the model's own ``log_prob``; invalid steps count as not observed.
+
+    Examples:
+        >>> outputs = lt.Outputs(jnp.zeros((2, 1, 1)), jnp.ones((2, 1, 1)), log_prob=jnp.array([-1.0, -3.0]))
+        >>> found = lt.metrics.summary(outputs, jnp.array([[1.0], [2.0]]))
+        >>> print(found.nll, found.mse)
+        2.0 2.5
+    """
     ys, seen = _observed(outputs, ys, mask)
     mask = None if mask is None and outputs.invalid is None else seen
     share = _shares(len(ys), mask)
@@ -337,6 +432,11 @@ def health(outputs: Outputs, ys: Targets, mask: Bool[Array, " T"] | None = None,
     Raises:
         TypeError: ``outputs`` is not an :class:`Outputs`.
         ValueError: shapes do not fit, or ``window`` is not a static integer ≥ 1.
+
+    Examples:
+        >>> outputs = lt.Outputs(jnp.zeros((2, 1, 1)), jnp.ones((2, 1, 1)), log_prob=jnp.zeros(2))
+        >>> print(lt.metrics.health(outputs, jnp.array([[1.0], [2.0]]), window=2).innovation)
+        [1.  2.5]
     """
     checks.count("window", window, minimum=1)
     ys, seen = _observed(outputs, ys, mask)

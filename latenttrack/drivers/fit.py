@@ -150,6 +150,13 @@ def fit(
         ValueError: shapes or options are wrong; the message says which. The folder holds another run (the message shows
             what differs), or no checkpoint that can be read; one that cannot is named in a warning and the one before
             it is used.
+
+    Examples:
+        >>> model = lt.build(lt.Config(latent_dim=2, hidden_dim=3, prior_samples=2), x_dim=1, y_dim=1)
+        >>> xs = jnp.sin(jnp.arange(32.0))[:, None]
+        >>> found = lt.fit(model, jax.random.key(0), xs, xs, updates=2, window=8, batch=2, evaluate_every=1)
+        >>> found.history.loss.shape
+        (2,)
     """
     stream_checks.model(model)
     key = checks.key("key", key, many=True)

@@ -84,6 +84,14 @@ def forecast(
     Raises:
         TypeError: the key is not one.
         ValueError: no ``y_dim`` for such a model; shapes are wrong; an input that can be seen is not finite.
+
+    Examples:
+        >>> model = lt.build(lt.Config(latent_dim=2, hidden_dim=3, prior_samples=2), x_dim=1, y_dim=1)
+        >>> params, xs = model.init(jax.random.key(0)), jnp.zeros((5, 1))
+        >>> state, _ = lt.rollout(model, params, jax.random.key(1), xs, xs, samples=2)
+        >>> ahead = lt.forecast(model, params, jax.random.key(2), state, jnp.zeros((3, 1)), samples=4, components=2)
+        >>> ahead.samples.shape
+        (4, 3, 1)
     """
     stream_checks.model(model)
     key = checks.key("key", key)

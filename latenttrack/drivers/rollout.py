@@ -45,6 +45,13 @@ def rollout(
         TypeError: ``checkpoint`` within a traced function.
         ValueError: shapes or options are wrong; the folder holds another run (the message shows what differs), or no
             checkpoint that can be read. One that cannot is named in a warning and the one before it is used.
+
+    Examples:
+        >>> model = lt.build(lt.Config(latent_dim=2, hidden_dim=3, prior_samples=2), x_dim=1, y_dim=1)
+        >>> params, xs = model.init(jax.random.key(0)), jnp.zeros((5, 1))
+        >>> state, outputs = lt.rollout(model, params, jax.random.key(1), xs, xs, samples=2)
+        >>> outputs.mean.shape, outputs.log_prob.shape
+        ((5, 2, 1), (5,))
     """
     stream_checks.model(model)
     key = checks.key("key", key)

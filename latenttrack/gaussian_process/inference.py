@@ -12,13 +12,24 @@ from latenttrack.gaussian_process.steps import Belief, Pass, Site, Step, absorb,
 
 
 def init(model: StateSpace) -> Belief:
-    """N(0, P∞), the belief about x_1 before any site."""
+    """N(0, P∞), the belief about x_1 before any site.
+
+    Examples:
+        >>> gp.init(gp.matern(1.5, 2.0)).covariance.shape
+        (2, 2)
+    """
     checks.model(model, StateSpace)
     return start(model)
 
 
 def predict(model: StateSpace, belief: Belief, index: int | Array = 0) -> Belief:
-    """N(A m, A P Aᵀ + Q), one step on; ``index`` (0 … T−2) tells which step of a model of irregular ones."""
+    """N(A m, A P Aᵀ + Q), one step on; ``index`` (0 … T−2) tells which step of a model of irregular ones.
+
+    Examples:
+        >>> model = gp.matern(0.5, 2.0)
+        >>> print(gp.predict(model, gp.init(model)).covariance.round(3))  # stationary
+        [[1.]]
+    """
     size = checks.model(model, StateSpace)
     _check_belief(belief, size)
     irregular = model.transition.ndim == 3
@@ -34,6 +45,11 @@ def update(belief: Belief, site: Site) -> tuple[Belief, Float[Array, ""]]:
 
     Raises:
         TypeError, ValueError: shapes that do not fit, a negative precision.
+
+    Examples:
+        >>> belief, log_evidence = gp.update(gp.init(gp.matern(0.5, 2.0)), gp.Site(1.0, 1.0))
+        >>> print(belief.mean.round(3), belief.covariance.round(3))
+        [0.5] [[0.5]]
     """
     _check_belief(belief, None)
     checks.instance("site", site, Site, "write gaussian_process.Site(mean, precision)")
@@ -56,6 +72,11 @@ def smooth(model: StateSpace, sites: Site, *, parallel: bool = False) -> Belief:
 
     Raises:
         TypeError, ValueError: shapes that do not fit, a negative precision.
+
+    Examples:
+        >>> sites = gp.Site(jnp.array([0.0, 1.0]), jnp.array([0.0, 1.0]))  # the first step is missing
+        >>> print(gp.smooth(gp.matern(0.5, 2.0), sites).mean[:, 0].round(3))
+        [0.303 0.5  ]
     """
     sites = check(model, sites, parallel)
     return smoothed(model, sites, parallel)[0]
@@ -65,6 +86,12 @@ def filter(model: StateSpace, sites: Site, *, parallel: bool = False) -> tuple[B
     """Beliefs before and after each step's site (predicted, filtered), and each site's log evidence given those before.
 
     Args and errors as for :func:`smooth`.
+
+    Examples:
+        >>> sites = gp.Site(jnp.array([1.0, 1.0]), jnp.array([1.0, 0.0]))  # the second step is missing
+        >>> predicted, filtered, log_evidence = gp.filter(gp.matern(0.5, 2.0), sites)
+        >>> print(filtered.mean[:, 0].round(3))
+        [0.5   0.303]
     """
     sites = check(model, sites, parallel)
     return filtered(model, sites, parallel)

@@ -60,6 +60,13 @@ def build(config: Config, vocabulary: int) -> Model:
     Raises:
         TypeError: ``config`` is not a :class:`Config`.
         ValueError: ``vocabulary`` is not a static integer > 1.
+
+    Examples:
+        >>> config = gp.Config(window=4, width=4, channels=2, dilations=(1,))
+        >>> model = gp.build(config, vocabulary=3)
+        >>> params = model.init(jax.random.key(0))
+        >>> model.encode(params, jnp.array([0, 1, 2])).mean.shape
+        (3, 2)
     """
     checks.instance("config", config, Config, "write gaussian_process.Config(...)")
     checks.count("vocabulary", vocabulary, minimum=2)

@@ -48,6 +48,11 @@ def posterior(model: StateSpace, sites: Site, *, parallel: bool = False) -> Post
 
     Raises:
         TypeError, ValueError: shapes that do not fit, a negative precision, a mean that is not finite.
+
+    Examples:
+        >>> q = gp.posterior(gp.matern(0.5, 2.0), gp.Site(jnp.array([1.0]), jnp.array([1.0])))
+        >>> print(q.mean.round(3), q.variance.round(3))
+        [0.5] [0.5]
     """
     return _posterior(model, inference.check(model, sites, parallel), parallel)
 
@@ -85,6 +90,11 @@ def divergence(model: StateSpace, posterior: Site | MeanField, *, noise: ArrayLi
 
     Raises:
         TypeError, ValueError: another posterior, shapes that do not fit, a precision < 0, a variance ≤ 0.
+
+    Examples:
+        >>> site = gp.Site(jnp.array([0.0]), jnp.array([0.0]))  # which says nothing
+        >>> abs(float(gp.divergence(gp.matern(0.5, 2.0), site)))
+        0.0
     """
     if isinstance(posterior, MeanField):
         size = checks.model(model, StateSpace)
@@ -133,6 +143,10 @@ def log_prob(
 
     Raises:
         TypeError, ValueError: shapes that do not fit, noise ≤ 0.
+
+    Examples:
+        >>> round(float(gp.log_prob(gp.matern(0.5, 2.0), jnp.array([0.0]), noise=1.0)), 3)  # −½ log 4π
+        -1.266
     """
     size = checks.model(model, StateSpace)
     checks.flag("parallel", parallel)

@@ -42,6 +42,10 @@ def sample(
 
     Raises:
         TypeError, ValueError: no typed key, shapes that do not fit, sites and given at once.
+
+    Examples:
+        >>> gp.sample(gp.matern(1.5, 2.0), jax.random.key(0), 5).shape
+        (5,)
     """
     size = checks.model(model, StateSpace)
     key = checks.key("key", key)

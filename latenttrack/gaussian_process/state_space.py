@@ -48,6 +48,10 @@ def matern(order: float, lengthscale: ArrayLike, variance: ArrayLike = 1.0, step
 
     Raises:
         ValueError: another order, a value that is not positive, times that are not sorted.
+
+    Examples:
+        >>> float(gp.matern(0.5, lengthscale=2.0).transition[0, 0].round(1))  # exp(−1/2)
+        0.6000000238418579
     """
     if isinstance(order, bool) or not isinstance(order, int | float) or order not in ORDERS:
         raise ValueError(f"order: expected one of .5, 1.5, 2.5, got {order!r}; choose one of these")
@@ -94,6 +98,10 @@ def rbf(lengthscale: ArrayLike, variance: ArrayLike = 1.0, step: ArrayLike = 1.0
 
     Raises:
         ValueError: an order out of range, a value that is not positive, times that are not sorted.
+
+    Examples:
+        >>> gp.rbf(lengthscale=3.0).transition.shape
+        (6, 6)
     """
     checks.count("order", order, minimum=1)
     if order > 8:
@@ -158,6 +166,10 @@ def add(*models: StateSpace) -> StateSpace:
 
     Raises:
         TypeError, ValueError: no model, or one whose steps differ from the others'.
+
+    Examples:
+        >>> gp.add(gp.matern(0.5, 2.0), gp.matern(1.5, 5.0)).transition.shape
+        (3, 3)
     """
     _several(models)
     return functools.reduce(_add, models)
@@ -189,6 +201,10 @@ def multiply(*models: StateSpace) -> StateSpace:
 
     Raises:
         TypeError, ValueError: no model, or one whose steps differ from the others'.
+
+    Examples:
+        >>> gp.multiply(gp.matern(1.5, 2.0), gp.matern(1.5, 5.0)).transition.shape
+        (4, 4)
     """
     _several(models)
     return functools.reduce(_multiply, models)
@@ -249,6 +265,12 @@ def coupled(matrix: Float[ArrayLike, "S S"]) -> StateSpace:
 
     Raises:
         TypeError, ValueError: M is not a square matrix of finite numbers.
+
+    Examples:
+        >>> model = gp.coupled(jnp.array([[1.0, 0.0], [0.0, 0.0]]))
+        >>> print(model.transition.round(3))
+        [[0.707 0.   ]
+         [0.    0.   ]]
     """
     matrix = checks.square("matrix", matrix)
     return _coupled(checks.values("matrix", matrix, None, matrix.shape[1]))
@@ -290,6 +312,10 @@ def covariance(model: StateSpace, times: int | Array, outputs: int | None = None
 
     Raises:
         ValueError: unsorted or negative times, or more than the model has.
+
+    Examples:
+        >>> gp.covariance(gp.matern(0.5, 2.0), times=3).shape
+        (3, 3)
     """
     size = checks.model(model, StateSpace)
     width = checks.count_of_outputs(outputs, size)

@@ -46,6 +46,13 @@ def generate(
         TypeError: tokens are not integers, the key is not a typed one, the model lacks a function.
         ValueError: a prompt longer than ``length``, a length beyond the window, a token beyond the vocabulary, a
             negative temperature.
+
+    Examples:
+        >>> config = lt.TransformerConfig(width=8, layers=1, heads=2, window=6)
+        >>> model = lt.transformer(config, vocabulary=5)
+        >>> params = model.init(jax.random.key(0))
+        >>> lt.generate(model, params, jnp.array([1, 2]), temperature=0.0).tokens.shape
+        (6,)
     """
     token_checks.model(model)
     return _checked(
@@ -100,6 +107,17 @@ def speculate(
     Raises:
         TypeError, ValueError: as there; γ < 1, an unknown rule, a confidence outside [0, 1], a prompt that leaves the
             window no room.
+
+    Examples:
+        >>> config = lt.TransformerConfig(width=8, layers=1, heads=2, window=6)
+        >>> model = lt.transformer(config, vocabulary=5)
+        >>> params = model.init(jax.random.key(0))
+        >>> psi = lt.LatentDynamics(width=8)
+        >>> pair = lt.NextLatParams(params, psi.init(jax.random.key(1)))
+        >>> found = lt.speculate(model, psi, pair, jnp.array([1, 2]), draft=2, rule="greedy")
+        >>> plain = lt.generate(model, params, jnp.array([1, 2]), temperature=0.0)
+        >>> bool((found.tokens == plain.tokens).all())
+        True
     """
     token_checks.model(model)
     token_checks.dynamics(dynamics)

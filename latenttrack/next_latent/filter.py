@@ -31,6 +31,17 @@ def latent_filter(model: SequenceModel, dynamics: LatentDynamics) -> LatentFilte
 
     Raises:
         TypeError: the model or the dynamics lack a function, or are not hashable.
+
+    Examples:
+        >>> config = lt.TransformerConfig(width=8, layers=1, heads=2, window=6)
+        >>> model = lt.transformer(config, vocabulary=5)
+        >>> params = model.init(jax.random.key(0))
+        >>> psi = lt.LatentDynamics(width=8)
+        >>> pair = lt.NextLatParams(params, psi.init(jax.random.key(1)))
+        >>> filter = lt.latent_filter(model, psi)
+        >>> h = filter.update(pair, filter.init(pair, jnp.array([1, 2])), jnp.array(3))
+        >>> h.shape, filter.predict(pair, h).shape
+        ((8,), (5,))
     """
     token_checks.model(model)
     token_checks.dynamics(dynamics)

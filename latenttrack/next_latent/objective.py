@@ -66,6 +66,16 @@ def nextlat_loss(
     Raises:
         TypeError: tokens are not integers; model, dynamics or params are something else.
         ValueError: a shape, a length, a horizon or a weight out of its range.
+
+    Examples:
+        >>> config = lt.TransformerConfig(width=8, layers=1, heads=2, window=6)
+        >>> model = lt.transformer(config, vocabulary=5)
+        >>> params = model.init(jax.random.key(0))
+        >>> psi = lt.LatentDynamics(width=8)
+        >>> pair = lt.NextLatParams(params, psi.init(jax.random.key(1)))
+        >>> loss, parts = lt.nextlat_loss(model, psi, pair, jnp.array([[1, 2, 3, 4]]), horizon=2)
+        >>> loss.shape
+        ()
     """
     token_checks.model(model)
     token_checks.dynamics(dynamics)

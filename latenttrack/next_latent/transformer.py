@@ -80,6 +80,13 @@ def transformer(config: TransformerConfig, vocabulary: int) -> Transformer:
     Raises:
         TypeError: ``config`` is not a :class:`TransformerConfig`.
         ValueError: ``vocabulary`` is not a static integer of at least 1.
+
+    Examples:
+        >>> config = lt.TransformerConfig(width=8, layers=1, heads=2, window=6)
+        >>> model = lt.transformer(config, vocabulary=5)
+        >>> params = model.init(jax.random.key(0))
+        >>> model.hidden(params, jnp.array([[1, 2, 3]])).shape
+        (1, 3, 8)
     """
     checks.instance("config", config, TransformerConfig, "write latenttrack.TransformerConfig(...)")
     checks.count("vocabulary", vocabulary, minimum=1)

@@ -69,6 +69,12 @@ def build(config: Config, x_dim: int, y_dim: int) -> Model:
     Raises:
         TypeError: ``config`` is not a :class:`Config`.
         ValueError: a size is not a static integer, or below its minimum (0 inputs, 1 target).
+
+    Examples:
+        >>> model = lt.build(lt.Config(latent_dim=2, hidden_dim=3), x_dim=1, y_dim=1)
+        >>> params = model.init(jax.random.key(0))
+        >>> model.predict(params, model.initial_state(params)).covariance.shape
+        (2, 2)
     """
     checks.instance("config", config, Config, "write latenttrack.Config(...)")
     checks.count("x_dim", x_dim, minimum=0)

@@ -47,6 +47,11 @@ def find_layers(params: Tree) -> tuple[Layer, ...]:
     - The outputs are the kernel's last axes, as many as the bias has (flax: [in, out], [height, width, in, out], [in,
       heads, width]); or its first axis where only that fits the bias, or where both fit or there is none and the name
       is *weight* (equinox: [out, in], [out, in, height, width]).
+
+    Examples:
+        >>> [layer] = lf.find_layers({"dense": {"kernel": jnp.zeros((3, 2)), "bias": jnp.zeros(2)}})
+        >>> layer.kernel, layer.bias
+        ("['dense']['kernel']", "['dense']['bias']")
     """
     checks.parameters(params)
     leaves = jax.tree_util.tree_leaves_with_path(params)

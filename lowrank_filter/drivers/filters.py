@@ -95,6 +95,14 @@ def extended_filter(
     Raises:
         TypeError: apply_fn, likelihood or a number is of the wrong kind.
         ValueError: an option is unknown or a visible value out of range.
+
+    Examples:
+        >>> apply_fn = lambda weights, x: x @ weights[:, None]
+        >>> built = lf.extended_filter(apply_fn, lf.Gaussian(1.0), rank=2, process_noise=1e-4)
+        >>> belief = built.predict(built.init(jnp.zeros(2)))
+        >>> belief, info = built.update(belief, jnp.eye(2), jnp.array([2.0, 4.0]))
+        >>> print(belief.mean.round(2))
+        [1. 2.]
     """
     start = _start(apply_fn, structure, precision, rank)
     truncation_options(residual, metric)
@@ -164,6 +172,13 @@ def laplace_filter(
     Raises:
         TypeError: apply_fn, likelihood or a number is of the wrong kind.
         ValueError: an option is unknown or a visible value out of range.
+
+    Examples:
+        >>> apply_fn = lambda weights, x: x @ weights[:, None]
+        >>> built = lf.laplace_filter(apply_fn, lf.Gaussian(1.0), optax.sgd(0.5), steps=1, rank=2)
+        >>> belief, info = built.update(built.init(jnp.zeros(2)), jnp.eye(2), jnp.array([2.0, 4.0]))
+        >>> print(belief.mean.round(3))
+        [1. 2.]
     """
     start = _start(apply_fn, structure, precision, rank)
     truncation_options(residual, metric)

@@ -75,6 +75,13 @@ def fit(
             ``progress`` within a traced function.
         ValueError: shapes, options or visible values are wrong; the message says which. The folder holds another run,
             or no checkpoint that can be read; one that cannot is named in a warning and the one before it is used.
+
+    Examples:
+        >>> apply_fn = lambda weights, x: x @ weights[:, None]
+        >>> belief, x, y = lf.init(jnp.zeros(2), rank=0), jnp.eye(2), jnp.array([2.0, 4.0])
+        >>> params, objective = lf.fit(belief, apply_fn, lf.Gaussian(1.0), x, y, optimizer=optax.sgd(0.5), steps=3)
+        >>> print(params.round(3), objective.shape)
+        [1. 2.] (3,)
     """
     checks.count("steps", steps, minimum=0)
     checks.folder("checkpoint", checkpoint)

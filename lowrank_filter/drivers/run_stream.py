@@ -66,6 +66,14 @@ def run_stream(
         TypeError: called within a traced function; an argument or a batch is of the wrong kind.
         ValueError: no batch, one of another structure or shape than the first, or of more than ``pad_to`` examples; the
             folder holds another run or other batches, or no checkpoint that can be read.
+
+    Examples:
+        >>> apply_fn = lambda weights, x: x @ weights[:, None]
+        >>> built = lf.extended_filter(apply_fn, lf.Gaussian(1.0), rank=2)
+        >>> batches = [(jnp.eye(2), jnp.array([2.0, 4.0])), (jnp.ones((1, 2)), jnp.array([3.0]))]
+        >>> belief, steps = lf.run_stream(built, built.init(jnp.zeros(2)), batches, progress=False)
+        >>> print(belief.mean.round(3), steps.info.loss.shape)
+        [1. 2.] (2,)
     """
     checks.instance("filter", filter, Filter, "build one with extended_filter or laplace_filter")
     check_belief(belief)

@@ -86,6 +86,14 @@ def filter_stream(
         ValueError: leading axes that differ, an empty stream, an unknown history, a chunk size or a
             ``checkpoint_every`` below 1; the folder holds another run (the message shows what differs), or no
             checkpoint that can be read. One that cannot is named in a warning and the one before it is used.
+
+    Examples:
+        >>> apply_fn = lambda weights, x: x @ weights[:, None]
+        >>> built = lf.extended_filter(apply_fn, lf.Gaussian(1.0), rank=2)
+        >>> x, y = jnp.eye(2), jnp.array([2.0, 4.0])
+        >>> belief, steps = lf.filter_stream(built, built.init(jnp.zeros(2)), x, y)
+        >>> print(belief.mean.round(3), steps.info.log_evidence.shape)
+        [1. 2.] (2,)
     """
     checks.choice("history", history, ("final", "means", "all"))
     checks.count("chunk_size", chunk_size, minimum=1)

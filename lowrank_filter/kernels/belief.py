@@ -61,6 +61,11 @@ def init(
         TypeError: a leaf of ``params`` is not floating point.
         ValueError: ``params`` is empty, ``precision`` is not a prefix or not positive, ``rank`` is negative, ``blocks``
             is unknown, ``layers`` do not fit the parameters.
+
+    Examples:
+        >>> belief = lf.init({"w": jnp.zeros((3, 2))}, precision=4.0, rank=1)
+        >>> belief.precision.diag["w"].shape, belief.precision.factor["w"].shape
+        ((3, 2), (1, 3, 2))
     """
     checks.rank(rank)
     checks.choice("blocks", blocks, ("network", "layer", "unit"))
@@ -98,6 +103,11 @@ def kronecker_init(
     Raises:
         TypeError: a leaf of ``params`` is not floating point.
         ValueError: as :func:`init`.
+
+    Examples:
+        >>> belief = lf.kronecker_init({"kernel": jnp.zeros((3, 2)), "bias": jnp.zeros(2)})
+        >>> [part.scale.shape for part in belief.precision.parts]  # two units; three inputs and a one
+        [(2, 4)]
     """
     checks.choice("shared", shared, ("expand", "reduce"))
     mean, diag = _prior(params, precision)
@@ -140,6 +150,10 @@ def penalty(belief: Belief, params: Tree) -> Float[Array, ""]:
 
     Raises:
         ValueError: ``params`` has another structure or other shapes than the mean.
+
+    Examples:
+        >>> float(lf.penalty(lf.init(jnp.zeros(2), precision=4.0, rank=0), jnp.ones(2)))
+        4.0
     """
     check_belief(belief, needed=("quadratic",))
     checks.same_shapes("params", params, belief.mean)
@@ -158,6 +172,10 @@ def sample(key: Key[Array, ""], belief: Belief, n: int) -> Tree:
 
     Raises:
         ValueError: ``n`` is not a static integer ≥ 0.
+
+    Examples:
+        >>> lf.sample(jax.random.key(0), lf.init({"w": jnp.zeros(3)}, rank=1), 5)["w"].shape
+        (5, 3)
     """
     key = checks.key("key", key)
     check_belief(belief)
@@ -181,6 +199,10 @@ def store(belief: Belief, dtype: DTypeLike) -> Belief:
     Raises:
         TypeError: ``belief`` is not one, or ``dtype`` is no floating-point dtype.
         ValueError: the precision has no low-rank factor: the bases of a :class:`Kronecker` must stay orthogonal.
+
+    Examples:
+        >>> lf.store(lf.init(jnp.zeros(2), rank=1), jnp.bfloat16).precision.factor.dtype
+        dtype(bfloat16)
     """
     check_belief(belief)
     checks.floating("dtype", dtype)
@@ -193,6 +215,11 @@ def store(belief: Belief, dtype: DTypeLike) -> Belief:
 
 
 def zero_site(belief: Belief) -> Precision:
-    """The site of a step without data: nothing was learned there. For :func:`smooth`."""
+    """The site of a step without data: nothing was learned there. For :func:`smooth`.
+
+    Examples:
+        >>> print(lf.zero_site(lf.init(jnp.zeros(2), rank=0)).diag)
+        [0. 0.]
+    """
     check_belief(belief)
     return jax.tree.map(jnp.zeros_like, belief.precision)

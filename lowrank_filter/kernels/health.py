@@ -61,6 +61,11 @@ def sliding_health(health: Health, window: int) -> Health:
     Raises:
         TypeError: ``health`` is not a :class:`Health`, for instance None because it was not asked for.
         ValueError: ``window`` is not a static integer ≥ 1, or the record is not of N steps.
+
+    Examples:
+        >>> record = lf.Health(jnp.array([1.0, 3.0, 5.0]), *jnp.ones((3, 3)))
+        >>> print(lf.sliding_health(record, window=2).innovation)
+        [1. 2. 4.]
     """
     if not isinstance(health, Health):
         raise TypeError(

@@ -69,6 +69,14 @@ def laplace_update(
     Raises:
         TypeError: apply_fn, likelihood or labels are of the wrong kind.
         ValueError: shapes, options or visible values are wrong; the message says which.
+
+    Examples:
+        >>> apply_fn = lambda weights, x: x @ weights[:, None]
+        >>> belief, x, y = lf.init(jnp.zeros(2), rank=2), jnp.eye(2), jnp.array([2.0, 4.0])
+        >>> trained = jnp.array([1.0, 2.0])  # where ½‖y − w‖² + ½‖w‖² is least
+        >>> belief, info = lf.laplace_update(belief, trained, apply_fn, lf.Gaussian(1.0), x, y)
+        >>> print(lf.inverse_diagonal(belief.precision).round(3))
+        [0.5 0.5]
     """
     check_belief(belief)
     rank = belief.precision.rank if rank is None else rank

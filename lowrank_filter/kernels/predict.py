@@ -27,6 +27,12 @@ def predict(belief: Belief, process_noise: Tree, transition: Tree = 1.0) -> Beli
     Raises:
         ValueError: an argument is not a prefix of the parameters, or a visible noise is negative, or a Kronecker belief
             gets more than one noise or transition in a layer.
+
+    Examples:
+        >>> belief = lf.init(jnp.ones(2), precision=1.0, rank=0)
+        >>> belief = lf.predict(belief, process_noise=0.75, transition=0.5)
+        >>> print(belief.mean, lf.inverse_diagonal(belief.precision))  # the variance is 0.5² + 0.75
+        [0.5 0.5] [1. 1.]
     """
     check_belief(belief)
     check_dynamics(belief, process_noise, transition)

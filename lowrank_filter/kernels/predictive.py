@@ -39,6 +39,13 @@ def predictive(belief: Belief, apply_fn: Apply, x: Any, *, batch_size: int = 32)
     Raises:
         TypeError: belief, apply_fn or inputs are of the wrong kind.
         ValueError: an empty batch, outputs that are not [B, C], or a batch size below 1.
+
+    Examples:
+        >>> apply_fn = lambda weights, x: x @ weights[:, None]
+        >>> belief = lf.init(jnp.array([1.0, 2.0]), precision=4.0, rank=0)
+        >>> mean, covariance = lf.predictive(belief, apply_fn, jnp.eye(2))
+        >>> print(mean[:, 0], covariance[:, 0, 0].round(3))
+        [1. 2.] [0.25 0.25]
     """
     check_belief(belief)
     checks.count("batch_size", batch_size, minimum=1)

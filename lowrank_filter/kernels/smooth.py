@@ -49,6 +49,15 @@ def smooth(
 
     Raises:
         ValueError: stacks of different lengths, arguments that are not prefixes, negative noise, a negative rank.
+
+    Examples:
+        >>> apply_fn = lambda weights, x: x @ weights[:, None]
+        >>> built = lf.extended_filter(apply_fn, lf.Gaussian(1.0), rank=2)
+        >>> x, y = jnp.eye(2), jnp.array([2.0, 4.0])
+        >>> _, steps = lf.filter_stream(built, built.init(jnp.zeros(2)), x, y, history="all")
+        >>> smoothed = lf.smooth(steps.beliefs, steps.info.site, process_noise=0.0)
+        >>> print(steps.beliefs.mean[0].round(3), smoothed.mean[0].round(3))  # the second step's data reach the first
+        [1. 0.] [1. 2.]
     """
     checks.instance("beliefs", beliefs, Belief, "stack filtered beliefs, or take steps.beliefs of filter_stream")
     for name, precision in (("beliefs.precision", beliefs.precision), ("sites", sites)):

@@ -125,6 +125,13 @@ def update(
     Raises:
         TypeError: apply_fn, likelihood or labels are of the wrong kind.
         ValueError: shapes, options or visible values are wrong; the message says which.
+
+    Examples:
+        >>> apply_fn = lambda weights, x: x @ weights[:, None]
+        >>> belief = lf.init(jnp.zeros(2), rank=2)
+        >>> belief, info = lf.update(belief, apply_fn, lf.Gaussian(1.0), jnp.eye(2), jnp.array([2.0, 4.0]))
+        >>> print(belief.mean.round(3), lf.inverse_diagonal(belief.precision).round(3))
+        [1. 2.] [0.5 0.5]
     """
     check_belief(belief)
     rank = belief.precision.rank if rank is None else rank
