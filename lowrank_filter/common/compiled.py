@@ -15,6 +15,8 @@ from jax.core import Tracer
 _PROGRAMS, _HEAVY_PROGRAMS, _HEAVY = 64, 2, 2**20
 # An array of so many bytes is told from another one by what it holds, a larger one by being another object.
 _SMALL = 2**10
+# Whose code does not change while a program runs.
+_PACKAGES = {"lowrank_filter", "latenttrack", "jax", "optax", "flax"}
 
 
 def compiled(core: Callable, /, *args: Any, **static: Any) -> Any:
@@ -198,7 +200,12 @@ class _Reading:
         self._functions[id(value)] = len(self._functions)
         cells = tuple(self._cell(cell) for cell in value.__closure__ or ())
         defaults = self.key(value.__defaults__), self.key(value.__kwdefaults__)
-        return value.__code__, _Same(value.__globals__), defaults, cells
+        if (value.__module__ or "").partition(".")[0] in _PACKAGES:
+            return value.__code__, _Same(value.__globals__), defaults, cells
+        # What a notebook changes between two calls: numbers and helpers that the function finds by their names.
+        found = value.__globals__
+        names = tuple((name, self.key(found[name])) for name in _names(value.__code__) if name in found)
+        return value.__code__, names, defaults, cells
 
     def _cell(self, cell: types.CellType) -> Hashable:
         try:
@@ -222,6 +229,13 @@ class _Reading:
         except TypeError:
             return _Same(value)
         return type(value), value
+
+
+@functools.lru_cache(4096)
+def _names(code: types.CodeType) -> tuple[str, ...]:
+    """The names that a function's code, and that of functions within it, may look up in its module."""
+    inner = [_names(const) for const in code.co_consts if isinstance(const, types.CodeType)]
+    return tuple(dict.fromkeys((*code.co_names, *(name for names in inner for name in names))))
 
 
 def _plain(array: Any) -> bool:

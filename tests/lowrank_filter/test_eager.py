@@ -161,6 +161,30 @@ def test_functions_are_the_same_where_nothing_tells_them_apart():
     assert Static({"f": recursive}) == Static({"f": recursive})
 
 
+SCALE = 1.0
+
+
+def scaled(value):
+    return SCALE * value
+
+
+def uses_names(params, x):
+    return scaled(net(params, x))
+
+
+def test_what_a_network_finds_by_name_is_looked_up_again(monkeypatch):
+    def losses():
+        return lf.update(STARTS["network"](), uses_names, LIKELIHOOD, X, Y)[1].loss
+
+    first = losses()
+    monkeypatch.setitem(globals(), "SCALE", 3.0)
+    number = losses()
+    monkeypatch.setitem(globals(), "scaled", lambda value: 0 * value)
+    helper = losses()
+    assert first != number
+    np.testing.assert_allclose(helper, len(Y) * np.log(2), rtol=1e-5)
+
+
 def test_what_a_network_closes_over_may_be_traced():
     """A vmap, grad or jit over what apply_fn closes over; eager ones too."""
     belief = STARTS["kronecker"]()
