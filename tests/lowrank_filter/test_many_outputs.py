@@ -55,10 +55,14 @@ def test_nothing_has_a_matrix_of_classes_for_each_example(kernel, structure):
 
 
 def test_checks_hold_no_more_than_the_outputs():
-    from lowrank_filter.kernels.examples import prepare  # noqa: PLC0415
+    from lowrank_filter.kernels.examples import check_examples, prepare  # noqa: PLC0415
 
     params = belief("network").mean
-    program = jax.make_jaxpr(lambda p, x, y: prepare(p, network, lf.Categorical(), x, y, None))(params, X, Y)
+
+    def checked(params, x, y):
+        return prepare(params, network, lf.Categorical(), check_examples(params, network, lf.Categorical(), x, y, None))
+
+    program = jax.make_jaxpr(checked)(params, X, Y)
     assert largest(program.jaxpr) <= EXAMPLES * CLASSES
 
 
