@@ -217,6 +217,7 @@ TABLE = {
             "transition": prefix(zero=True, negative=True),
             "outlier_threshold": calls.number(optional=True),
             "health": calls.flag(),
+            "iterations": calls.count(0),
         },
     ),
     "laplace_update": Call(
@@ -277,6 +278,11 @@ TABLE = {
         {"key": calls.key(), "belief": BELIEFS, "n": calls.count(0)},
     ),
     "zero_site": Call(lf.zero_site, {"belief": BELIEF}, {"belief": BELIEFS}),
+    "scaled": Call(
+        lambda **given: lf.init(PARAMS, lf.scaled(**given), rank=1),
+        {"apply_fn": net, "x": X},
+        {"apply_fn": MODEL, "x": INPUTS, "variance": POSITIVE, "per_layer": calls.flag()},
+    ),
     "predictive": Call(
         lf.predictive,
         {"belief": BELIEF, "apply_fn": net, "x": X},
@@ -308,6 +314,7 @@ TABLE = {
             "temperature": POSITIVE,
             "outlier_threshold": calls.number(optional=True),
             "health": calls.flag(),
+            "iterations": calls.count(0),
         },
     ),
     "laplace_filter": Call(

@@ -47,7 +47,7 @@ def test_products_are_the_gradients(name, size):
     rng = np.random.default_rng(2)
     params = like(jnp.asarray(FLAT))
     x, y = jnp.asarray(rng.normal(size=(size, 4))), jnp.asarray(rng.integers(0, 3, size))
-    batch = prepare(params, network, LIKELIHOOD, Examples(x, y, None))
+    batch = prepare(params, network, LIKELIHOOD, Examples(x, y, None, None))
     _, columns = example_gradients(
         params, network, batch, lambda outputs: localise(LIKELIHOOD, outputs, batch, 1.0).root
     )
