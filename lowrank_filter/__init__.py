@@ -28,6 +28,7 @@ from lowrank_filter.kernels.likelihoods import (
     Poisson,
 )
 from lowrank_filter.kernels.predict import predict
+from lowrank_filter.kernels.prediction import Prediction
 from lowrank_filter.kernels.predictive import Predictive, predictive
 from lowrank_filter.kernels.prior import scaled
 from lowrank_filter.kernels.smooth import smooth
@@ -52,6 +53,7 @@ __all__ = [
     "OtherRunError",
     "Poisson",
     "Precision",
+    "Prediction",
     "Predictive",
     "Stream",
     "extended_filter",

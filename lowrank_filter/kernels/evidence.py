@@ -23,6 +23,8 @@ def log_expectation(
     covariance: Float[Array, "n n"],
     a: Float[Array, " n"],
     found: Local,
+    *,
+    discrete: bool = True,
 ) -> Float[Array, ""]:
     """log E exp(−ℓ(f)), f ~ N(f̂, Σ), by importance sampling at fixed points; never above 0 where ℓ ≥ 0.
 
@@ -37,6 +39,7 @@ def log_expectation(
         covariance: Σ.
         a: of :func:`output_map`.
         found: the likelihood at f̂ + Σa.
+        discrete: whether ℓ ≥ 0.
     """
     dtype, size = covariance.dtype, len(covariance)
     root = _root(covariance)
@@ -57,7 +60,13 @@ def log_expectation(
     ratio = 0.5 * (jnp.sum(points**2, axis=1) - shifted) + 0.5 * small_matrices.logdet(lower)
     weights = -jnp.logaddexp(0.0, ratio) + np.log(2)
     values = weights - jax.vmap(loss)(points)
-    return jnp.minimum(jax.nn.logsumexp(values) - np.log(len(points)), 0)
+    total = jax.nn.logsumexp(values) - np.log(len(points))
+    return jnp.minimum(total, 0) if discrete else total
+
+
+def standard_points(size: int) -> np.ndarray:
+    """Points [n, size] that stand for N(0, I)."""
+    return _points(_number(size), size)
 
 
 def _root(covariance: Float[Array, "n n"]) -> Float[Array, "n n"]:

@@ -66,7 +66,7 @@ def check_examples(
     if y.shape[:1] != (size,):
         raise ValueError(f"y: expected a leading axis of {size} like x, got shape {y.shape}; one target per example")
     likelihood.check(outputs)
-    y = _targets(likelihood, outputs, y)
+    y = check_targets(likelihood, outputs, y)
     if mask is not None:
         mask = _checked_mask(likelihood, y, mask)
     if weights is not None:
@@ -222,7 +222,13 @@ def _shapes(value: Any) -> Any:
     return jax.tree.map(jnp.shape, value)
 
 
-def _targets(likelihood: Likelihood, outputs: int, y: Array) -> Array:
+def check_targets(likelihood: Likelihood, outputs: int, y: Array) -> Array:
+    """Targets in shape.
+
+    Raises:
+        TypeError: labels that are not integers.
+        ValueError: another shape.
+    """
     wanted = likelihood.targets(outputs)
     if wanted is None:
         return y

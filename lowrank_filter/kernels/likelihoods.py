@@ -48,6 +48,11 @@ class Likelihood:
     """
 
     discrete: ClassVar[bool] = False
+    classes: ClassVar[bool] = False
+
+    def moments(self, output: Float[Array, " C"]) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
+        """Mean and variance of each target given the outputs; for :meth:`Prediction.moments`."""
+        raise NotImplementedError(f"{type(self).__name__}: define moments(output), the mean and variance of a target")
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
         """By its first instance a class is a pytree, whether it was registered as one or not."""
@@ -164,6 +169,12 @@ class Categorical(Likelihood):
     """y ∈ {0 … C−1}, p = softmax(f). S = diag(√p) − p √pᵀ, u = √p − e_y/√p_y; targets are integers."""
 
     discrete: ClassVar[bool] = True
+    classes: ClassVar[bool] = True
+
+    def moments(self, output: Float[Array, " C"]) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
+        """p and p(1 − p): of the one-hot label."""
+        p = jax.nn.softmax(output)
+        return p, p * (1 - p)
 
     def nll(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
         """logsumexp(f) − f_y."""
@@ -232,6 +243,10 @@ class Gaussian(Likelihood):
     """
 
     covariance: ArrayLike
+
+    def moments(self, output: Float[Array, " C"]) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
+        """f and diag(R)."""
+        return output, jnp.sum(self._lower(output) ** 2, axis=1)
 
     def nll(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
         """½‖u‖² + ½ log det(2πR)."""
@@ -306,6 +321,12 @@ class Bernoulli(Likelihood):
     """y ∈ [0, 1]^C, independent, p = sigmoid(f). S = √(p(1 − p)), u = (p − y)/√(p(1 − p))."""
 
     discrete: ClassVar[bool] = True
+    classes: ClassVar[bool] = True
+
+    def moments(self, output: Float[Array, " C"]) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
+        """p and p(1 − p)."""
+        p = jax.nn.sigmoid(output)
+        return p, p * (1 - p)
 
     def nll(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
         """Σ softplus(f) − y f."""
@@ -351,6 +372,11 @@ class Poisson(Likelihood):
     """y ∈ {0, 1, …}^C, independent, rate = exp(f). S = √rate, u = (rate − y)/√rate."""
 
     discrete: ClassVar[bool] = True
+
+    def moments(self, output: Float[Array, " C"]) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
+        """The rate, twice."""
+        rate = jnp.exp(output)
+        return rate, rate
 
     def nll(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
         """Σ exp(f) − y f + log y!."""
@@ -409,6 +435,11 @@ class HeteroscedasticGaussian(Likelihood):
 
     H is the Fisher information: S = diag(1/σ, 1/√2), u = (−z, (1 − z²)/√2) with z = (y − μ)/σ.
     """
+
+    def moments(self, output: Float[Array, " C"]) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
+        """μ and σ²."""
+        mean, log_variance = jnp.split(output, 2)
+        return mean, jnp.exp(log_variance)
 
     def nll(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
         """½ Σ z² + log σ² + log 2π."""

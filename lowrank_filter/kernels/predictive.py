@@ -1,6 +1,6 @@
 """What a belief says about outputs."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,9 @@ from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import compiled
 from lowrank_filter.kernels.belief import Belief, check_belief
 from lowrank_filter.kernels.coupling import check_uncoupled
-from lowrank_filter.kernels.examples import Apply, as_inputs, output_count
+from lowrank_filter.kernels.examples import Apply, as_inputs, check_likelihood, output_count
+from lowrank_filter.kernels.likelihoods import Likelihood
+from lowrank_filter.kernels.prediction import Prediction
 
 
 class Predictive(NamedTuple):
@@ -26,14 +28,28 @@ class Predictive(NamedTuple):
     covariance: Float[Array, "B C C"]
 
 
-def predictive(belief: Belief, apply_fn: Apply, x: Any, *, batch_size: int = 32) -> Predictive:
+@overload
+def predictive(belief: Belief, apply_fn: Apply, x: Any, *, batch_size: int = ...) -> Predictive: ...
+
+
+@overload
+def predictive(
+    belief: Belief, apply_fn: Apply, x: Any, *, likelihood: Likelihood, batch_size: int = ...
+) -> Prediction: ...
+
+
+def predictive(
+    belief: Belief, apply_fn: Apply, x: Any, *, likelihood: Likelihood | None = None, batch_size: int = 32
+) -> Predictive | Prediction:
     """Mean and covariance of the outputs, linearised at the belief's mean: N(f(x; m), J P⁻¹ Jᵀ).
 
-    The likelihood's own noise is not included. Each covariance is a Gram matrix of whitened Jacobian rows.
+    The likelihood's own noise is not included, unless a ``likelihood`` is given. Each covariance is a Gram matrix of
+    whitened Jacobian rows.
 
     Args:
         apply_fn: (params, x) → outputs [B, C].
         x: inputs, an array or pytree with leading axis B.
+        likelihood: of a target given the outputs. The result is then a :class:`Prediction` of the targets.
         batch_size: examples whose Jacobians (C·D numbers each) are held at once, static.
 
     Raises:
@@ -51,7 +67,11 @@ def predictive(belief: Belief, apply_fn: Apply, x: Any, *, batch_size: int = 32)
     checks.count("batch_size", batch_size, minimum=1)
     x = as_inputs(x)
     outputs = output_count(belief.mean, apply_fn, x)
-    return compiled(_predictive, belief, x, apply_fn=apply_fn, outputs=outputs, batch_size=batch_size)
+    if likelihood is not None:
+        check_likelihood(likelihood)
+        likelihood.check(outputs)
+    found = compiled(_predictive, belief, x, apply_fn=apply_fn, outputs=outputs, batch_size=batch_size)
+    return found if likelihood is None else Prediction(*found, likelihood)
 
 
 def _predictive(belief: Belief, x: Any, *, apply_fn: Apply, outputs: int, batch_size: int) -> Predictive:

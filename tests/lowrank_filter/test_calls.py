@@ -286,7 +286,13 @@ TABLE = {
     "predictive": Call(
         lf.predictive,
         {"belief": BELIEF, "apply_fn": net, "x": X},
-        {"belief": BELIEFS, "apply_fn": MODEL, "x": INPUTS, "batch_size": calls.count(1)},
+        {
+            "belief": BELIEFS,
+            "apply_fn": MODEL,
+            "x": INPUTS,
+            "likelihood": {k: v for k, v in LIKELIHOOD.items() if v is not None},
+            "batch_size": calls.count(1),
+        },
     ),
     "matvec": Call(
         lf.matvec, {"precision": BELIEF.precision, "vector": PARAMS}, {"precision": WRONG_PRECISION, "vector": VECTOR}
@@ -387,7 +393,7 @@ TABLE = {
 # likelihoods without a parameter. run_stream, which is the host's, has a table of its own in test_run_stream.
 WITHOUT = {
     "Belief", "Bernoulli", "Blocks", "Categorical", "DiagLowRank", "Filter", "Health", "HeteroscedasticGaussian",
-    "Info", "Kronecker", "Layer", "Likelihood", "OtherRunError", "Poisson", "Precision",
+    "Info", "Kronecker", "Layer", "Likelihood", "OtherRunError", "Poisson", "Prediction", "Precision",
     "Predictive", "Stream", "run_stream",
 }  # fmt: skip
 

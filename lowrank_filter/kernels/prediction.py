@@ -1,0 +1,143 @@
+"""What a belief says about observations: the Gaussian of the outputs seen through a likelihood."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Key
+
+from lowrank_filter.algebra import small_matrices, tree
+from lowrank_filter.common import checks
+from lowrank_filter.common.compiled import compiled
+from lowrank_filter.kernels.evidence import log_expectation, standard_points
+from lowrank_filter.kernels.examples import Batch, check_targets
+from lowrank_filter.kernels.expansion import Local, expand
+from lowrank_filter.kernels.likelihoods import Gaussian, Likelihood
+from lowrank_filter.kernels.output_map import output_map
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """p(y | x) = E p(y | f), f ~ N(f̂, Σ), of each of B examples by itself.
+
+    Closed forms for :class:`Gaussian` likelihoods; for others fixed points of the outputs' Gaussian.
+
+    Attributes:
+        outputs: f̂ [B, C].
+        covariance: Σ = J P⁻¹Jᵀ [B, C, C], without the observation's noise.
+        likelihood: of y given the outputs.
+    """
+
+    outputs: Float[Array, "B C"]
+    covariance: Float[Array, "B C C"]
+    likelihood: Likelihood
+
+    def moments(self) -> tuple[Float[Array, "B m"], Float[Array, "B m"]]:
+        """Mean and variance of each target, the observation's noise included.
+
+        Of a class label: of its one-hot vector, so the mean are the class probabilities.
+        """
+        return compiled(_moments, self)
+
+    def probabilities(self) -> Float[Array, "B m"]:
+        """Of each class, or of each target being one.
+
+        Raises:
+            TypeError: the likelihood is of something else than classes.
+        """
+        if not self.likelihood.classes:
+            raise TypeError(
+                f"likelihood: expected Categorical or Bernoulli, got {type(self.likelihood).__name__}; take moments()"
+            )
+        return self.moments()[0]
+
+    def log_prob(self, y: Any) -> Float[Array, " B"]:
+        """log p(yᵢ | xᵢ) in nats.
+
+        Args:
+            y: targets, as in :func:`update`.
+
+        Raises:
+            TypeError: labels are not integers.
+            ValueError: targets of another shape.
+        """
+        y = check_targets(self.likelihood, self.outputs.shape[1], checks.array("y", y, "one target for each example"))
+        if len(y) != len(self.outputs):
+            raise ValueError(
+                f"y: expected {len(self.outputs)} targets, got shape {y.shape}; give one for each predicted example"
+            )
+
+        return compiled(_log_prob, self, y)
+
+    def quantile(self, p: ArrayLike) -> Float[Array, "B m"]:
+        """The value that each target is below with probability p ∈ (0, 1).
+
+        Raises:
+            TypeError: the likelihood is not :class:`Gaussian`.
+            ValueError: p is not between 0 and 1.
+        """
+        if not isinstance(self.likelihood, Gaussian):
+            raise TypeError(
+                f"likelihood: expected Gaussian, got {type(self.likelihood).__name__}; take quantiles of sample()"
+            )
+        checks.within("p", p, 1e-6, 1 - 1e-6, "a probability between 0 and 1")
+        mean, variance = self.moments()
+        return mean + jax.scipy.special.ndtri(jnp.asarray(p, mean.dtype)) * jnp.sqrt(variance)
+
+    def sample(self, key: Key[Array, ""], n: int) -> Float[Array, "n B C"]:
+        """``n`` draws of the outputs, each example by itself, O(C²) a draw: what Thompson sampling needs.
+
+        Raises:
+            TypeError: ``key`` is no random key.
+            ValueError: ``n`` is not a static integer ≥ 0.
+        """
+        key = checks.key("key", key)
+        checks.count("n", n, minimum=0)
+        normal = jax.random.normal(key, (n, *self.outputs.shape), self.outputs.dtype)
+        return self.outputs + jnp.einsum("bcd,nbd->nbc", _roots(self.covariance), normal, precision=tree.HIGHEST)
+
+
+def _moments(prediction: Prediction) -> tuple[Float[Array, "B m"], Float[Array, "B m"]]:
+    points = jnp.asarray(standard_points(prediction.outputs.shape[1]), prediction.outputs.dtype)
+    if isinstance(prediction.likelihood, Gaussian):
+        _, noise = jax.vmap(prediction.likelihood.moments)(prediction.outputs)
+        return prediction.outputs, noise + jnp.diagonal(prediction.covariance, axis1=1, axis2=2)
+
+    def one(output: Array, root: Array) -> tuple[Array, Array]:
+        drawn = output + jnp.matmul(points, root.T, precision=tree.HIGHEST)
+        means, variances = jax.vmap(prediction.likelihood.moments)(drawn)
+        return jnp.mean(means, axis=0), jnp.mean(variances, axis=0) + jnp.var(means, axis=0)
+
+    return jax.vmap(one)(prediction.outputs, _roots(prediction.covariance))
+
+
+def _log_prob(prediction: Prediction, y: Array) -> Float[Array, " B"]:
+    def one(output: Array, covariance: Array, target: Array) -> Array:
+        here = jnp.ones(1, bool)
+        batch = Batch(None, target[None], here, here)
+
+        def at(outputs: Array) -> Local:
+            return expand(prediction.likelihood, outputs, batch, here, 1.0)
+
+        centre = output[None]
+        found = at(centre)
+        if found.excess is not None:
+            root = found.root[0]
+            gram = jnp.matmul(jnp.matmul(root.T, covariance, precision=tree.HIGHEST), root, precision=tree.HIGHEST)
+            lower = small_matrices.cholesky_plus_identity(gram)
+            unexplained = jnp.sum(small_matrices.solve_lower(lower, found.score[0]) ** 2)
+            return -found.excess[0] - 0.5 * unexplained - 0.5 * small_matrices.logdet(lower)
+        a = output_map(at, centre, covariance)
+        moved = jnp.matmul(covariance, a, precision=tree.HIGHEST)
+        return log_expectation(at, centre, covariance, a, at(centre + moved), discrete=prediction.likelihood.discrete)
+
+    return jax.vmap(one)(prediction.outputs, prediction.covariance, y)
+
+
+def _roots(covariance: Float[Array, "B C C"]) -> Float[Array, "B C C"]:
+    """R with R Rᵀ = Σ, also where Σ is singular."""
+    values, vectors = jax.vmap(small_matrices.eigendecompose)(covariance)
+    positive = values > 0
+    return vectors * jnp.where(positive, jnp.sqrt(jnp.where(positive, values, 1)), 0)[:, None]

@@ -1,0 +1,55 @@
+"""What a belief says about observations, against draws of the outputs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problems import LIKELIHOODS, problem
+from scipy.stats import multivariate_normal, norm
+
+import lowrank_filter as lf
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_against_draws(name):
+    belief, apply_fn, likelihood, x, y = problem(name, 2)
+    belief = belief._replace(precision=jax.tree.map(lambda leaf: 10 * leaf, belief.precision))
+    prediction = lf.predictive(belief, apply_fn, x, likelihood=likelihood)
+    mean, variance = prediction.moments()
+    drawn = prediction.sample(jax.random.key(0), 20_000)
+    covariance = lf.predictive(belief, apply_fn, x).covariance
+    came = np.einsum("nbc,nbd->bcd", drawn - drawn.mean(0), drawn - drawn.mean(0)) / len(drawn)
+    np.testing.assert_allclose(came, covariance, atol=0.05 * float(jnp.abs(covariance).max()))
+    means, variances = jax.jit(jax.vmap(jax.vmap(likelihood.moments)))(drawn)
+    np.testing.assert_allclose(mean, means.mean(0), rtol=0.02, atol=0.02)
+    np.testing.assert_allclose(variance, variances.mean(0) + means.var(0), rtol=0.1, atol=0.02)
+    losses = jax.jit(jax.vmap(lambda f: jax.vmap(likelihood.nll)(f, y)))(drawn)
+    expected = jax.nn.logsumexp(-losses, axis=0) - np.log(len(drawn))
+    error = np.std(np.exp(-losses - expected), axis=0) / np.sqrt(len(drawn))  # that of the draws
+    assert (np.abs(prediction.log_prob(y) - expected) < 0.05 + 4 * error).all()
+    if likelihood.classes:
+        np.testing.assert_array_equal(prediction.probabilities(), mean)
+
+
+def test_gaussian_in_closed_form():
+    belief, apply_fn, likelihood, x, y = problem("gaussian", 2)
+    prediction = lf.predictive(belief, apply_fn, x, likelihood=likelihood)
+    outputs, covariance = lf.predictive(belief, apply_fn, x)
+    whole = np.asarray(covariance + likelihood.covariance)
+    exact = [multivariate_normal(m, c).logpdf(t) for m, c, t in zip(outputs, whole, y, strict=True)]
+    np.testing.assert_allclose(prediction.log_prob(y), exact, rtol=1e-9)
+    deviation = np.sqrt(np.diagonal(whole, axis1=1, axis2=2))
+    np.testing.assert_allclose(prediction.quantile(0.9), norm(outputs, deviation).ppf(0.9), rtol=1e-6)
+
+
+def test_what_does_not_fit_is_refused():
+    belief, apply_fn, likelihood, x, y = problem("poisson", 2)
+    prediction = lf.predictive(belief, apply_fn, x, likelihood=likelihood)
+    with pytest.raises(TypeError, match=r"likelihood: expected Categorical or Bernoulli, got Poisson; take"):
+        prediction.probabilities()
+    with pytest.raises(TypeError, match=r"likelihood: expected Gaussian, got Poisson; take"):
+        prediction.quantile(0.5)
+    with pytest.raises(ValueError, match=r"y: expected 5 targets, got shape \(4, 2\); give one"):
+        prediction.log_prob(y[:4])
