@@ -50,8 +50,9 @@ def oil() -> Oil:
 
 def of_the_level(data: Oil, days: int) -> Daily:
     """``lt.fit`` and ``lt.forecast`` as they are."""
-    xs = calendar.features(data.time.astype("datetime64[s]").astype(np.int64), ("day", "week")).astype(np.float32)
-    ys = ((data.level - data.centre) / data.unit)[:, None].astype(np.float32)
+    seconds = data.time.astype("datetime64[s]").astype(np.int64)
+    xs = jnp.asarray(calendar.features(seconds, ("day", "week")), jnp.float32)
+    ys = jnp.asarray(((data.level - data.centre) / data.unit)[:, None], jnp.float32)
     model = lt.build(lt.Config(), xs.shape[1], 1)
     train, held_out = slice(0, data.validation), slice(data.validation - 512, data.test)
     validation = (xs[held_out], ys[held_out])
@@ -59,7 +60,7 @@ def of_the_level(data: Oil, days: int) -> Daily:
         model, jax.random.key(0), jnp.asarray(xs[train]), jnp.asarray(ys[train]), validation=validation, burn_in=512
     )
     state, _ = jax.jit(model.rollout)(fit.params, jax.random.key(1), xs[: data.test], ys[: data.test])
-    daily = [jnp.asarray(leaf[data.test :][: days * DAY].reshape(days, DAY, -1)) for leaf in (xs, ys)]
+    daily = [leaf[data.test :][: days * DAY].reshape(days, DAY, -1) for leaf in (xs, ys)]
 
     def advance(state: lt.State, day: tuple) -> tuple[lt.State, tuple]:
         inputs, targets, key = day

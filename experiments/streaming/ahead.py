@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import lightgbm
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
@@ -114,6 +113,8 @@ def boosted(span: Span, rows: int = 30_000) -> Forecasts:
 
     Of the last season before the origin relative to its last value, and the calendar of the step.
     """
+    import lightgbm  # noqa: PLC0415  half a second for who does not use it
+
     values = span.frame["y"].to_numpy()
     seconds = span.frame["time"].to_numpy().astype("datetime64[s]").astype(np.int64)
     phases = calendar.features(seconds, ("day", "week"))
