@@ -51,7 +51,7 @@ def discriminative_update(
 
     Examples:
         >>> one = jnp.eye(1)
-        >>> belief = lt.discriminative_update(jnp.zeros(1), 0 * one, one, one, jnp.ones(1), one)  # prior and regression agree
+        >>> belief = lt.discriminative_update(jnp.zeros(1), 0 * one, one, one, jnp.ones(1), one)
         >>> print(belief.mean.round(3), belief.covariance.round(3))
         [0.5] [[0.5]]
     """

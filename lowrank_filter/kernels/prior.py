@@ -59,6 +59,12 @@ def scaled(apply_fn: Apply, x: Any, *, variance: ArrayLike = 10.0, per_layer: bo
     Raises:
         TypeError: apply_fn or inputs are of the wrong kind.
         ValueError: ``variance`` is not positive.
+
+    Examples:
+        >>> apply_fn = lambda weights, x: x @ weights[:, None]
+        >>> belief = lf.init(jnp.zeros(2), lf.scaled(apply_fn, jnp.eye(2), variance=4.0), rank=0)
+        >>> print(belief.precision.diag)
+        [0.25 0.25]
     """
     check_model(apply_fn, Gaussian(1.0))
     checks.scalar("variance", variance)
