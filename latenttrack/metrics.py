@@ -38,7 +38,8 @@ def squared_error(ys: Targets, mean: Components) -> Float[Array, "T y_dim"]:
     """(y − mixture mean)².
 
     Examples:
-        >>> print(lt.metrics.squared_error(jnp.array([[3.0]]), jnp.array([[[0.0], [2.0]]])))
+        >>> mean, variance = jnp.array([[[0.0], [2.0]]]), jnp.ones((1, 2, 1))  # one step, two components
+        >>> print(lt.metrics.squared_error(jnp.array([[3.0]]), mean))
         [[4.]]
     """
     ys, mean = stream_checks.scored(ys, mean)
@@ -52,9 +53,9 @@ def crps(ys: Targets, mean: Components, variance: Components, *, batch_size: int
     In units of y. ``batch_size`` steps at a time hold K² numbers per channel.
 
     Examples:
-        >>> point = jnp.zeros((1, 1, 1))  # one component of variance zero: the score is |y − mean|
-        >>> print(lt.metrics.crps(jnp.array([[2.0]]), point, point))
-        [[2.]]
+        >>> mean, variance = jnp.array([[[0.0], [2.0]]]), jnp.ones((1, 2, 1))  # one step, two components
+        >>> round(float(lt.metrics.crps(jnp.array([[1.0]]), mean, variance)[0, 0]), 2)
+        0.36
     """
     ys, mean = stream_checks.scored(ys, mean)
     mean, variance = stream_checks.components(mean, variance)
@@ -142,9 +143,9 @@ def interval(
     """Lower and upper end of each channel's central interval of probability ``level``.
 
     Examples:
-        >>> lower, upper = lt.metrics.interval(jnp.zeros((1, 1, 1)), jnp.ones((1, 1, 1)), 0.95)
-        >>> print(lower.round(1), upper.round(1))  # ±1.96
-        [[-2.]] [[2.]]
+        >>> mean, variance = jnp.array([[[0.0], [2.0]]]), jnp.ones((1, 2, 1))  # one step, two components
+        >>> [round(float(end[0, 0]), 1) for end in lt.metrics.interval(mean, variance, 0.9)]
+        [-1.3, 3.3]
     """
     checks.within("level", level, 0.0, 1.0, "values in [0, 1]")
     lower, upper = quantile(mean, variance, 0.5 + 0.5 * jnp.asarray([-1.0, 1.0]) * level)
@@ -376,10 +377,11 @@ def summary(outputs: Outputs, ys: Targets, mask: Bool[Array, " T"] | None = None
     """The scores of one stream. The nll is the model's own ``log_prob``; invalid steps count as not observed.
 
     Examples:
-        >>> outputs = lt.Outputs(jnp.zeros((2, 1, 1)), jnp.ones((2, 1, 1)), log_prob=jnp.array([-1.0, -3.0]))
-        >>> found = lt.metrics.summary(outputs, jnp.array([[1.0], [2.0]]))
+        >>> mean, variance = jnp.array([[[0.0], [2.0]]]), jnp.ones((1, 2, 1))  # one step, two components
+        >>> outputs = lt.Outputs(mean, variance, log_prob=jnp.array([-1.5]))
+        >>> found = lt.metrics.summary(outputs, jnp.array([[3.0]]))
         >>> print(found.nll, found.mse)
-        2.0 2.5
+        1.5 4.0
     """
     ys, seen = _observed(outputs, ys, mask)
     mask = None if mask is None and outputs.invalid is None else seen
@@ -434,9 +436,10 @@ def health(outputs: Outputs, ys: Targets, mask: Bool[Array, " T"] | None = None,
         ValueError: shapes do not fit, or ``window`` is not a static integer ≥ 1.
 
     Examples:
-        >>> outputs = lt.Outputs(jnp.zeros((2, 1, 1)), jnp.ones((2, 1, 1)), log_prob=jnp.zeros(2))
-        >>> print(lt.metrics.health(outputs, jnp.array([[1.0], [2.0]]), window=2).innovation)
-        [1.  2.5]
+        >>> mean, variance = jnp.array([[[0.0], [2.0]]]), jnp.ones((1, 2, 1))  # one step, two components
+        >>> outputs = lt.Outputs(mean, variance, log_prob=jnp.array([-1.5]))
+        >>> print(lt.metrics.health(outputs, jnp.array([[3.0]]), window=2).innovation)  # 4 where 2 was expected
+        [2.]
     """
     checks.count("window", window, minimum=1)
     ys, seen = _observed(outputs, ys, mask)
