@@ -182,6 +182,8 @@ class _Reading:
             return type(value), value
         if isinstance(value, float):
             return float, value.hex()
+        if isinstance(value, types.ModuleType | type):
+            return _Same(value)
         if isinstance(value, types.FunctionType):
             return self._function(value)
         if isinstance(value, types.MethodType):

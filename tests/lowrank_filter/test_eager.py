@@ -165,7 +165,7 @@ SCALE = 1.0
 
 
 def scaled(value):
-    return SCALE * value
+    return jnp.asarray(SCALE, jax.dtypes.canonicalize_dtype(float)) * value
 
 
 def uses_names(params, x):
