@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from latenttrack.gaussian_process import associative, checks, sequential
 from latenttrack.gaussian_process.state_space import StateSpace
-from latenttrack.gaussian_process.steps import Belief, Pass, Site, Step, absorb, move, observed, product, start
+from latenttrack.gaussian_process.steps import Belief, Pass, Site, Step, absorb, move, observed, product, start, times
 
 
 def init(model: StateSpace) -> Belief:
@@ -121,7 +121,7 @@ def smoothed(model: StateSpace, sites: Site, parallel: bool) -> tuple[Belief, St
     _, steps = passes.forward(model, sites)
     later = passes.backward(model, steps)
     mean, covariance = steps.belief
-    moved = mean + (covariance * later.pull[:, None, :]).sum(-1)
+    moved = mean + times(covariance, later.pull)
     less = product(covariance, product(later.information, covariance))
     return Belief(moved, covariance - less), steps, later
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 
 from latenttrack.gaussian_process import checks, inference, sequential
 from latenttrack.gaussian_process.state_space import StateSpace
-from latenttrack.gaussian_process.steps import Pass, Site, Step
+from latenttrack.gaussian_process.steps import Pass, Site, Step, times
 
 
 class Posterior(NamedTuple):
@@ -71,7 +71,7 @@ def _posterior(model: StateSpace, sites: Site, parallel: bool) -> Posterior:
 def _energy(steps: Step, later: Pass, variance: Array, precision: Array) -> Array:
     """E_q log of each site; y − m from the filter's residual, which a large precision does not cancel."""
     width = steps.residual.shape[1]
-    change = (steps.belief.covariance[:, :width] * later.pull[:, None, :]).sum(-1)
+    change = times(steps.belief.covariance[:, :width], later.pull)
     error = (steps.residual - change).reshape(precision.shape)
     return -0.5 * precision * (error**2 + variance)
 

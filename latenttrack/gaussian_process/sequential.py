@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from latenttrack.gaussian_process.state_space import StateSpace
-from latenttrack.gaussian_process.steps import Belief, Pass, Site, Step, absorb, columns, move, product, start
+from latenttrack.gaussian_process.steps import Belief, Pass, Site, Step, absorb, columns, move, product, start, times
 
 
 def transitions(model: StateSpace, length: int) -> tuple[Array, Array] | None:
@@ -39,7 +39,7 @@ def backward(model: StateSpace, steps: Step) -> Pass:
     def body(later: Pass, inputs: tuple) -> tuple[Pass, Pass]:
         step, moved = inputs
         transition = (model.transition if moved is None else moved[0]).T
-        pull = (transition * later.pull).sum(-1)
+        pull = times(transition, later.pull)
         after = Pass(pull, product(transition, product(later.information, transition.T)))
         return step.before(after), after
 

@@ -76,7 +76,7 @@ class One(NamedTuple):
         d = 1 + self.excess
         kept = _kept(self)
         pull, information = later
-        inner = (information * kept).sum(-1)
+        inner = times(information, kept)
         first = jnp.arange(len(kept)) == 0
         corner = (kept * inner).sum() + self.precision / d
         row = jnp.where(first, corner, inner)
@@ -142,7 +142,7 @@ def start(model: StateSpace) -> Belief:
 def move(belief: Belief, transition: Array, noise_root: Array) -> Belief:
     """One step on."""
     covariance = product(transition, product(belief.covariance, transition.mT)) + noise_root @ noise_root.mT
-    return Belief((transition * belief.mean[..., None, :]).sum(-1), covariance)
+    return Belief(times(transition, belief.mean), covariance)
 
 
 def product(a: Array, b: Array) -> Array:
@@ -150,6 +150,18 @@ def product(a: Array, b: Array) -> Array:
     if a.shape[-1] > 4:
         return a @ b
     terms = [a[..., :, k, None] * b[..., None, k, :] for k in range(a.shape[-1])]
+    return functools.reduce(jnp.add, terms)
+
+
+def times(matrix: Array, vector: Array) -> Array:
+    """A x; written as sums like :func:`product`.
+
+    A product with a broadcast factor, summed over its last axis, is what XLA gets wrong on a CPU once the result has
+    more than 2¹⁵ elements (jaxlib 0.10).
+    """
+    if matrix.shape[-1] > 4:
+        return (matrix @ vector[..., None])[..., 0]
+    terms = [matrix[..., :, k] * vector[..., None, k] for k in range(matrix.shape[-1])]
     return functools.reduce(jnp.add, terms)
 
 

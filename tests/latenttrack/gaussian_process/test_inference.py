@@ -232,6 +232,17 @@ def test_gradients_of_missing_steps_are_finite():
         assert np.isfinite(jax.grad(total)(precision)).all()
 
 
+def test_many_series_under_one_prior_are_each_their_own():
+    """More than 2¹⁵ elements in all, where a compiler's product of unlike batches can go wrong."""
+    model = gp.add(gp.matern(1.5, 15.0, 4.0), gp.matern(0.5, 4.0, 0.5))
+    precision = jnp.ones(40).at[20:30].set(0)
+    y = jax.random.normal(KEY, (400, 40))
+    run = jax.jit(jax.vmap(lambda y: gp.posterior(model, gp.Site(y, precision))))
+    many, few = run(y), run(y[-3:])
+    for one, other in zip(many, few, strict=True):
+        np.testing.assert_allclose(one[-3:], other, rtol=1e-4, atol=1e-4)
+
+
 def test_a_second_call_compiles_nothing():
     model, sites = gp.matern(1.5, 2.0), gp.Site(jnp.ones(5), jnp.ones(5))
     kernels = (gp.posterior, gp.smooth, gp.filter, lambda m, s: gp.sample(m, KEY, 5, sites=s))
