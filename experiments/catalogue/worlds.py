@@ -20,15 +20,16 @@ from experiments.worlds import decoding, hidden_markov, measures, navigation, tr
 from experiments.worlds.methods import LABELS, METHODS
 from experiments.worlds.world import Data, World
 
-INTRODUCTION = """Transformers of {layers} layers, width {width}, trained on windows of {window} tokens by {steps} steps
-of {batch} sequences, in the town by {walks} times as many, {seeds} seeds; made by `python -m experiments worlds`.
-Methods share the network, the budget and the choice of learning rate and λ on validation sequences; "ψ afterwards" is ψ
-trained as long again on the finished, frozen network. *regimes*: four regimes that last, six symbols of which 20 % are
-missing; *mess3*, *rrxor*: hidden Markov models of Shai et al. (2405.15943); *navigation*: walks through a town of 4 × 4
-crossings, five streets closed, from destination to destination. All laws and beliefs are exact. KL in nats a token:
-from the exact law of the next token to the network's over one window, and to ψ's, rolled out alone from the window's
-first token, over the last of 1, 2, 4 and 8 windows. Rank: effective rank of the hidden states, exp of their spectrum's
-entropy. R²: of the exact belief by a linear probe, and by the same probe on ψ's states at eight windows."""
+INTRODUCTION = """Transformers of {layers} layers, width {width}, trained on windows of {window} tokens by {steps}
+steps of {batch} sequences, in the town by {walks} times as many, {seeds} seeds; made by
+`python -m experiments worlds{given}`. Methods share the network, the budget and the choice of learning rate and λ
+on validation sequences; "ψ afterwards" is ψ trained as long again on the finished, frozen network. *regimes*: four
+regimes that last, six symbols of which 20 % are missing; *mess3*, *rrxor*: hidden Markov models of Shai et al.
+(2405.15943); *navigation*: walks through a town of 4 × 4 crossings, five streets closed, from destination to
+destination. All laws and beliefs are exact. KL in nats a token: from the exact law of the next token to the
+network's over one window, and to ψ's, rolled out alone from the window's first token, over the last of 1, 2, 4 and
+8 windows. Rank: effective rank of the hidden states, exp of their spectrum's entropy. R²: of the exact belief by a
+linear probe, and by the same probe on ψ's states at eight windows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Worlds(Experiment):
             name: getattr(self, name) for name in ("layers", "width", "window", "steps", "walks", "batch", "seeds")
         }
         depends = sizes | {"train": self.train, "held_out": self.held_out}
-        title, introduction = "Belief states in a transformer", INTRODUCTION.format(**sizes)
+        title, introduction = "Belief states in a transformer", INTRODUCTION.format(**sizes, given=self._given())
         folder = "-".join(("worlds", *(self.worlds if self.worlds != Worlds.worlds else ())))
         with self.study(
             *(console, folder, title), introduction=introduction, depends=depends, **self.depends()
@@ -113,6 +114,15 @@ class Worlds(Experiment):
                         study.write(results.collect(found) | {"decoding": rows})
                         advance()
             study.finish(results.collect(found) | {"decoding": rows})
+
+    def _given(self) -> str:
+        """The options that differ from the preset's, as they are written."""
+        usual, text = self.of(self.preset).depends(), ""
+        for name, value in self.depends().items():
+            if value != usual[name]:
+                words = map(str, value) if isinstance(value, tuple) else [str(value)]
+                text += f" --{name.replace('_', '-')} {' '.join(words)}"
+        return text
 
     @staticmethod
     def _rows(name: str, method: str, scores: list[dict[str, float]]) -> list[tuple[str, str, str, float]]:

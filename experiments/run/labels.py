@@ -53,6 +53,8 @@ LABELS = {
     "forecaster_kalman": "Kalman filter",
     "boosted": "Boosted trees, a quantile each",
     "seasonal_naive": "Seasonal naive",
+    "transformer": "Transformer",
+    "nextlat": "Transformer, served by ψ",
 }
 
 

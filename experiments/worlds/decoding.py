@@ -1,6 +1,7 @@
 """What drafts by ψ are worth: tokens a call of the model, and time a token beside generation without drafts."""
 
 import functools
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -43,12 +44,12 @@ def measure(
         ("generate", 0, 0.0): lambda: lt.generate(model, params.model, prompts, key=key),
         ("generate, greedy", 0, 0.0): lambda: lt.generate(model, params.model, prompts, temperature=0.0),
     }
-    plans: list[tuple[Rule, int, float]] = []
-    plans += [(rule, draft, 0.0) for rule in RULES for draft in drafts]
-    plans += [(rule, max(drafts), confidence) for rule in RULES for confidence in confidences]
-    for rule, draft, confidence in plans:
-        options = {"rule": rule, "draft": draft, "confidence": confidence, "key": key}
-        ways[rule, draft, confidence] = functools.partial(lt.speculate, model, dynamics, params, prompts, **options)
+    lengths = [*((draft, 0.0) for draft in drafts), *((max(drafts), confidence) for confidence in confidences)]
+    for rule, (draft, confidence) in itertools.product(RULES, lengths):
+        options = {"draft": draft, "confidence": confidence, "key": key}
+        ways[rule, draft, confidence] = functools.partial(
+            lt.speculate, model, dynamics, params, prompts, rule=rule, **options
+        )
     decoded = {way: jax.block_until_ready(run()) for way, run in ways.items()}
     times: dict[tuple, list[float]] = {way: [] for way in ways}
     for _ in range(repeats):
