@@ -102,6 +102,8 @@ QUANTILED = {
 }
 PATHS = {"ys": {k: v for k, v in series(latent.Y, visible=False).items() if k != "wrong width"} | {"wrong width": XS}}
 CHANNELS = {"text": "all", "steps": np.ones(T, bool), "wrong width": np.ones((T, 3), bool), "NaN": YS * NAN}
+MATRIX = {"text": "A", "vector": jnp.ones(3), "wrong size": jnp.eye(4), "wrong size, traced": Traced(np.eye(4)),
+          "complex": np.eye(3, dtype=complex)}
 PITS = {"text": "pit", "None": None, "object": object(), "booleans": np.ones((T, latent.Y), bool)}
 STREAM = {"xs": XS, "ys": YS}
 STREAMS = {"xs": series(latent.X), "ys": series(latent.Y), "mask": calls.mask(T)}
@@ -256,6 +258,27 @@ TABLE = {
             "channels": CHANNELS,
         },
     ),
+    "discriminative_update": Call(
+        lt.discriminative_update,
+        {"mean": jnp.zeros(3), "covariance": jnp.eye(3), "transition": 0.5 * jnp.eye(3), "noise": jnp.eye(3),
+         "estimate": jnp.zeros(3), "uncertainty": jnp.eye(3)},
+        {
+            "mean": {"text": "x", "None": None, "scalar": 1.0, "two axes": jnp.ones((2, 3)), "empty": jnp.ones(0)},
+            **{name: MATRIX | {"None": None} for name in ("covariance", "transition", "noise", "uncertainty")},
+            "estimate": vector(3),
+            "stationary": MATRIX,
+            "mask": {"text": "seen", "vector": np.ones(2, bool), "fraction": 0.5},
+        },
+    ),
+    "stationary_covariance": Call(
+        lt.stationary_covariance,
+        {"transition": 0.5 * jnp.eye(3), "noise": jnp.eye(3)},
+        {
+            "transition": {"text": "A", "None": None, "vector": jnp.ones(3), "not square": jnp.ones((3, 2)),
+                           "expanding": jnp.eye(3)},
+            "noise": MATRIX | {"None": None},
+        },
+    ),
     "metrics.nll": Call(lt.metrics.nll, {"ys": YS, "mean": OUTPUTS.mean, "variance": OUTPUTS.variance}, SCORED),
     "metrics.squared_error": Call(
         lt.metrics.squared_error, {"ys": YS, "mean": OUTPUTS.mean}, {"ys": SCORED["ys"], "mean": SCORED["mean"]}
@@ -358,6 +381,7 @@ TABLE = {
 WITHOUT = {
     "Aux",
     "Data",
+    "DiscriminativeBelief",
     "Fit",
     "Forecast",
     "Forecaster",
