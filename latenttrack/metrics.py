@@ -147,6 +147,7 @@ def interval(
         >>> [round(float(end[0, 0]), 1) for end in lt.metrics.interval(mean, variance, 0.9)]
         [-1.3, 3.3]
     """
+    mean, variance = stream_checks.components(mean, variance)
     checks.within("level", level, 0.0, 1.0, "values in [0, 1]")
     lower, upper = quantile(mean, variance, 0.5 + 0.5 * jnp.asarray([-1.0, 1.0]) * level)
     return lower, upper
@@ -161,7 +162,11 @@ def quantile_loss(ys: Targets, quantiles: Float[Array, "Q T y_dim"], q: Float[Ar
         >>> print(lt.metrics.quantile_loss(jnp.array([[3.0]]), jnp.array([[[1.0]]]), jnp.array([0.5])))
         [[[2.]]]
     """
-    ys, quantiles, q = stream_checks.quantiles(ys, quantiles, q)
+    return _doubled(*stream_checks.quantiles(ys, quantiles, q))
+
+
+def _doubled(ys: Array, quantiles: Array, q: Array) -> Array:
+    """The pinball loss, doubled."""
     beyond = ys - quantiles
     return 2 * jnp.maximum(q[:, None, None] * beyond, (q[:, None, None] - 1) * beyond)
 
@@ -180,7 +185,8 @@ def weighted_quantile_loss(
         >>> print(lt.metrics.weighted_quantile_loss(jnp.array([[4.0]]), jnp.array([[[3.0]]]), jnp.array([0.5])))
         0.25
     """
-    loss = quantile_loss(ys, quantiles, q)
+    ys, quantiles, q = stream_checks.quantiles(ys, quantiles, q)
+    loss = _doubled(ys, quantiles, q)
     seen = _seen(mask, ys)
     return jnp.mean(jnp.sum(jnp.where(seen, loss, 0), axis=(1, 2))) / jnp.sum(jnp.where(seen, jnp.abs(ys), 0))
 

@@ -222,7 +222,7 @@ def paths(name: str, value: Any, ys: Array) -> Array:
     array = checks.numbers(name, value, "the samples [K, h, y_dim] of a forecast")
     if array.ndim != 3 or array.shape[1:] != ys.shape:
         raise ValueError(
-            f"{name}: expected shape (K, {ys.shape[0]}, {ys.shape[1]}), got {array.shape}; samples of a forecast"
+            f"{name}: expected shape (K, {ys.shape[0]}, {ys.shape[1]}), got {array.shape}; give paths of ys"
         )
     return array
 
