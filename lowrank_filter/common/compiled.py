@@ -32,11 +32,11 @@ def compiled(core: Callable, /, *args: Any, **static: Any) -> Any:
     """
     leaves = jax.tree.leaves(args)
     if not all(map(_is_number, leaves)) or (any(isinstance(leaf, Tracer) for leaf in leaves) and _staged()):
-        return core(*args, **static)
+        return _lenient(core, *args, **static)
     try:
         choices = Static(static)
     except _TracedError:
-        return core(*args, **static)
+        return _lenient(core, *args, **static)
     return (_heavy_program if choices.weight > _HEAVY else _program)(core, choices)(*args)
 
 
@@ -142,8 +142,14 @@ class Static:
         return isinstance(other, Static) and self.key == other.key
 
 
+def _lenient(core: Callable, /, *args: Any, **static: Any) -> Any:
+    """Kernels broadcast and promote as ``jax.numpy`` does by default, whatever switches the caller has thrown."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        return core(*args, **static)
+
+
 def _jitted(core: Callable, static: Static) -> Callable:
-    return jax.jit(functools.partial(core, **static.values))
+    return jax.jit(functools.partial(_lenient, core, **static.values))
 
 
 _program = functools.lru_cache(_PROGRAMS)(_jitted)
