@@ -148,7 +148,9 @@ SWITCHES = {
 
 
 STRICT = [
-    pytest.param(*case, marks=() if case[:2] == ("kronecker", "Categorical") else pytest.mark.slow)
+    pytest.param(
+        *case, marks=() if case[:2] == ("kronecker", "Categorical") and case[2] != "leaks" else pytest.mark.slow
+    )
     for case in itertools.product(STARTS, ("Gaussian: matrix", "Categorical", "Poisson"), SWITCHES)
 ]
 
