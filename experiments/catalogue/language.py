@@ -21,9 +21,9 @@ from experiments.run.options import Count, Positive
 from experiments.run.report import Table
 
 INTRODUCTION = """WikiText-2 in {vocabulary:,} byte-pair tokens, windows of {window}, made by `python -m experiments
-language`: {steps} steps of {batch} windows, learning rates of {rates} chosen by the same search for all models, {seeds} seeds,
-scored on {windows} windows of the test part. Nats per token unless said otherwise. A likelihood, a prequential score and a bound
-speak of text that was not seen; a reconstruction has seen the token that it scores."""
+language`: {steps} steps of {batch} windows, learning rates of {rates} chosen by the same search for all models,
+{seeds} seeds, scored on {windows} windows of the test part. Nats per token unless said otherwise. A likelihood, a
+prequential score and a bound speak of text that was not seen; a reconstruction has seen the token that it scores."""
 QUICK = ("tcn", "ou", "prequential", "hybrid prequential", "switching", "ou mean field", "paper form")
 _AHEAD = [f"horizon {horizon}" for horizon in scores.HORIZONS[1:]]
 
