@@ -36,7 +36,15 @@ def checked(function: Callable) -> Callable:
 
 
 # Before any test imports the package.
-jaxtyping.install_import_hook(["lowrank_filter", "latenttrack"], f"{__name__}.{checked.__name__}")
+ROOMS = (
+    "algebra",
+    "gaussian_process",
+    "next_latent",
+    "tracking.network",
+    "tracking.generated_weights",
+)
+HOOKED = ["lowrank_filter", *(f"latenttrack.{room}" for room in ROOMS)]
+jaxtyping.install_import_hook(HOOKED, f"{__name__}.{checked.__name__}")
 
 # Compiled programs are kept from run to run, for all clones of the project.
 jax.config.update(

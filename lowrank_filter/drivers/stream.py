@@ -106,6 +106,7 @@ def filter_stream(
     mask = None if mask is None else as_mask(mask)
     if weights is not None:
         weights = checks.numbers("weights", weights, "one number per example")
+        checks.not_negative("weights", weights)
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves((x, y, mask, weights))}
     if len(sizes) != 1 or () in sizes or (0,) in sizes:
         raise ValueError(

@@ -102,8 +102,13 @@ QUANTILED = {
 }
 PATHS = {"ys": {k: v for k, v in series(latent.Y, visible=False).items() if k != "wrong width"} | {"wrong width": XS}}
 CHANNELS = {"text": "all", "steps": np.ones(T, bool), "wrong width": np.ones((T, 3), bool), "NaN": YS * NAN}
-MATRIX = {"text": "A", "vector": jnp.ones(3), "wrong size": jnp.eye(4), "wrong size, traced": Traced(np.eye(4)),
-          "complex": np.eye(3, dtype=complex)}
+MATRIX = {
+    "text": "A",
+    "vector": jnp.ones(3),
+    "wrong size": jnp.eye(4),
+    "wrong size, traced": Traced(np.eye(4)),
+    "complex": np.eye(3, dtype=complex),
+}
 PITS = {"text": "pit", "None": None, "object": object(), "booleans": np.ones((T, latent.Y), bool)}
 STREAM = {"xs": XS, "ys": YS}
 STREAMS = {"xs": series(latent.X), "ys": series(latent.Y), "mask": calls.mask(T)}
@@ -212,7 +217,7 @@ TABLE = {
     "predict": Call(
         MODEL.predict, {"params": PARAMS, "state": STATE}, {"params": like(PARAMS), "state": like(STATE)}
     ),
-    "generate": Call(
+    "model.generate": Call(
         MODEL.generate,
         {"params": PARAMS, "z": Z},
         {"params": like(PARAMS), "z": vector(CONFIG.latent_dim), "state": like(STATE, optional=True)},
@@ -393,6 +398,20 @@ WITHOUT = {
     "StreamModel",
     "metrics",
 }
+# Of token sequences; refused in tests/latenttrack/next_latent/test_errors.py.
+OF_TOKENS = {
+    "Decoded",
+    "LatentDynamics",
+    "LatentFilter",
+    "NextLatParams",
+    "SequenceModel",
+    "TransformerConfig",
+    "generate",
+    "latent_filter",
+    "nextlat_loss",
+    "speculate",
+    "transformer",
+}
 CONTAINERS_OF_METRICS = {"metrics.Summary", "metrics.Health"}
 
 
@@ -407,7 +426,7 @@ def own(module):
 def test_the_table_has_every_public_name_and_parameter():
     public = {name: getattr(lt, name) for name in lt.__all__} | own(lt.metrics)
     public |= {f"model.{name}" if name in public else name: part for name, part in MODEL._asdict().items()}
-    calls.assert_complete(TABLE, public, WITHOUT | CONTAINERS_OF_METRICS)
+    calls.assert_complete(TABLE, public, WITHOUT | OF_TOKENS | CONTAINERS_OF_METRICS)
 
 
 @pytest.mark.parametrize("name", TABLE)

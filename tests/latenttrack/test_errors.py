@@ -60,7 +60,7 @@ CASES = {
         ValueError,
         "burn_in: expected fewer than the 40 steps of the validation stream, got 40",
     ),
-    "fit: key": (lambda: lt.fit(MODEL, jnp.zeros(2, jnp.uint32), XS, YS), TypeError, "key: expected a jax.random.key"),
+    "fit: key": (lambda: lt.fit(MODEL, jnp.zeros(2), XS, YS), TypeError, "key: expected a jax.random.key"),
     "forecast: width": (
         lambda: lt.forecast(Bare(), MODEL.init(KEY), KEY, MODEL.initial_state(MODEL.init(KEY)), XS),
         ValueError,

@@ -160,7 +160,16 @@ HEALTH = lf.Health(*jnp.ones((4, 5)))
 
 RANK, OPTIONAL_RANK, CHOICE = calls.count(0), calls.count(0, optional=True), calls.choice()
 POSITIVE = calls.number()
-EXAMPLES = {"x": INPUTS | BAD_INPUTS, "y": TARGETS, "mask": calls.mask(4)}
+WEIGHTS = {
+    "text": "w",
+    "object": object(),
+    "wrong length": np.ones(3),
+    "two axes": np.ones((4, 2)),
+    "negative": np.array([1.0, -1, 1, 1]),
+    "NaN": with_nan(np.ones(4)),
+    "wrong length, traced": Traced(np.ones(3, np.float32)),
+}
+EXAMPLES = {"x": INPUTS | BAD_INPUTS, "y": TARGETS, "mask": calls.mask(4), "weights": WEIGHTS}
 BATCH = {"apply_fn": MODEL, "likelihood": LIKELIHOOD, **EXAMPLES}
 GOOD_BATCH = {"apply_fn": net, "likelihood": lf.Categorical(), "x": X, "y": Y}
 TRUNCATION = {"residual": CHOICE, "metric": CHOICE}
@@ -351,6 +360,9 @@ TABLE = {
             "x": INPUTS,
             "y": {k: v for k, v in TARGETS.items() if "label" not in k},
             "mask": calls.mask(4),
+            "weights": WEIGHTS,
+            "process_noise": prefix(zero=True, negative=False, optional=True),
+            "transition": prefix(zero=True, negative=True, optional=True),
             "chunk_size": calls.count(1),
             "history": CHOICE,
             "checkpoint": calls.folder(),
