@@ -227,7 +227,7 @@ class _Reading:
             raise _TracedError
         array = isinstance(value, np.ndarray | np.generic | jax.Array)
         held = leaves if array or not hasattr(value, "__dict__") else jax.tree.leaves(vars(value))
-        size = sum(getattr(leaf, "nbytes", 0) for leaf in held)
+        size = sum(leaf.nbytes for leaf in held if isinstance(leaf, np.ndarray | np.generic | jax.Array))
         if array and size <= _SMALL and _plain(value):
             about = (value.sharding, value.weak_type) if isinstance(value, jax.Array) else ()
             return type(value), value.dtype, value.shape, about, np.asarray(value).tobytes()
