@@ -6,7 +6,7 @@ export OPENBLAS_NUM_THREADS := 1
 
 RUNS := $(subst _,-,$(filter-out __init__,$(basename $(notdir $(wildcard experiments/catalogue/*.py))))) all
 
-.PHONY: $(RUNS) test test-slow test-oldest test-newest test-alone test-wheel check docs benchmark clean
+.PHONY: $(RUNS) test test-slow test-oldest test-newest test-alone test-wheel check docs mutations benchmark clean
 
 $(RUNS): .venv/installed
 	$(PY) -m experiments $@
@@ -52,6 +52,9 @@ check: .venv/installed
 
 docs: .venv/installed
 	.venv/bin/mkdocs build --strict --quiet
+
+mutations: .venv/installed
+	$(PY) tests/mutations/run.py
 
 benchmark: .venv/installed
 	for name in cost truncation streaming laplace large seeds growth latenttrack accelerator; do $(PY) -m benchmarks $$name || exit 1; done

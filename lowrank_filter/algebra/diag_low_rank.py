@@ -303,7 +303,7 @@ class DiagLowRank(NamedTuple):
             weights.append(jax.tree.map(jnp.square, scale))
         spread, *grams = tree.weighted_grams(self.factor, *weights)
         turn = small_matrices.inverse_lower(small_matrices.cholesky_plus_identity(spread))
-        grams = jnp.stack([turn @ gram @ turn.T for gram in grams])
+        grams = jnp.einsum("ij,njk,lk->nil", turn, jnp.stack(grams), turn, precision=tree.HIGHEST)
         return _Prior(diag, Turned(self.factor, turn, scale), self.factor, grams, turn, scale)
 
     def approximate(

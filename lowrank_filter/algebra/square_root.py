@@ -58,13 +58,18 @@ def solve_many_parameters(
     def by_gram(lower: Array) -> Solution:
         halfway = small_matrices.solve_lower(lower, target)
         coefficients = small_matrices.solve_lower_transposed(lower, halfway)
-        return Solution(plain(coefficients), target @ (gram @ coefficients), jnp.sum(halfway**2), lower)
+        return Solution(
+            plain(coefficients),
+            jnp.sum(target * jnp.matmul(gram, coefficients, precision=tree.HIGHEST)),
+            jnp.sum(halfway**2),
+            lower,
+        )
 
     def by_square_root() -> Solution:
         lower = small_matrices.cholesky(small_matrices.raised(scaled, first)) / scale[:, None]
         vectors = rows()
         root = orthonormalised(lower, vectors)
-        halfway = root.border @ target
+        halfway = jnp.matmul(root.border, target, precision=tree.HIGHEST)
         whole = tree.combine(halfway, root.basis)
         # b = K z = z + V w with w = Vᵀz, hence bᵀV w = ‖w‖² + ‖V w‖².
         explained = tree.inner(whole, whole) + jnp.sum(tree.project(vectors, whole) ** 2)
@@ -107,7 +112,7 @@ def orthonormalised(lower: Float[Array, "n n"], rows: Tree) -> Orthonormal:
 def solve_few_parameters(rows: Float[Array, "n D"], prior: Float[Array, "D D"], target: Float[Array, " n"]) -> Solution:
     """By Householder QR, for a prior precision RᵀR instead of I: L Lᵀ = RᵀR + VᵀV, and the vector is (L Lᵀ)⁻¹Vᵀb."""
     basis, upper = triangular(jnp.concatenate([rows, prior]))
-    halfway = basis[: len(rows)].T @ target
+    halfway = jnp.matmul(basis[: len(rows)].T, target, precision=tree.HIGHEST)
     whole = jax.scipy.linalg.solve_triangular(upper, halfway)
     left = target - _product(rows, whole), _product(prior, whole)
     unexplained = jnp.sum(left[0] ** 2) + jnp.sum(left[1] ** 2)

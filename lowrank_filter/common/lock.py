@@ -35,4 +35,5 @@ def alone(folder: Path, *, wait: bool = False) -> Iterator[None]:
         holder.write_text(str(os.getpid()))
         yield
     finally:
+        holder.unlink(missing_ok=True)
         lock.release()

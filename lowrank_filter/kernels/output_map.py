@@ -68,7 +68,9 @@ def _newton(at: Callable[[Array], Local], covariance: Float[Array, "n n"], start
         weights = small_matrices.solve_positive(lower, target.ravel()).reshape(size, width)
         change = -jnp.einsum("bcr,br->bc", root, weights, precision=tree.HIGHEST).ravel() - a
         across = _matmul(covariance, change)
-        penalties = 0.5 * (a @ moved + 2 * lengths * (a @ across) + lengths**2 * (change @ across))
+        penalties = 0.5 * (
+            jnp.sum(a * moved) + 2 * lengths * jnp.sum(a * across) + lengths**2 * jnp.sum(change * across)
+        )
         values = jax.vmap(lambda length: loss(moved + length * across))(lengths) + penalties
         values = jnp.where(jnp.isfinite(values), values, jnp.inf)
         rounding = 4 * eps * (1 + jnp.abs(value))

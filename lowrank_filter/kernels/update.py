@@ -288,7 +288,7 @@ def _guarded(problem: _Problem, iterations: int, options: dict[str, Any]) -> _St
             found = at(centre + moved)
             if offset is None and problem.likelihood.discrete:
                 log_evidence = log_expectation(at, centre, covariance, a, found)
-            penalty = 0.5 * a @ across
+            penalty = 0.5 * jnp.sum(a * across)
             target = found.score - jnp.einsum("bcr,bc->br", found.root, moved, precision=tree.HIGHEST)
         columns = jacobian.mixed(found.root)
         precision, site, correction, misfit = problem.precision.condition(
