@@ -201,13 +201,14 @@ def test_the_weight_filter_says_which_observations_outlie(name):
     assert np.mean(usual.discounted) < 0.1
 
 
-def test_without_a_threshold_the_same_outlier_is_not_survived():
-    """What the threshold is for: one observation, and the network is saturated for good."""
+def test_the_plain_step_does_not_survive_the_same_outlier_without_a_threshold():
+    """What the threshold and the guarded step are for: one observation, and the network is saturated for good."""
     hours, xs, ys, mask, _ = spoiled("outlier")
 
     @jax.jit
     def run(xs, ys, mask):
-        built = lf.extended_filter(network, lf.Gaussian(0.5), rank=5, process_noise=1e-6, precision=10.0)
+        options = {"process_noise": 1e-6, "precision": 10.0, "iterations": 0}
+        built = lf.extended_filter(network, lf.Gaussian(0.5), rank=5, **options)
         start = parts.layers(jax.random.key(0), (xs.shape[1], 12, 1))
         return lf.filter_stream(built, built.init(start), xs, ys, mask=mask)[1].info.log_evidence
 
