@@ -15,6 +15,8 @@ from lowrank_filter.kernels.expansion import Local
 
 # Points of each of the two proposals; fewer where they have many coordinates.
 _MOST, _FEWEST, _NUMBERS = 2048, 64, 2**12
+# Coordinates of a batch beyond which so few points leave an error of nats.
+_COORDINATES = 256
 
 
 def log_expectation(
@@ -62,6 +64,11 @@ def log_expectation(
     values = weights - jax.vmap(loss)(points)
     total = jax.nn.logsumexp(values) - np.log(len(points))
     return jnp.minimum(total, 0) if discrete else total
+
+
+def within_reach(examples: int, outputs: int) -> bool:
+    """Whether points can fill the space of the outputs: one example's, which few directions rule, or few in all."""
+    return examples == 1 or examples * outputs <= _COORDINATES
 
 
 def standard_points(size: int) -> np.ndarray:

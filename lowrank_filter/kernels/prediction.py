@@ -63,7 +63,8 @@ class Prediction:
             TypeError: labels are not integers.
             ValueError: targets of another shape.
         """
-        y = check_targets(self.likelihood, self.outputs.shape[1], checks.array("y", y, "one target for each example"))
+        y = jnp.asarray(checks.array("y", y, "one target for each example"))
+        y = check_targets(self.likelihood, self.outputs.shape[1], y)
         if len(y) != len(self.outputs):
             raise ValueError(
                 f"y: expected {len(self.outputs)} targets, got shape {y.shape}; give one for each predicted example"

@@ -71,7 +71,7 @@ def predictive(
         check_likelihood(likelihood)
         likelihood.check(outputs)
     found = compiled(_predictive, belief, x, apply_fn=apply_fn, outputs=outputs, batch_size=batch_size)
-    return found if likelihood is None else Prediction(*found, likelihood)
+    return found if likelihood is None else Prediction(found.mean, found.covariance, likelihood)
 
 
 def _predictive(belief: Belief, x: Any, *, apply_fn: Apply, outputs: int, batch_size: int) -> Predictive:

