@@ -40,8 +40,8 @@ def by_cholesky(ys: jax.Array) -> Any:
 
 def tinygp(order: float) -> Callable[[jax.Array], Any]:
     """Evidence and posterior mean by tinygp's quasiseparable kernels: without variances and divergence."""
-    from tinygp import GaussianProcess  # noqa: PLC0415  a peer that need not be installed
-    from tinygp.kernels import quasisep  # noqa: PLC0415
+    from tinygp import GaussianProcess  # noqa: PLC0415  a peer that need not be installed  # pyright: ignore[reportMissingImports]
+    from tinygp.kernels import quasisep  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
 
     kind = {0.5: quasisep.Exp, 1.5: quasisep.Matern32, 2.5: quasisep.Matern52}[order]
 
