@@ -193,7 +193,7 @@ def test_a_killed_run_holds_its_folder_no_longer(tmp_path):
             pass
         process.kill()
     with alone(tmp_path):
-        assert (tmp_path / ".running").read_text() == str(os.getpid())
+        assert (tmp_path / ".running-by").read_text() == str(os.getpid())
 
 
 def test_both_packages_have_the_same_files():
