@@ -231,3 +231,8 @@ def test_what_is_no_count_is_refused(target):
         lf.update(belief, lambda p, x: x @ p[:, None], lf.Poisson(), x, y)
     _, info = jax.jit(lambda y: lf.update(belief, lambda p, x: x @ p[:, None], lf.Poisson(), x, y))(y)
     assert info.invalid == 1
+
+
+def test_labels_end_one_below_the_number_of_classes():
+    inside = [bool(lf.Categorical().in_domain(jnp.asarray(label), 3)) for label in (-1, 0, 2, 3)]
+    assert inside == [False, True, True, False]
