@@ -9,6 +9,7 @@ import pytest
 from calls import INF, NAN, Call, Traced
 
 import latenttrack as lt
+from latenttrack import next_latent
 
 CONFIG = lt.Config(**latent.SIZES)
 MODEL = lt.build(CONFIG, latent.X, latent.Y)
@@ -399,19 +400,7 @@ WITHOUT = {
     "metrics",
 }
 # Of token sequences; refused in tests/latenttrack/next_latent/test_errors.py.
-OF_TOKENS = {
-    "Decoded",
-    "LatentDynamics",
-    "LatentFilter",
-    "NextLatParams",
-    "SequenceModel",
-    "TransformerConfig",
-    "generate",
-    "latent_filter",
-    "nextlat_loss",
-    "speculate",
-    "transformer",
-}
+OF_TOKENS = set(next_latent.__all__)
 CONTAINERS_OF_METRICS = {"metrics.Summary", "metrics.Health"}
 
 
