@@ -1,17 +1,21 @@
 """Low-rank factors stored in fewer bits than they are computed in."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
-from jaxtyping import Array
 
 from lowrank_filter.algebra.diag_low_rank import DiagLowRank
 
 
 def narrowed(precision: Any, dtype: Any) -> Any:
     """The precision with its factors in one dtype."""
-    return _cast(precision, lambda _: dtype)
+
+    def part(node: Any) -> Any:
+        if not _is_low_rank(node):
+            return node
+        return node._replace(factor=jax.tree.map(lambda w: w if w.dtype == dtype else w.astype(dtype), node.factor))
+
+    return jax.tree.map(part, precision, is_leaf=_is_low_rank)
 
 
 def parts(precision: Any) -> list[DiagLowRank]:
@@ -21,13 +25,3 @@ def parts(precision: Any) -> list[DiagLowRank]:
 
 def _is_low_rank(node: Any) -> bool:
     return isinstance(node, DiagLowRank)
-
-
-def _cast(precision: Any, dtype: Callable[[Array], Any]) -> Any:
-    def part(node: Any) -> Any:
-        if not _is_low_rank(node):
-            return node
-        pairs = jax.tree.map(lambda w, d: w if w.dtype == dtype(d) else w.astype(dtype(d)), node.factor, node.diag)
-        return node._replace(factor=pairs)
-
-    return jax.tree.map(part, precision, is_leaf=_is_low_rank)
