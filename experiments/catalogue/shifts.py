@@ -13,8 +13,9 @@ from experiments.continual.learners import Method, filtering, follow, lofi
 from experiments.continual.networks import mlp
 from experiments.continual.structures import Form, Structure
 from experiments.continual.summary import Pair
-from experiments.data.letters_and_post import notmnist, usps
 from experiments.data.mnist import fashion_mnist, mnist
+from experiments.data.notmnist import notmnist
+from experiments.data.usps import usps
 from experiments.run.options import Count, Natural
 
 Shift = Literal["split", "disjoint", "brightness", "sets"]

@@ -20,7 +20,7 @@ import numpy as np
 import pooch
 import pytest
 
-from experiments.data import letters_and_post, npz, series
+from experiments.data import npz, series, usps
 from experiments.data.files import FOLDER_VARIABLE, DataFileError, RemoteFile, locate
 
 CONTENT = bytes(range(256)) * 2000
@@ -236,4 +236,4 @@ class TestNpz:
         (tmp_path / "vision").mkdir()
         (tmp_path / "vision/usps.npz").write_bytes(b"PK\x03\x04 half of it")
         with pytest.raises(ValueError, match=r"vision/usps\.npz: expected a whole npz file"):
-            letters_and_post.usps()
+            usps.usps()

@@ -14,7 +14,8 @@ from experiments.continual.tasks import Part, brightness, resized, sequence, spl
 from experiments.data.camelyon17 import camelyon17
 from experiments.data.files import FOLDER_VARIABLE, DataFileError
 from experiments.data.images import Images
-from experiments.data.letters_and_post import notmnist, usps
+from experiments.data.notmnist import notmnist
+from experiments.data.usps import usps
 
 RNG = np.random.default_rng(0)
 SIZES = {"train": 10, "val": 3, "test": 5}
