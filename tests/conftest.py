@@ -51,7 +51,7 @@ jax.config.update(
     "jax_compilation_cache_dir",
     os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(Path.home() / ".cache" / "weightfilter" / "jax"),
 )
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 hypothesis.settings.register_profile("repeatable", derandomize=True, max_examples=50, deadline=None)
 hypothesis.settings.load_profile("repeatable")
