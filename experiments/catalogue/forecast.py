@@ -14,6 +14,7 @@ from experiments.run.labels import label
 from experiments.run.options import Count
 from experiments.run.report import Table
 from experiments.streaming import ahead
+from experiments.streaming.scores import block_error
 from experiments.streaming.ahead import Span
 
 HORIZONS = (1, 3, 6, 12, 24, 48)
@@ -154,7 +155,7 @@ def _summary(span: Span, runs: list[dict[str, np.ndarray]]) -> dict[str, Any]:
         "in80": [run["in80"].mean(1) for run in runs],
         "in95": [run["in95"].mean(1) for run in runs],
     }
-    errors = ahead.bootstrap({name: values[0] for name, values in each.items()}, week)
+    errors = {name: block_error(values[0], week) for name, values in each.items()}
     horizons = [h - 1 for h in HORIZONS if h <= span.ahead]
     return {
         **{name: float(np.mean(values)) for name, values in each.items()},

@@ -1,7 +1,7 @@
 """One step ahead on the station's 2020 file, a transformer, electricity demand and exchange rates."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from rich.console import Console
 
@@ -28,6 +28,8 @@ SETTINGS = {
     "exchange": Setting("Britain", lag=1, day=1, label="pound sterling, US$"),
 }
 
+SMALL = ("lt_structured", "latent_input", "gru_32", "vrnn", "transformer", "nextlat", "gp", "discriminative")
+
 INTRODUCTION = """One step ahead, made by `python -m experiments streams`: train on the first 60 % of the rows, choose
 on the next 20 %, one streaming pass over the rest without gradients. NLL in nats of the standardised target; models,
 objective and search for the learning rate as in `jena`, with 300 updates of 4 windows of 128 steps."""
@@ -36,6 +38,8 @@ objective and search for the learning rate as in `jena`, with 300 updates of 4 w
 @dataclasses.dataclass(frozen=True)
 class Streams(StreamComparison):
     """One step ahead on the station's 2020 file, ETTh1, Victoria's electricity demand and exchange rates."""
+
+    presets: ClassVar = {"small": {"updates": 200, "streams": ("ett", "exchange"), "models": SMALL}}
 
     streams: tuple[str, ...] = tuple(SETTINGS)
     """Which of jena-2020, ett, victoria, exchange."""
@@ -65,4 +69,6 @@ class Streams(StreamComparison):
         for name in self.streams:
             loaded, setting = series.LOADERS[name](), SETTINGS[name]
             streams[name] = protocol.prepare(loaded, **setting._asdict(), spans=protocol.shares(loaded))
-        self.compare(console, "streams", INTRODUCTION, streams, models.pick(self.models), budget, timed=False)
+        folder, introduction = self.named("streams", INTRODUCTION)
+        timed = self.preset == "small"
+        self.compare(console, folder, introduction, streams, models.pick(self.models), budget, timed=timed)

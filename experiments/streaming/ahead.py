@@ -1,6 +1,5 @@
 """Forecasts of many steps from many origins, and their scores by horizon with errors over blocks of origins."""
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -161,13 +160,3 @@ def naive_error(span: Span) -> float:
     """Mean |y_t − y_{t−season}| over the training rows, which a MASE is relative to."""
     values = span.frame["y"].to_numpy()[: span.train]
     return float(np.abs(values[span.season :] - values[: -span.season]).mean())
-
-
-def bootstrap(values: Mapping[str, Float[np.ndarray, " N"]], block: int, draws: int = 1000) -> dict[str, float]:
-    """Standard errors of means over origins, by blocks of origins that follow each other; the same blocks for all."""
-    count = len(next(iter(values.values())))
-    block = max(1, min(block, count // 2))
-    rng = np.random.default_rng(0)
-    starts = rng.integers(0, count - block + 1, (draws, -(-count // block)))
-    picked = (starts[..., None] + np.arange(block)).reshape(draws, -1)[:, :count]
-    return {name: float(value[picked].mean(axis=1).std()) for name, value in values.items()}

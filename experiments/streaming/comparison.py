@@ -21,8 +21,11 @@ from experiments.streaming.models.latent import LT
 from experiments.streaming.protocol import Stream
 from experiments.streaming.training import Budget, Found
 
-PAIRS = tuple(
-    (ours, theirs) for ours in ("lt_structured", "lt_unstructured") for theirs in ("vrnn", "dssm", "gru", "gru_mixture")
+OURS = ("lt_structured", "lt_unstructured")
+THEIRS = ("vrnn", "dssm", "gru", "gru_mixture", "gru_32", "latent_input", "transformer", "nextlat", "gp")
+PAIRS = (
+    *((ours, theirs) for ours in OURS for theirs in THEIRS),
+    *((ours, "vrnn") for ours in ("gru_32", "latent_input", "transformer", "nextlat")),
 )
 """Models compared seed by seed, where no others are named."""
 Results = dict[str, dict[str, tuple[dict[str, Any], Found]]]
@@ -103,17 +106,30 @@ class StreamComparison(Experiment):
                 arrays |= {f"{variant}-{name}": a for name, a in drawing.arrays(stream, drawn).items()}
             return study.finish(content_of(variants, found, pairs, times), arrays)
 
+    def named(self, name: str, introduction: str) -> tuple[str, str]:
+        """Folder and introduction: a preset of its own budget has its own, and says what it was given."""
+        if self.preset == "default":
+            return name, introduction
+        given = ", ".join(f"{key} {getattr(self, key)}" for key in ("seeds", "updates", "batch", "window"))
+        text = f"""{introduction}
+
+Made with `--preset {self.preset}`, a budget of its own beside the one above: {given}."""
+        return f"{name}-{self.preset}", text
+
     @classmethod
     def tables(cls, content: Content) -> dict[str, Table | str]:
         """A table of all models for each variant, and the paired differences."""
         parts: dict[str, Table | str] = {}
         for variant, found in content["variants"].items():
             parts[f"{variant}-title"] = f"## {variant}: {found['target']}"
-            parts[variant] = Table(_COLUMNS, _rows(found), narrow=_NARROW)
+            blocks = any("error" in one["nll"] for one in found["models"].values())
+            parts[variant] = Table(_COLUMNS, _rows(found), _ERRORS if blocks else "", narrow=_NARROW)
             if found["paired"]:
                 lines = [f"- {_pair(pair)}" for pair in found["paired"]]
-                lead = "Paired differences of the mean NLL over seeds (negative: the first is better):"
-                parts[f"{variant}-paired"] = "\n".join([lead, "", *lines])
+                over = "" if blocks else " over seeds"
+                lead = f"Paired differences of the mean NLL{over} (negative: the first is better):"
+                verdict = ["", *_verdicts(found["paired"])] if blocks else []
+                parts[f"{variant}-paired"] = "\n".join([lead, "", *lines, *verdict])
         return parts
 
     @classmethod
@@ -160,7 +176,13 @@ def _one(
     one = kept("chosen", chosen, training.run, lambda: training.like(entry, stream))
     info = {"parameters": int(one.info["parameters"]), "seconds": float(one.info["seconds"]), "chosen": chosen}
     validation = [trial.choice | {"nll": [results.number(value) for value in trial.value]} for trial in tried]
-    return info | scores.summary(one.steps, stream.test.mask) | {"validation": validation}, one
+    return info | scores.summary(one.steps, stream.test.mask, week(stream)) | {"validation": validation}, one
+
+
+def week(stream: Stream) -> int:
+    """Steps of one week."""
+    step = np.median(np.diff(stream.test.time[:1000]) / np.timedelta64(1, "s"))
+    return max(1, round(7 * 24 * 3600 / float(step)))
 
 
 def _mean(values: np.ndarray) -> float:
@@ -187,7 +209,7 @@ def content_of(
             },
             "paired": [
                 {"better": ours, "worse": theirs}
-                | scores.paired(*(there[model][0]["nll"]["per_seed"] for model in (ours, theirs)))
+                | scores.paired(*(there[model][1].steps.nll for model in (ours, theirs)), week(stream))
                 for ours, theirs in pairs
                 if ours in there and theirs in there
             ],
@@ -204,6 +226,7 @@ _COLUMNS = (
     *("model", "NLL", "median", "MSE", "CRPS", "coverage 90 %", "max NLL", "99.9 %", "spikes", "failed", "rank 1"),
     *("µs/step", "parameters", "chosen"),
 )
+_ERRORS = "NLL: mean ± standard error, over blocks of a week and over seeds, added in squares; so of differences."
 _NARROW = ("NLL", "MSE", "CRPS", "coverage 90 %", "max NLL", "rank 1", "µs/step")
 
 
@@ -213,7 +236,7 @@ def _rows(found: Mapping[str, Any]) -> list[list[str]]:
     rows = []
     for name in ordered:
         one = models[name]
-        error = one["nll"]["standard_error"]
+        error = one["nll"].get("error", one["nll"]["standard_error"])
         rows.append(
             [
                 label(name),
@@ -236,13 +259,28 @@ def _rows(found: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _pair(pair: Mapping[str, Any]) -> str:
-    error = pair["standard_error"]
+    error = pair.get("error", pair["standard_error"])
     spread = "" if error is None else f" ± {error:.4f}"
     won = sum(value is not None and value < 0 for value in pair["per_seed"])
     return (
         f"{label(pair['better'])} less {label(pair['worse'])}: {_text(pair['difference'], 4, '+')}{spread}, "
         f"{won} of {len(pair['per_seed'])} seeds"
     )
+
+
+def _verdicts(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence for each model that is compared: behind it, level or ahead, by two errors of the difference."""
+    lines = []
+    for name in dict.fromkeys(pair["better"] for pair in pairs):
+        said: dict[str, list[str]] = {"ahead of": [], "level with": [], "behind": []}
+        for pair in pairs:
+            if pair["better"] == name and pair["difference"] is not None and pair["error"] is not None:
+                far = abs(pair["difference"]) > 2 * pair["error"]
+                kind = "level with" if not far else "ahead of" if pair["difference"] < 0 else "behind"
+                said[kind].append(label(pair["worse"]))
+        parts = [f"{kind} {'; '.join(others)}" for kind, others in said.items() if others]
+        lines += [f"By two errors of the difference, {label(name)} is {' | '.join(parts)}.", ""] if parts else []
+    return lines[:-1]
 
 
 def _text(value: float | None, digits: int = 4, sign: str = "") -> str:

@@ -1,6 +1,6 @@
 """Scores of a stream of predictions, step by step and summarised; nothing is clipped and nothing dropped."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from experiments.run.results import number, over_seeds
+from experiments.run.results import number, over_seeds, standard_error
 from latenttrack import Outputs, metrics
 
 
@@ -53,15 +53,18 @@ def calibration(pit: Float[np.ndarray, "*seeds T"], levels: int = 19) -> tuple[n
     return nominal, np.array([jnp.mean(metrics.coverage(jnp.asarray(finite), level)) for level in nominal])
 
 
-def summary(found: Steps, mask: Bool[np.ndarray, " T"] | None) -> dict[str, Any]:
-    """What ``results.json`` says of one model's scores [S, T]; a number that is not finite is None, and counted."""
+def summary(found: Steps, mask: Bool[np.ndarray, " T"] | None, week: int = 1) -> dict[str, Any]:
+    """What ``results.json`` says of one model's scores [S, T]; a number that is not finite is None, and counted.
+
+    ``week`` is the number of steps in a block of the error over time.
+    """
     nll, error = np.asarray(found.nll, np.float64), np.asarray(found.error, np.float64)
     scored = slice(None) if mask is None else mask
     nll, error = nll[:, scored], error[:, scored]
     pit, losses = jnp.asarray(found.pit[:, scored]), jnp.asarray(nll)
     largest = np.max(np.where(np.isnan(nll), np.inf, nll), axis=1)
     return {
-        "nll": _spread(nll.mean(1)) | {"median_step": number(np.median(nll))},
+        "nll": _spread(nll.mean(1)) | {"median_step": number(np.median(nll)), "error": error_of(nll, week)},
         "mse": _spread((error**2).mean(1)),
         "crps": _spread(np.asarray(found.crps, np.float64)[:, scored].mean(1)),
         "coverage90": _spread(np.asarray(metrics.coverage(pit, 0.9)).mean(1)),
@@ -88,10 +91,36 @@ def rank_one(nll: Mapping[str, Float[np.ndarray, "S T"]]) -> dict[str, float]:
     return dict(zip(nll, metrics.first_shares(jnp.asarray(scored)).tolist(), strict=True))
 
 
-def paired(better: Sequence[float | None], worse: Sequence[float | None]) -> dict[str, Any]:
-    """Mean difference over seeds, its standard error, and every seed's; a single seed of one side meets all."""
-    difference = _spread(np.array(better, float) - np.array(worse, float))
-    return {"difference": difference["mean"]} | {name: difference[name] for name in ("standard_error", "per_seed")}
+def paired(better: Float[np.ndarray, "S T"], worse: Float[np.ndarray, "S T"], week: int = 1) -> dict[str, Any]:
+    """Mean difference of scores, every seed's, and errors: over seeds, and over weeks and seeds together.
+
+    A single seed of one side meets all; masked steps are NaN in both.
+    """
+    steps = np.asarray(better, np.float64) - np.asarray(worse, np.float64)
+    steps = steps[:, ~np.isnan(steps).all(0)]
+    difference = _spread(steps.mean(1))
+    names = ("standard_error", "per_seed")
+    return {"difference": difference["mean"], "error": error_of(steps, week)} | {n: difference[n] for n in names}
+
+
+def error_of(steps: Float[np.ndarray, "S T"], week: int) -> float | None:
+    """The standard error of the mean over seeds and steps: over blocks of a week, and over seeds, added in squares."""
+    if not np.isfinite(steps).all():
+        return None
+    return float(np.hypot(block_error(steps.mean(0), week), standard_error(steps.mean(1)) or 0.0))
+
+
+def block_error(values: Float[np.ndarray, " N"], block: int, draws: int = 1000) -> float:
+    """The standard error of a mean over time by the moving block bootstrap (Künsch 1989); the same blocks every time.
+
+    Neighbours are alike: blocks keep what they share. Of few values the blocks are at most half as long.
+    """
+    count = len(values)
+    block = max(1, min(block, count // 2))
+    total = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    means = (total[block:] - total[:-block]) / block
+    picked = np.random.default_rng(0).integers(0, len(means), (draws, -(-count // block)))
+    return float(means[picked].mean(axis=1).std())
 
 
 def _spread(per_seed: Float[np.ndarray, " S"]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from lowrank_filter.common import checks
 
 Transition = Literal["structured", "unstructured"]
 Points = Literal["random", "fixed"]
+Conditioning = Literal["weights", "input"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,9 @@ class Config:
         points: how K samples of the prior are drawn. "random": anew at each step. "fixed": the same K standardised
             points at each step, from a scrambled Sobol sequence; predictions do not depend on the key, and a
             predictive loss is what a rollout with ``samples=prior_samples`` scores.
+        conditioning: what z does to the predictor. "weights": generates its weights. "input": enters its first layer
+            beside x and nothing is generated, so that the two together say what generating weights buys;
+            ``generator_hidden`` is not used then.
     """
 
     latent_dim: int = 8
@@ -41,6 +45,7 @@ class Config:
     posterior_samples: int = 2
     prior_samples: int = 32
     points: Points = "fixed"
+    conditioning: Conditioning = "weights"
 
     def __post_init__(self) -> None:
         """Raise ValueError on a size below one, an unknown choice, a floor that is negative or not static."""
@@ -54,6 +59,7 @@ class Config:
                 )
             for width in widths:
                 checks.count(name, width, minimum=1)
+        checks.choice("conditioning", self.conditioning, ("weights", "input"))
         checks.choice("transition", self.transition, ("structured", "unstructured"))
         checks.choice("points", self.points, ("random", "fixed"))
         checks.static("variance_floor", self.variance_floor)

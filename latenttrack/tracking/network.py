@@ -42,8 +42,6 @@ class Network(linen.Module):
         self.prior_head = linen.Dense(2 * d, kernel_init=narrow, bias_init=_halves(0.0, -0.5))
         if c.transition == "structured":
             self.matrix = self.param("matrix", lambda _, shape: 0.9 * jnp.eye(*shape), (d, d))
-        self.hyper = [linen.Dense(width) for width in c.generator_hidden]
-        rank = c.generator_hidden[-1] if c.generator_hidden else d
         widths = (self.x_dim, *c.predictor_hidden, 2 * self.y_dim)
         self.bases = [
             (
@@ -52,14 +50,19 @@ class Network(linen.Module):
             )
             for i, (n, m) in enumerate(itertools.pairwise(widths))
         ]
-        # Each direction moves the weights as far as the base is large, once the code is of order one.
-        self.directions = [
-            (
-                self.param(f"direction_{i}", linen.initializers.normal((rank * n) ** -0.5), (rank, n, m)),
-                self.param(f"direction_bias_{i}", linen.initializers.normal(rank**-0.5), (rank, m)),
-            )
-            for i, (n, m) in enumerate(itertools.pairwise(widths))
-        ]
+        if c.conditioning == "input":
+            self.latent = self.param("latent", linen.initializers.normal(d**-0.5), (d, widths[1]))
+        else:
+            self.hyper = [linen.Dense(width) for width in c.generator_hidden]
+            rank = c.generator_hidden[-1] if c.generator_hidden else d
+            # Each direction moves the weights as far as the base is large, once the code is of order one.
+            self.directions = [
+                (
+                    self.param(f"direction_{i}", linen.initializers.normal((rank * n) ** -0.5), (rank, n, m)),
+                    self.param(f"direction_bias_{i}", linen.initializers.normal(rank**-0.5), (rank, m)),
+                )
+                for i, (n, m) in enumerate(itertools.pairwise(widths))
+            ]
         if c.summary:
             self.summary = self.param("summary", linen.initializers.normal(h**-0.5), (h, widths[1]))
 
@@ -103,12 +106,16 @@ class Network(linen.Module):
         return z
 
     def weights(self, z: Float[Array, " d"], hidden: Float[Array, " H"]) -> Theta:
-        """θ = θ₀ + Σ_r code_r(z) W_r; the summary's part is a shift of the first bias."""
-        code = self.code(z)
-        theta = tuple(
-            (base + jnp.einsum("r,rnm->nm", code, direction), bias + code @ direction_bias)
-            for (base, bias), (direction, direction_bias) in zip(self.bases, self.directions, strict=True)
-        )
+        """θ = θ₀ + Σ_r code_r(z) W_r; the summary's part, and that of z as an input, shift the first bias."""
+        if self.config.conditioning == "input":
+            (weight, bias), *rest = self.bases
+            theta = ((weight, bias + z @ self.latent), *rest)
+        else:
+            code = self.code(z)
+            theta = tuple(
+                (base + jnp.einsum("r,rnm->nm", code, direction), bias + code @ direction_bias)
+                for (base, bias), (direction, direction_bias) in zip(self.bases, self.directions, strict=True)
+            )
         if self.config.summary:
             (weight, bias), *rest = theta
             theta = ((weight, bias + hidden @ self.summary), *rest)
@@ -122,6 +129,15 @@ class Network(linen.Module):
         Base and biases are one more direction and one more input, so that a layer is one product. At the first layer
         x is contracted with the directions, and only then with the codes of the samples.
         """
+        if self.config.conditioning == "input":
+            (weight, bias), *rest = self.bases
+            shared = x @ weight + bias
+            if self.config.summary:
+                shared = shared + hidden @ self.summary
+            active = shared[..., None, :] + z @ self.latent
+            for weight, bias in rest:
+                active = jnp.tanh(active) @ weight + bias
+            return head(active, self.config.variance_floor)
         code = self.code(z)
         first, *rest = (
             jnp.concatenate([jnp.append(direction, shift[:, None], 1), jnp.append(base, bias[None], 0)[None]])

@@ -37,15 +37,6 @@ def test_scores_are_those_of_scoringrules_and_nothing_later_is_used():
     np.testing.assert_allclose(ahead.seasonal_naive(span(later))[:, 0, :6], forecasts[:, 0, :6])
 
 
-def test_errors_over_blocks_see_that_neighbours_are_alike():
-    rng = np.random.default_rng(0)
-    alone = rng.normal(size=2000)
-    alike = np.repeat(rng.normal(size=200), 10)
-    errors = ahead.bootstrap({"alone": alone, "alike": alike}, 40)
-    assert errors["alone"] == pytest.approx(2000**-0.5, rel=0.25)
-    assert errors["alike"] == pytest.approx(200**-0.5, rel=0.3)
-
-
 def test_an_unknown_name_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"models: expected names of .*got arima"):
         Forecast(models=("arima",), output=tmp_path).run(None)

@@ -12,8 +12,10 @@ from dynamax.linear_gaussian_ssm.inference import lgssm_filter, make_lgssm_param
 import latenttrack as lt
 from experiments.streaming.models import (
     bayes_by_backprop,
+    discriminative,
     dssm,
     ensemble,
+    gaussian_process,
     gru,
     kalman,
     known,
@@ -38,6 +40,8 @@ BUILDERS = {
     "mc_dropout": lambda: mc_dropout.build(X, 1, hidden=(5,), rate=0.3),
     "bbb": lambda: bayes_by_backprop.build(X, 1, steps=100, hidden=(5,)),
     "kalman": lambda: kalman.build(X, 1, latent=2),
+    "gp": lambda: gaussian_process.build(X, 1),
+    "discriminative": lambda: discriminative.build(X, 1, latent=2, hidden=(5,)),
     "weight_filter": lambda: weight_filter.build(X, 1, rank=2, hidden=(4,)),
     "persistence": lambda: persistence.build(X, 1),
 }
@@ -47,6 +51,8 @@ SCORED = {
     "mlp": lambda: mlp.build(X, 1, hidden=(5,)),
     "gru_mixture": BUILDERS["gru_mixture"],
     "kalman": BUILDERS["kalman"],
+    "gp": BUILDERS["gp"],
+    "discriminative": BUILDERS["discriminative"],
 }
 """Nothing is sampled: their loss is what is scored."""
 UNTRAINED = ("weight_filter", "persistence")
@@ -167,7 +173,7 @@ def test_the_kalman_filter_scores_as_dynamax_does() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["lt_structured", "lt_unstructured", "vrnn", "gru", "gru_mixture", "dssm", "mlp", "ensemble", "mc_dropout", "bbb"],
+    sorted(set(known()) - {"kalman", "gp", *UNTRAINED}),
 )
 def test_models_have_about_twenty_thousand_parameters(name: str) -> None:
     params = jax.eval_shape(known()[name].model(10, 1000).init, jax.random.key(0))

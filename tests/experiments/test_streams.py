@@ -50,6 +50,20 @@ class TestScores:
         share = scores.rank_one({"a": rng.normal(size=(2, 50)), "b": rng.normal(size=(2, 50))})
         assert sum(share.values()) == pytest.approx(1)
 
+    def test_errors_see_that_neighbours_are_alike_and_that_seeds_differ(self) -> None:
+        rng = np.random.default_rng(0)
+        alone, alike = rng.normal(size=2000), np.repeat(rng.normal(size=200), 10)
+        assert scores.block_error(alone, 40) == pytest.approx(2000**-0.5, rel=0.25)
+        assert scores.block_error(alike, 40) == pytest.approx(200**-0.5, rel=0.3)
+        shifted = alike + np.array([[-1.0], [0.0], [1.0]])
+        expected = np.hypot(scores.block_error(alike, 40), 3**-0.5)
+        assert scores.error_of(shifted, 40) == pytest.approx(expected)
+        assert scores.error_of(np.array([[0.0, np.inf]]), 1) is None
+        # What two models share cancels, step by step.
+        difference = scores.paired(shifted, np.where(np.arange(2000) == 3, np.nan, alike + 0.5), 40)
+        assert difference["difference"] == pytest.approx(-0.5) and difference["error"] == pytest.approx(3**-0.5)
+        assert len(difference["per_seed"]) == 3
+
 
 @pytest.fixture(scope="module")
 def stream() -> protocol.Stream:

@@ -138,6 +138,7 @@ TABLE = {
             "variance_floor": {k: v for k, v in calls.number(zero=True).items() if "traced" not in k}
             | {"tracer": Traced(1e-4)},
             "points": calls.choice(),
+            "conditioning": calls.choice(),
         },
     ),
     "build": Call(

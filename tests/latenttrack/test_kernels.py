@@ -93,9 +93,9 @@ def test_generated_product_is_the_sum_over_directions_and_has_its_gradient():
             assert dense.relative_error(a, b) < 1e-12
 
 
-@pytest.mark.parametrize("summary", [True, False])
-def test_emissions_are_those_of_the_generated_weights(summary):
-    model = latent.model(summary=summary)
+@pytest.mark.parametrize("options", [{}, {"summary": False}, {"conditioning": "input"}], ids=str)
+def test_emissions_are_those_of_the_generated_weights(options):
+    model = latent.model(**options)
     params = latent.wide(latent.params(model))
     xs, ys = latent.stream(3)
     state = model.update(params, model.initial_state(params), xs[0], ys[0])

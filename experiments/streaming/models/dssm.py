@@ -107,12 +107,10 @@ def build(
 
         noise = jax.random.normal(first, (len(xs), latent))
         last, (zs, mean, scale, prior_mean, prior_scale) = jax.lax.scan(body, z, (summaries, xs, noise, observed))
-        weight = parts.share(observed, weights)
-        reconstruction = -jnp.sum(weight * gaussian.log_density(ys, *emit(params, zs, xs)))
-        kl = jnp.sum(weight * gaussian.divergence(mean, scale**2, prior_mean, prior_scale**2))
-        draws = prior_mean[:, None] + prior_scale[:, None] * jax.random.normal(second, (len(xs), train_samples, latent))
-        ahead = -jnp.sum(
-            weight * gaussian.mixture(gaussian.log_density(ys[:, None], *emit(params, draws, xs[:, None])))
+        reconstruction, kl, ahead = parts.of_latents(
+            *(ys, parts.share(observed, weights), (zs, mean, scale), (prior_mean, prior_scale)),
+            jax.random.normal(second, (len(xs), train_samples, latent)),
+            lambda z: emit(params, z, xs[:, None]),
         )
         total = (1 - predictive) * (reconstruction + beta * kl) + predictive * ahead
         carried = jax.lax.stop_gradient((step + len(xs), summaries[-1], last))

@@ -76,4 +76,5 @@ def build(
 MODELS = {
     "gru": Entry(lambda x, y, _, **sizes: build(x, y, **sizes)),
     "gru_mixture": Entry(lambda x, y, _, **sizes: build(x, y, **sizes), {"components": 8, "hidden": 60}),
+    "gru_32": Entry(lambda x, y, _, **sizes: build(x, y, **sizes), {"components": 32, "hidden": 60}),
 }

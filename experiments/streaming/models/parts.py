@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from latenttrack.algebra import gaussian as densities
+
 FLOOR = 4e-4
 """The smallest variance that a head can give, in units of y²: (0.02 residual standard deviations)²."""
 
@@ -73,6 +75,33 @@ def share(observed: Float[Array, " T"], weights: Float[Array, " T"] | None) -> F
     """The weight of each step in the mean over a window."""
     given = observed if weights is None else observed * weights
     return given / jnp.maximum(jnp.sum(given), 1e-12)
+
+
+def of_latents(
+    ys: Float[Array, "T y"],
+    weight: Float[Array, " T"],
+    posterior: tuple[Array, Array, Array],
+    prior: tuple[Array, Array],
+    noise: Float[Array, "T K d"],
+    emit: Callable[[Array], tuple[Array, Array]],
+) -> tuple[Array, Array, Array]:
+    """Reconstruction, divergence, and −log mean density of prior samples, of a model of z_t along one sampled path.
+
+    Args:
+        ys, weight: targets, and the share of each step.
+        posterior: a draw of z [T, d], and the mean and standard deviation it was drawn with.
+        prior: mean and standard deviation [T, d] given the path before.
+        noise: standard normal, for K draws of the prior.
+        emit: z [T, S, d] → mean and variance [T, S, y].
+    """
+    z, mean, scale = posterior
+    prior_mean, prior_scale = prior
+    draws = prior_mean[:, None] + prior_scale[:, None] * noise
+    density = densities.log_density(ys[:, None], *emit(jnp.concatenate([z[:, None], draws], axis=1)))
+    kl = densities.divergence(mean, scale**2, prior_mean, prior_scale**2)
+    terms = -density[:, 0], kl, -densities.mixture(density[:, 1:])
+    reconstruction, divergence, ahead = (jnp.sum(weight * term) for term in terms)
+    return reconstruction, divergence, ahead
 
 
 def size(params: Any) -> int:

@@ -104,13 +104,11 @@ def build(
 
         noise = jax.random.normal(first, (len(xs), latent))
         last, (before, z, mean, scale) = jax.lax.scan(body, jax.lax.stop_gradient(state[1]), (codes, noise, observed))
-        prior_mean, prior_scale = prior(params, before, xs)
-        weight = parts.share(observed, weights)
-        reconstruction = -jnp.sum(weight * gaussian.log_density(ys, *emit(params, z, before, xs)))
-        kl = jnp.sum(weight * gaussian.divergence(mean, scale**2, prior_mean, prior_scale**2))
-        draws = prior_mean[:, None] + prior_scale[:, None] * jax.random.normal(second, (len(xs), train_samples, latent))
-        density = gaussian.log_density(ys[:, None], *emit(params, draws, before[:, None], xs[:, None]))
-        ahead = -jnp.sum(weight * gaussian.mixture(density))
+        reconstruction, kl, ahead = parts.of_latents(
+            *(ys, parts.share(observed, weights), (z, mean, scale), prior(params, before, xs)),
+            jax.random.normal(second, (len(xs), train_samples, latent)),
+            lambda z: emit(params, z, before[:, None], xs[:, None]),
+        )
         total = (1 - predictive) * (reconstruction + beta * kl) + predictive * ahead
         return total, Aux(reconstruction, kl, (state[0] + len(xs), jax.lax.stop_gradient(last)), ahead)
 
