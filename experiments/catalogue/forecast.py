@@ -14,8 +14,8 @@ from experiments.run.labels import label
 from experiments.run.options import Count
 from experiments.run.report import Table
 from experiments.streaming import ahead
-from experiments.streaming.scores import block_error
 from experiments.streaming.ahead import Span
+from experiments.streaming.scores import block_error
 
 HORIZONS = (1, 3, 6, 12, 24, 48)
 
@@ -40,6 +40,7 @@ TRAINED = {
     "forecaster_gru_8": ahead.mixture_of_8,
     "forecaster_gru_32": ahead.mixture_of_32,
     "forecaster_kalman": ahead.linear,
+    "gp": ahead.process,
 }
 """Models behind ``lt.Forecaster``'s frames and inputs; None: its own."""
 OTHERS: dict[str, Callable[[Span], np.ndarray]] = {"boosted": ahead.boosted, "seasonal_naive": ahead.seasonal_naive}
@@ -48,11 +49,12 @@ MODELS = (*TRAINED, *OTHERS)
 INTRODUCTION = """48 steps ahead from many origins, made by `python -m experiments forecast`: train on the first 60 % of
 the rows, choose on the next 20 %, and on the rest forecast from every origin with all rows before it seen, nothing
 trained there. All models know the calendar and the target's own past alone. Trained models are `lt.Forecaster` and the
-same inputs, increments, budget and sampled paths around a GRU with a mixture as its head, and around a linear-Gaussian
-state-space model; one learning rate for all, not searched. Boosted: LightGBM, one model a quantile, direct. Seasonal
-naive: the last season's value with the quantiles of its errors in training. wQL: mean weighted quantile loss at
-0.1 … 0.9 (2 Σ pinball / Σ |y|); MASE: of the median, against the seasonal naive error in training; relative: wQL over
-seasonal naive's. Errors: bootstrap over blocks of a week of origins, of the first seed; not over seeds."""
+same inputs, increments, budget and sampled paths around a GRU with a mixture as its head, around a linear-Gaussian
+state-space model and around a Gaussian process; one learning rate for all, not searched. Boosted: LightGBM, one model
+a quantile, direct. Seasonal naive: the last season's value with the quantiles of its errors in training. wQL: mean
+weighted quantile loss at 0.1 … 0.9 (2 Σ pinball / Σ |y|); MASE: of the median, against the seasonal naive error in
+training; relative: wQL over seasonal naive's. Errors: bootstrap over blocks of a week of origins, of the first seed;
+not over seeds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Forecast(Experiment):
     streams: tuple[str, ...] = tuple(SETTINGS)
     """Which of ett, jena-2020, victoria, exchange."""
     models: tuple[str, ...] = MODELS
-    """Which of forecaster, forecaster_gru_8, forecaster_gru_32, forecaster_kalman, boosted, seasonal_naive."""
+    """Which of forecaster, forecaster_gru_8, forecaster_gru_32, forecaster_kalman, gp, boosted, seasonal_naive."""
     seeds: Count = 1
     """Trainings of each trained model."""
     updates: Count = 600

@@ -15,7 +15,7 @@ from jaxtyping import Float32
 
 from experiments.data import npz
 from experiments.data.download import download
-from experiments.data.files import FOLDER_VARIABLE, DataFileError, own_folder
+from experiments.data.files import FOLDER_VARIABLE, DataFileError, own, own_folder
 
 MISSING = -9999
 """What the Jena station writes where it measured nothing."""
@@ -62,6 +62,11 @@ EXCHANGE = PublishedText(
     "series/exchange-rate.txt",
     "https://raw.githubusercontent.com/laiguokun/multivariate-time-series-data/master/exchange_rate/exchange_rate.txt.gz",
     "0127465b51e3cd3c360f8eb2be30cfd294689a2a55903eb8245aafc396626c7f",
+)
+ELEC2 = PublishedText(
+    "series/elec2.csv",
+    "https://www.openml.org/d/151",
+    "371ea0992c2c50bd9f63102dc5b7e1d486aa3203de2ec2eed12c5a05fe8cca1a",
 )
 _JENA_HOURLY, _JENA_2020 = "series/jena-hourly-2009-2016-6ch.npz", "series/jena-10min-2020-21ch.npz"
 JENA_CHANNELS = ("T (degC)", "p (mbar)", "rh (%)", "VPmax (mbar)", "wv (m/s)", "Tdew (degC)")
@@ -129,12 +134,46 @@ def exchange_rates() -> Series:
     return Series(values, time, names)
 
 
+def elec2() -> Series:
+    """Prices and demands of New South Wales and Victoria and their transfer, scaled, half-hourly, 1996–1998 [45312, 5].
+
+    The file's dates are scaled by an unknown rule and its days of the week follow each other without a gap, so that its
+    rows are taken to be all half hours from 1996-05-07 on. OpenML has it in another format (data set 151): the csv,
+    with the header ``date,day,period,nswprice,…``, is taken from the folder that ``WEIGHTFILTER_DATA`` names alone.
+
+    Raises:
+        DataFileError: the file is not there, or has a wrong checksum.
+    """
+    path = ELEC2.path + ("" if (own_folder() or Path()).joinpath(ELEC2.path).is_file() else ".gz")
+    header, *body = _rows(_checked(ELEC2, own(path)))
+    time = np.datetime64("1996-05-07", "s") + np.arange(len(body)) * np.timedelta64(1800, "s")
+    return Series(np.array([row[3:-1] for row in body], np.float32), time, tuple(header[3:-1]))
+
+
+def jena_carried() -> Series:
+    """The hourly station of 2009–2014 and then, after a day without values, its 2020 at ten past each hour [61375, 6].
+
+    Raises:
+        DataFileError: as :func:`jena_hourly` and :func:`jena_2020`.
+    """
+    old, late = jena_hourly(), jena_2020()
+    old = Series(*(part[old.time < np.datetime64("2015-01-01")] for part in old[:2]), old.columns)
+    time, rows = np.unique(late.time, return_index=True)
+    past = time - time.astype("datetime64[h]") == np.timedelta64(10, "m")
+    time, values = time[past], late.values[rows[past]][:, [late.column(name) for name in old.columns]]
+    between = time[0] - np.arange(24, 0, -1) * np.timedelta64(1, "h")
+    gap = np.full((len(between), len(old.columns)), np.nan, np.float32)
+    return Series(np.concatenate([old.values, gap, values]), np.concatenate([old.time, between, time]), old.columns)
+
+
 LOADERS: Mapping[str, Callable[[], Series]] = {
     "jena": jena_hourly,
     "jena-2020": jena_2020,
     "ett": ett_h1,
     "victoria": victoria,
     "exchange": exchange_rates,
+    "elec2": elec2,
+    "jena-carried": jena_carried,
 }
 
 

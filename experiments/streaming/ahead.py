@@ -8,7 +8,7 @@ import pandas as pd
 from jaxtyping import Float
 
 import latenttrack as lt
-from experiments.streaming.models import gru, kalman
+from experiments.streaming.models import gaussian_process, gru, kalman
 from latenttrack.drivers import calendar
 from latenttrack.tracking.increments import Increments, increments
 
@@ -80,6 +80,11 @@ def mixture_of_32(x_dim: int, y_dim: int) -> Any:
 def linear(x_dim: int, y_dim: int) -> Any:
     """A linear-Gaussian state-space model of the increments, whose matrices are trained."""
     return kalman.build(x_dim, y_dim)
+
+
+def process(x_dim: int, y_dim: int) -> Any:
+    """A Gaussian process of the increments, a Matérn sum beside a linear trend in the inputs."""
+    return gaussian_process.build(x_dim, y_dim)
 
 
 def trained(span: Span, seed: int, updates: int, build: Any = None) -> Forecasts:

@@ -10,10 +10,13 @@ import numpy as np
 import pooch
 import pytest
 
+from experiments.catalogue import fresh
 from experiments.data import series
 from experiments.data.files import FOLDER_VARIABLE, DataFileError
 from experiments.data.series import PublishedText, Series
+from experiments.run import report, results
 from experiments.streaming import protocol
+from experiments.streaming.training import Budget
 
 needs_data = pytest.mark.skipif(not os.environ.get(FOLDER_VARIABLE), reason=f"{FOLDER_VARIABLE} names no data folder")
 
@@ -186,3 +189,33 @@ class TestProtocol:
         assert [str(span.time[0])[:10] for span in (easy.validation, easy.test)] == ["2014-01-01", "2015-01-01"]
         assert easy.train.xs.shape == hard.train.xs.shape == (43_800, 10)
         np.testing.assert_array_equal(easy.test.time, hard.test.time)
+
+    @needs_data
+    def test_the_station_carried_across_the_years_is_not_scored_at_the_seam(self) -> None:
+        stream = fresh.prepared(("jena-carried",))["jena-carried"]
+        assert stream.train.time[-1] < np.datetime64("2014-01-01") and stream.validation.mask is not None
+        assert stream.validation.mask.all() and stream.test.mask is not None
+        assert not stream.test.mask[:25].any() and stream.test.mask[25:].all()
+        assert (stream.test.time[25:] >= np.datetime64("2020-01-01T01:10")).all()
+        first, late = series.jena_hourly(), series.jena_2020()
+        shared = [late.column(name) for name in first.columns]
+        centre, spread = (
+            getattr(first.values[first.time < np.datetime64("2014-01-01")], f)(0) for f in ("mean", "std")
+        )
+        np.testing.assert_allclose(stream.test.xs[25, :6], (late.values[0, shared] - centre) / spread, atol=2e-3)
+
+
+@needs_data
+def test_half_hours_of_new_south_wales() -> None:
+    given = series.elec2()
+    assert given.values.shape == (45_312, 5) and str(given.time[-1]) == "1998-12-06T23:30:00"
+    assert given.columns[given.column("nswdemand")] == "nswdemand" and np.isfinite(given.values).all()
+
+
+def test_a_model_that_was_not_chosen_elsewhere_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = {"gru": {"chosen": {"learning_rate": 0.02}}}
+    results.write({"variants": {"easy": {"models": chosen}}}, tmp_path / "jena-small/results.json")
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    assert fresh.as_chosen("gru", Budget()).learning_rates == (0.02,)
+    with pytest.raises(ValueError, match="got vrnn; add it to jena-small"):
+        fresh.as_chosen("vrnn", Budget())
