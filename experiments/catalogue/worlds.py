@@ -25,11 +25,12 @@ steps of {batch} sequences, in the town by {walks} times as many, {seeds} seeds;
 `python -m experiments worlds{given}`. Methods share the network, the budget and the choice of learning rate and λ
 on validation sequences; "ψ afterwards" is ψ trained as long again on the finished, frozen network. *regimes*: four
 regimes that last, six symbols of which 20 % are missing; *mess3*, *rrxor*: hidden Markov models of Shai et al.
-(2405.15943); *navigation*: walks through a town of 4 × 4 crossings, five streets closed, from destination to
-destination. All laws and beliefs are exact. KL in nats a token: from the exact law of the next token to the
-network's over one window, and to ψ's, rolled out alone from the window's first token, over the last of 1, 2, 4 and
-8 windows. Rank: effective rank of the hidden states, exp of their spectrum's entropy. R²: of the exact belief by a
-linear probe, and by the same probe on ψ's states at eight windows."""
+(2405.15943); *a5*: generators of the alternating group on five letters, and now and then their product;
+*navigation*: walks through a town of 4 × 4 crossings, five streets closed, from destination to destination. All laws
+and beliefs are exact. KL in nats a token: from the exact law of the next token to the network's over one window, and
+to ψ's, rolled out alone from the window's first token, over the last of 1, 2, 4 and 8 windows. Rank: effective rank of
+the hidden states, exp of their spectrum's entropy. R²: of the exact belief by a linear
+probe, and by the same probe on ψ's states at eight windows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Worlds(Experiment):
     }
 
     worlds: tuple[str, ...] = ("regimes", "navigation")
-    """Which of regimes, navigation, mess3, rrxor."""
+    """Which of regimes, navigation, mess3, rrxor, a5."""
     methods: tuple[str, ...] = ("nextlat_2", "nextlat_2_plain", "gpt_detached", "nextlat_1", "mtp")
     """Which of gpt, gpt_detached, mtp, nextlat_1, _2, _4, and _plain of those with ψ."""
     seeds: Count = 3

@@ -39,6 +39,28 @@ def rrxor() -> Labelled:
     return matrices
 
 
+def a5(asked: float = 0.2) -> Labelled:
+    """The word problem of the alternating group on five letters: generators, now and then a question, then the product.
+
+    Tokens: two generators, of orders 5 and 3, with the same chance; "=" with chance ``asked``; after it the product so
+    far, one of 60. A state is the product and whether it was asked for. The group is not solvable: no network of fixed
+    depth is known to follow it over any length (Liu et al., 2210.10749).
+    """
+    generators = (1, 2, 3, 4, 0), (1, 2, 0, 3, 4)
+    group = [tuple(range(5))]
+    for element in group:  # grows until it is closed
+        for product in (tuple(element[i] for i in g) for g in generators):
+            group += [] if product in group else [product]
+    size = len(group)
+    matrices = np.zeros((3 + size, 2 * size, 2 * size))
+    for place, element in enumerate(group):
+        for token, g in enumerate(generators):
+            matrices[token, place, group.index(tuple(element[i] for i in g))] = (1 - asked) / 2
+        matrices[2, place, size + place] = asked
+        matrices[3 + place, size + place, place] = 1.0
+    return matrices
+
+
 def stationary(matrices: Labelled) -> Float[np.ndarray, " S"]:
     """The left eigenvector of the transition matrix at 1."""
     transition = matrices.sum(0)
@@ -80,4 +102,4 @@ def world(name: str, window: int) -> World:
     )
 
 
-KINDS = {"regimes": regimes, "mess3": mess3, "rrxor": rrxor}
+KINDS = {"regimes": regimes, "mess3": mess3, "rrxor": rrxor, "a5": a5}
