@@ -46,8 +46,8 @@ The protocol was committed before its one run. *elec2*: demand of New South Wale
 the high useful load HUFL of ETTh1, whose oil temperature is one of `streams`. *jena-carried*: the station's temperature
 in 2020, hourly, by models trained on 2009–2013 and not trained again (the ten-minute values of that year are a stream
 of `streams`, for models trained on that year itself). The inputs are the last row's values and the calendar. Trained on
-the first 60 % of the rows, or 2009–2013; the next 20 %, or 2014, only tell which of the updates to keep and warm the
-state up; one streaming pass over the rest without gradients.
+the first 60 % of the rows, or 2009–2013; the last update is kept, and the next 20 %, or 2014, only warm the state up;
+one streaming pass over the rest without gradients.
 
 Nothing is searched here: shapes are those of `jena`, and each model's learning rate and share of the prediction in the
 objective are those that 2014 chose in `{chosen}`, by the same search for all and at the budget of this page: {seeds}
