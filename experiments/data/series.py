@@ -157,7 +157,8 @@ def jena_carried() -> Series:
         DataFileError: as :func:`jena_hourly` and :func:`jena_2020`.
     """
     old, late = jena_hourly(), jena_2020()
-    old = Series(*(part[old.time < np.datetime64("2015-01-01")] for part in old[:2]), old.columns)
+    early = old.time < np.datetime64("2015-01-01")
+    old = old._replace(values=old.values[early], time=old.time[early])
     time, rows = np.unique(late.time, return_index=True)
     past = time - time.astype("datetime64[h]") == np.timedelta64(10, "m")
     time, values = time[past], late.values[rows[past]][:, [late.column(name) for name in old.columns]]

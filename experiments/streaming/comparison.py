@@ -209,7 +209,7 @@ def content_of(
             },
             "paired": [
                 {"better": ours, "worse": theirs}
-                | scores.paired(*(there[model][1].steps.nll for model in (ours, theirs)), week(stream))
+                | scores.paired(there[ours][1].steps.nll, there[theirs][1].steps.nll, week(stream))
                 for ours, theirs in pairs
                 if ours in there and theirs in there
             ],
