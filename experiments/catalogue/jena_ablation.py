@@ -25,6 +25,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "latent 2": {"latent_dim": 2},
     "latent 16": {"latent_dim": 16},
     "no summary to the predictor": {"summary": False},
+    "z as an input, nothing generated": {"conditioning": "input", "predictor_hidden": (60,)},
     "generator of rank 4": {"generator_hidden": (4,)},
     "generator of rank 32": {"generator_hidden": (32,)},
     "random points": {"points": "random"},

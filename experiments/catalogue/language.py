@@ -24,6 +24,7 @@ INTRODUCTION = """WikiText-2 in {vocabulary:,} byte-pair tokens, windows of {win
 language`: {steps} steps of {batch} windows, learning rates of {rates} chosen by the same search for all models,
 {seeds} seeds, scored on {windows} windows of the test part. Nats per token unless said otherwise. A likelihood, a
 prequential score and a bound speak of text that was not seen; a reconstruction has seen the token that it scores."""
+PROTOTYPE = ("tcn", "ou", "iid", "matern 3/2", "sum", "coupled", "switching", "ou mean field", "hybrid prequential")
 QUICK = ("tcn", "ou", "prequential", "hybrid prequential", "switching", "ou mean field", "paper form")
 _AHEAD = [f"horizon {horizon}" for horizon in scores.HORIZONS[1:]]
 
@@ -34,6 +35,7 @@ class Language(Experiment):
 
     presets: ClassVar = {
         "minutes": {"steps": 400, "rates": (1e-2,), "characters": 3_000_000, "models": QUICK},
+        "prototype": {"seeds": 1, "characters": 3_000_000, "models": PROTOTYPE},
         "published": {"steps": 800, "rates": (1e-3, 3e-3, 1e-2), "windows": 256},
     }
 
@@ -73,7 +75,8 @@ class Language(Experiment):
         depends = {name: value for name, value in self.depends().items() if name not in ("models", "seeds")}
         head: Any = {"introduction": INTRODUCTION.format(**self.depends()), "depends": depends, "data": corpus[:3]}
         settings: Any = self.depends() | {"bytes_per_token": corpus.bytes_per_token}
-        with self.study(console, "language", "Gaussian-process language models", **head, **settings) as study:
+        folder = "language-prototype" if self.preset == "prototype" else "language"
+        with self.study(console, folder, "Gaussian-process language models", **head, **settings) as study:
             test = text.windows(corpus.test, self.window, self.windows)
             first = counts.unigram(corpus.train, self.vocabulary)
             following = counts.bigram(corpus.train, self.vocabulary)
