@@ -178,7 +178,7 @@ class _Reading:
 
     def __init__(self) -> None:
         self.weight = 0
-        self._functions: dict[int, int] = {}
+        self._functions: dict[types.FunctionType, int] = {}
 
     def key(self, value: Any) -> Hashable:
         """Equal for what behaves in the same way."""
@@ -203,9 +203,9 @@ class _Reading:
         return self._other(value)
 
     def _function(self, value: types.FunctionType) -> Hashable:
-        if id(value) in self._functions:  # it calls itself, or came before
-            return types.FunctionType, self._functions[id(value)]
-        self._functions[id(value)] = len(self._functions)
+        if value in self._functions:  # it calls itself, or came before
+            return types.FunctionType, self._functions[value]
+        self._functions[value] = len(self._functions)
         cells = tuple(self._cell(cell) for cell in value.__closure__ or ())
         defaults = self.key(value.__defaults__), self.key(value.__kwdefaults__)
         if (value.__module__ or "").partition(".")[0] in _PACKAGES:
