@@ -12,6 +12,7 @@ from scipy.stats import qmc
 
 from lowrank_filter.algebra import small_matrices, tree
 from lowrank_filter.kernels.expansion import Local
+from lowrank_filter.kernels.output_map import raised_root
 
 # Points of each of the two proposals; fewer where they have many coordinates.
 _MOST, _FEWEST, _NUMBERS = 2048, 64, 2**12
@@ -44,7 +45,7 @@ def log_expectation(
         discrete: whether ℓ ≥ 0.
     """
     dtype, size = covariance.dtype, len(covariance)
-    root = _root(covariance)
+    root = raised_root(covariance)
     blocks = root.reshape(*outputs.shape, size)
     whitened = jnp.einsum("bcr,bcn->brn", found.root.astype(dtype), blocks, precision=tree.HIGHEST).reshape(-1, size)
     lower = small_matrices.cholesky_plus_identity(_matmul(whitened.T, whitened))
@@ -74,13 +75,6 @@ def within_reach(examples: int, outputs: int) -> bool:
 def standard_points(size: int) -> np.ndarray:
     """Points [n, size] that stand for N(0, I)."""
     return _points(_number(size), size)
-
-
-def _root(covariance: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """R with R Rᵀ = Σ, raised by rounding so that it exists where Σ is singular."""
-    scale = jnp.max(jnp.diagonal(covariance))
-    raised = len(covariance) * jnp.finfo(covariance.dtype).eps * 4 * jnp.where(scale > 0, scale, 1)
-    return jnp.linalg.cholesky(covariance + raised * jnp.eye(len(covariance), dtype=covariance.dtype))
 
 
 def _number(size: int) -> int:

@@ -1,5 +1,6 @@
 """The likelihood of a batch to second order in the network's outputs: what an example weighs and where it pulls."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -102,25 +103,34 @@ def expand(
     counts: Bool[Array, " B"],
     temperature: Any,
     weight: Float[Array, " B"] | None = None,
+    spread: Float[Array, "B C C"] | None = None,
+    *,
+    guarded: bool = True,
 ) -> Local:
-    """The same at outputs where nobody looks whether they are valid, and with the weights that outliers were given."""
+    """The same at outputs where nobody looks whether they are valid, and with the weights that outliers were given.
+
+    With a ``spread``, expected under outputs that have this covariance, see :meth:`Likelihood.under`.
+    """
     outputs, targets, scale = _prepared(outputs, batch, counts, temperature)
     if weight is not None:
         scale = scale * jnp.sqrt(weight)
     observed = batch.observed
-    root = zero_where_masked(counts, jax.vmap(likelihood.root)(outputs, targets))
-    score = zero_where_masked(counts, jax.vmap(likelihood.whitened_score)(outputs, targets))
+    each = None
+    if spread is not None:
+        each, likelihood = 0, jax.vmap(functools.partial(likelihood.under, guarded=guarded))(spread)
+    root = zero_where_masked(counts, _map("root", likelihood, each, outputs, targets))
+    score = zero_where_masked(counts, _map("whitened_score", likelihood, each, outputs, targets))
     residuals = jnp.sum(counts) * score.shape[1]
     if observed is None:
-        excess = jax.vmap(likelihood.normaliser)(outputs)
+        excess = _map("normaliser", likelihood, each, outputs)
     else:
-        terms = jax.vmap(likelihood.normaliser_terms)(outputs)
+        terms = _map("normaliser_terms", likelihood, each, outputs)
         excess = None if terms is None else jnp.sum(jnp.where(observed, terms, 0), axis=1)
         columns = columns_of(observed, score.shape[1])
         root, score = jnp.where(columns[:, None], root, 0), jnp.where(columns, score, 0)
         residuals = jnp.sum(columns & counts[:, None])
     return Local(
-        _losses(likelihood, outputs, targets, counts, observed) * scale**2,
+        _losses(likelihood, outputs, targets, counts, observed, each) * scale**2,
         None if excess is None else zero_where_masked(counts, excess) * scale**2,
         root * scale[:, None, None],
         score * scale[:, None],
@@ -167,9 +177,21 @@ def _prepared(outputs: Array, batch: Batch, counts: Array, temperature: Any) -> 
     return outputs, zero_where_masked(counts, batch.y), scale
 
 
-def _losses(likelihood: Likelihood, outputs: Array, targets: Array, counts: Array, observed: Array | None) -> Array:
+def _map(method: str, likelihood: Likelihood, each: int | None, *arguments: Array) -> Any:
+    """A method at all examples, of one likelihood or (along its axis ``each``) of one for each."""
+    return jax.vmap(lambda one, rows: getattr(one, method)(*rows), in_axes=(each, 0))(likelihood, arguments)
+
+
+def _losses(
+    likelihood: Likelihood,
+    outputs: Array,
+    targets: Array,
+    counts: Array,
+    observed: Array | None,
+    each: int | None = None,
+) -> Array:
     if observed is None:
-        found = jax.vmap(likelihood.nll)(outputs, targets)
+        found = _map("nll", likelihood, each, outputs, targets)
     else:
-        found = jnp.sum(jnp.where(observed, jax.vmap(likelihood.terms)(outputs, targets), 0), axis=1)
+        found = jnp.sum(jnp.where(observed, _map("terms", likelihood, each, outputs, targets), 0), axis=1)
     return zero_where_masked(counts, found)

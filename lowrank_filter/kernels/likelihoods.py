@@ -12,6 +12,8 @@ A likelihood is a pytree with these methods, each for a single example (the kern
   S w, Sᵀv and some of S's columns. By default they are made of S, which may be large and have a structure.
 - ``terms(output, target)`` and ``normaliser_terms(output)``: the summands of nll and of the normaliser, one for each
   target, where targets are independent given the outputs and S is diagonal (``factorises``). Some may then be missing.
+- ``under(covariance)``: the likelihood whose loss is the expected one under outputs N(f, V), where ``uncertain``. An
+  update then takes the Gaussian that is nearest to the posterior, not one at its mode.
 - ``in_domain(target, outputs)``: whether a target is one that a network with that number of outputs can be asked for.
 - ``targets(outputs)``: the shape of one target, or None if any is allowed.
 
@@ -39,16 +41,21 @@ LOG_2PI = math.log(2 * math.pi)
 
 # From this count on four terms of Stirling's series leave less than the rounding of float64.
 _STIRLING = 16.0
+# z² of seven standard deviations, from which on an observation of unknown noise pulls as if the tails were heavy.
+_FAR = 49.0
 
 
 class Likelihood:
     """Base class: everything but ``nll`` has a default.
 
     ``discrete`` says that p(y | f) is a probability, at most 1: the evidence is then integrated over the outputs.
+    ``uncertain`` says that the posterior's mode misleads, as where the loss has no lower bound: an update then takes
+    expectations, see :meth:`under`.
     """
 
     discrete: ClassVar[bool] = False
     classes: ClassVar[bool] = False
+    uncertain: ClassVar[bool] = False
 
     def moments(self, output: Float[Array, " C"]) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
         """Mean and variance of each target given the outputs; for :meth:`Prediction.moments`."""
@@ -111,6 +118,11 @@ class Likelihood:
         """S's columns of these numbers, zero past its last."""
         root = self.root(output, target)
         return jnp.take(root, index, axis=1, mode="fill", fill_value=0)
+
+    def under(self, covariance: Float[Array, "C C"], *, guarded: bool = True) -> "Likelihood":
+        """The likelihood with the loss E ℓ(f + ε), ε ~ N(0, V); ``guarded``: as the step should see it, where
+        outliers must not throw it."""
+        raise NotImplementedError(f"{type(self).__name__}: define under(covariance), the expected likelihood")
 
     def in_domain(self, target: Array, outputs: int) -> Bool[Array, ""]:
         """Finite."""
@@ -434,7 +446,20 @@ class HeteroscedasticGaussian(Likelihood):
     """y ~ N(μ, diag σ²), outputs f = (μ, log σ²) concatenated, C = 2m for m targets.
 
     H is the Fisher information: S = diag(1/σ, 1/√2), u = (−z, (1 − z²)/√2) with z = (y − μ)/σ.
+
+    The loss is not convex in both outputs, and falls without end as μ → y and σ → 0: its mode believes one observation
+    that the noise is nothing. So an update looks for the Gaussian nearest to the posterior, in which μ's uncertainty
+    counts as noise that may yet be (see :class:`UncertainGaussian`).
     """
+
+    uncertain: ClassVar[bool] = True
+
+    def under(self, covariance: Float[Array, "C C"], *, guarded: bool = True) -> "UncertainGaussian":
+        """In closed form."""
+        means, logs = jnp.split(jnp.diagonal(covariance), 2)
+        half = len(means)
+        cross = jnp.diagonal(covariance[:half, half:])
+        return UncertainGaussian(means, logs, cross, _FAR if guarded else jnp.inf)
 
     def moments(self, output: Float[Array, " C"]) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
         """μ and σ²."""
@@ -484,3 +509,65 @@ class HeteroscedasticGaussian(Likelihood):
     def _standardise(self, output: Array, target: Array) -> tuple[Array, Array]:
         mean, log_variance = jnp.split(output, 2)
         return (target - mean) * jnp.exp(-log_variance / 2), log_variance
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class UncertainGaussian(Likelihood):
+    """:class:`HeteroscedasticGaussian` expected under outputs N((μ, s), V), s = log σ².
+
+    E ℓ = ½ Σ q + s + log 2π with q = E z² = ((y − μ + V_μs)² + V_μμ) exp(−s + ½V_ss). From q > c on, c(1 + log q/c)
+    stands for q: tails like those of Student's t with c degrees of freedom, so that one outlier raises s by no more
+    than ½c times its variance. Gradient and root are those of that loss, the root with E 1/σ² for 1/σ².
+
+    Attributes:
+        means, logs, cross: V_μμ, V_ss and V_μs of each target.
+        far: c.
+    """
+
+    means: Float[Array, "*B m"]
+    logs: Float[Array, "*B m"]
+    cross: Float[Array, "*B m"]
+    far: ArrayLike
+
+    def nll(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
+        """The sum of the terms."""
+        return jnp.sum(self.terms(output, target))
+
+    @property
+    def factorises(self) -> bool:
+        """Always."""
+        return True
+
+    def terms(self, output: Float[Array, " C"], target: Array) -> Float[Array, " m"]:
+        """½(q + s + log 2π), q tempered where it is far."""
+        _, square, _ = self._expected(output, target)
+        far = square > self.far
+        tail = jnp.where(far, self.far * jnp.log(jnp.where(far, square / self.far, 1)), 0)
+        return 0.5 * (jnp.minimum(square, self.far) + tail + jnp.split(output, 2)[1] + LOG_2PI)
+
+    def root(self, output: Float[Array, " C"], target: Array) -> Float[Array, "C C"]:
+        """diag(√(w E 1/σ²), 1/√2) with w = min(1, c/q)."""
+        inverse, square, _ = self._expected(output, target)
+        first = jnp.sqrt(inverse * self._weight(square))
+        return jnp.diag(jnp.concatenate([first, jnp.full_like(first, math.sqrt(0.5))]))
+
+    def whitened_score(self, output: Float[Array, " C"], target: Array) -> Float[Array, " C"]:
+        """(−√(w E 1/σ²)(y − μ + V_μs), (1 − min(q, c))/√2)."""
+        inverse, square, difference = self._expected(output, target)
+        first = jnp.sqrt(inverse * self._weight(square))
+        return jnp.concatenate([-first * difference, (1 - jnp.minimum(square, self.far)) * math.sqrt(0.5)])
+
+    def targets(self, outputs: int) -> tuple[int, ...]:
+        """One target for each pair of outputs."""
+        return (outputs // 2,)
+
+    def _expected(self, output: Array, target: Array) -> tuple[Array, Array, Array]:
+        """E 1/σ², q, and y − μ + V_μs."""
+        mean, log_variance = jnp.split(output, 2)
+        inverse = jnp.exp(-log_variance + self.logs / 2)
+        difference = target - mean + self.cross
+        return inverse, (difference**2 + self.means) * inverse, difference
+
+    def _weight(self, square: Array) -> Array:
+        return jnp.where(square > self.far, self.far / jnp.where(square > self.far, square, 1), 1)

@@ -43,10 +43,21 @@ def output_map(
         return jnp.linalg.solve(jax.jacobian(linear)(right), right)
 
     start = jnp.zeros(len(covariance), covariance.dtype)
-    return jax.lax.custom_root(residual, start, lambda _, start: _newton(at, covariance, start), tangent)
+    return jax.lax.custom_root(residual, start, lambda _, start: newton(at, covariance, start), tangent)
 
 
-def _newton(at: Callable[[Array], Local], covariance: Float[Array, "n n"], start: Array) -> Array:
+def raised_root(covariance: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """R with R Rᵀ = Σ, raised by rounding so that it exists where Σ is singular; of Σ's diagonal alone where rounding
+    left it indefinite even so."""
+    diagonal = jnp.maximum(jnp.diagonal(covariance), 0)
+    scale = jnp.max(diagonal)
+    raised = len(covariance) * jnp.finfo(covariance.dtype).eps * 4 * jnp.where(scale > 0, scale, 1)
+    whole = covariance + raised * jnp.eye(len(covariance), dtype=covariance.dtype)
+    definite = jnp.all(jnp.isfinite(jnp.linalg.cholesky(jax.lax.stop_gradient(whole))))
+    return jnp.linalg.cholesky(jnp.where(definite, whole, jnp.diag(diagonal + raised)))
+
+
+def newton(at: Callable[[Array], Local], covariance: Float[Array, "n n"], start: Array) -> Array:
     """a ← −S K⁻¹(u − SᵀΣa), K = I + SᵀΣS, shortened to whichever of its halvings lowers the objective most."""
     dtype = covariance.dtype
     eps = float(jnp.finfo(dtype).eps)
@@ -83,7 +94,8 @@ def _newton(at: Callable[[Array], Local], covariance: Float[Array, "n n"], start
     def unfinished(state: tuple) -> Array:
         return state[3] & (state[0] < _ITERATIONS)
 
-    first = (0, start, loss(jnp.zeros_like(start)), jnp.ones((), bool))
+    moved = _matmul(covariance, start)
+    first = (0, start, loss(moved) + 0.5 * jnp.sum(start * moved), jnp.ones((), bool))
     return jax.lax.while_loop(unfinished, step, first)[1]
 
 

@@ -24,6 +24,7 @@ from lowrank_filter.kernels.likelihoods import Likelihood
 from lowrank_filter.kernels.line_search import line_search
 from lowrank_filter.kernels.linearisation import example_gradients
 from lowrank_filter.kernels.output_map import output_map
+from lowrank_filter.kernels.output_posterior import output_posterior
 from lowrank_filter.kernels.predict import check_dynamics, dynamics
 
 
@@ -91,7 +92,9 @@ def update(
     :func:`laplace_update` takes large ones.
 
     The log evidence is log N(y; f(m), R + J P⁻¹ Jᵀ) for Gaussian likelihoods; for discrete ones
-    log E exp(−Σℓᵢ/λ) under the outputs' N(f(m), J P⁻¹ Jᵀ), by points, never above 0; for others, and for batches of
+    log E exp(−Σℓᵢ/λ) under the outputs' N(f(m), J P⁻¹ Jᵀ), by points, never above 0; for likelihoods that are
+    ``uncertain`` (:class:`HeteroscedasticGaussian`) ℓ is expected under the outputs' own posterior N(f*, V), S with it,
+    and the log evidence is the lower bound −Σ E ℓᵢ/λ − KL (see :mod:`output_posterior`); for others, and for batches of
     more outputs than points can fill (256), Laplace's approximation at f*,
     −Σℓᵢ/λ − ½(θ − m)ᵀP(θ − m) − ½ log det(I + AᵀP⁻¹A).
 
@@ -226,9 +229,11 @@ class _Problem(NamedTuple):
         """Which examples count and what they weigh, at the prior's mean."""
         return localise(self.likelihood, outputs, self.batch, self.temperature, self.threshold)
 
-    def expand(self, outputs: Float[Array, "B C"], given: Local) -> Local:
+    def expand(
+        self, outputs: Float[Array, "B C"], spread: Float[Array, "B C C"] | None = None, *, given: Local, **how: bool
+    ) -> Local:
         """At other outputs, for the same examples with the same weights."""
-        return expand(self.likelihood, outputs, self.batch, given.counts, self.temperature, given.weight)
+        return expand(self.likelihood, outputs, self.batch, given.counts, self.temperature, given.weight, spread, **how)
 
 
 class _Step(NamedTuple):
@@ -293,18 +298,21 @@ def _round(problem: _Problem, options: dict[str, Any], last: _Round | None) -> _
     outputs, jacobian = example_gradients(point, problem.apply_fn, problem.batch, _identity)
     if offset is None or last is None:
         local = problem.localise(outputs)
-        centre, before = outputs, jnp.sum(local.loss)
+        centre = outputs
     else:
         local = last.step.local
         centre = outputs - _along(jacobian, offset).reshape(outputs.shape).astype(outputs.dtype)
-        before = jnp.sum(problem.expand(outputs, local).loss)
     at = functools.partial(problem.expand, given=local)
-    found, penalty, shared = at(centre), jnp.zeros_like(distance), None
+    found, penalty, shared, spread, moved = at(centre), jnp.zeros_like(distance), None, None, 0
     target, log_evidence = found.score, None if last is None else last.step.log_evidence
     by_points = problem.likelihood.discrete and within_reach(*outputs.shape)
     if found.excess is None:
         covariance, shared = problem.precision.project(jacobian, **prior)
-        a = output_map(at, centre, covariance)
+        if problem.likelihood.uncertain:
+            a, spread = output_posterior(at, centre, covariance)
+            at = functools.partial(problem.expand, spread=spread, given=local)
+        else:
+            a = output_map(at, centre, covariance)
         across = jnp.matmul(covariance, a, precision=tree.HIGHEST)
         moved = across.reshape(outputs.shape).astype(outputs.dtype)
         found = at(centre + moved)
@@ -316,12 +324,15 @@ def _round(problem: _Problem, options: dict[str, Any], last: _Round | None) -> _
     precision, site, correction, misfit = problem.precision.condition(columns, target.ravel(), **options, prior=shared)
     if not by_points or log_evidence is None:
         fit = -jnp.sum(found.loss) - penalty if found.excess is None else _gaussian_fit(found, correction)
+        if spread is not None:
+            expected = problem.expand(centre + moved, spread, given=local, guarded=False).loss
+            fit = -jnp.sum(expected) - penalty + 0.5 * jnp.einsum("bcr,bcd,bdr->", found.root, spread, found.root)
         log_evidence = fit - 0.5 * correction.logdet
     explained = _along(columns, correction.step)
     left = target.ravel() - explained
     point, size, distance, settled = line_search(
         lambda params: jnp.sum(at(problem.apply_fn(params, problem.batch.x)).loss),
-        before,
+        jnp.sum(at(outputs).loss if last is not None or spread is not None else local.loss),
         point,
         jax.tree.map(jnp.subtract, problem.mean, correction.step),
         (
