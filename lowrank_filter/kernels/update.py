@@ -326,7 +326,9 @@ def _round(problem: _Problem, options: dict[str, Any], last: _Round | None) -> _
         fit = -jnp.sum(found.loss) - penalty if found.excess is None else _gaussian_fit(found, correction)
         if spread is not None:
             expected = problem.expand(centre + moved, spread, given=local, guarded=False).loss
-            fit = -jnp.sum(expected) - penalty + 0.5 * jnp.einsum("bcr,bcd,bdr->", found.root, spread, found.root)
+            inside = jnp.einsum("bcr,bcd,bdr->", found.root, spread, found.root, precision=tree.HIGHEST)
+            # No direction of SᵀVS is above one, but where rounding made it so.
+            fit = -jnp.sum(expected) - penalty + 0.5 * jnp.minimum(inside, found.residuals)
         log_evidence = fit - 0.5 * correction.logdet
     explained = _along(columns, correction.step)
     left = target.ravel() - explained
