@@ -76,7 +76,7 @@ def block_diagonal(blocks):
     return out
 
 
-def smooth(means, precisions, noises, transitions):
+def smooth(means, precisions, noises, transitions, center=0.0):
     """Rauch-Tung-Striebel in covariance form; entry t of noise and transition enters step t. Means, covariances."""
     size = means[0].size
     covariances = [inv(p) for p in precisions]
@@ -86,7 +86,7 @@ def smooth(means, precisions, noises, transitions):
         decay = np.diag(transitions[t + 1] * np.ones(size))
         predicted = decay @ covariances[t] @ decay.T + np.diag(noises[t + 1] * np.ones(size))
         gain = solve(predicted, decay @ covariances[t]).T
-        mean = means[t] + gain @ (mean - decay @ means[t])
+        mean = means[t] + gain @ (mean - center - decay @ (means[t] - center))
         covariance = covariances[t] + gain @ (covariance - predicted) @ gain.T
         smoothed.append((mean, covariance))
     return [np.stack(part) for part in zip(*smoothed[::-1], strict=True)]

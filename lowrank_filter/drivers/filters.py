@@ -38,7 +38,7 @@ class Filter(_Functions):
 
     ``step(belief, x, y, mask=None, weights=None)`` is predict, then update: what :func:`filter_stream` does for each
     chunk. Where it is not given (the two together being cheaper) it is made of them. ``predict`` and ``step`` take a
-    ``process_noise`` and a ``transition`` in place of those that they were built with.
+    ``process_noise``, a ``transition`` and a ``center`` in place of those that they were built with.
 
     Hyperparameters may be traced: build the filter inside the function that is mapped or differentiated.
     """
@@ -79,6 +79,7 @@ def extended_filter(
     precision: Tree | Scaled | None = None,
     process_noise: Tree = 0.0,
     transition: Tree = 1.0,
+    center: Tree | None = None,
     residual: Residual = "diagonal",
     metric: Metric = "relative",
     temperature: ArrayLike = 1.0,
@@ -90,7 +91,8 @@ def extended_filter(
 
     ``structure`` is that of the precision: the blocks of :func:`init`, which need a ``rank``, or "kronecker" for
     :func:`kronecker_init`, which has none. Without a ``precision``, ``filter.init(params, x)`` takes the network's own
-    for the inputs of a first batch, ``scaled(apply_fn, x)``, and ``filter.init(params)`` takes 1.
+    for the inputs of a first batch, ``scaled(apply_fn, x)``, and ``filter.init(params)`` takes 1. With a ``transition``
+    below 1 and ``center=params`` the weights return to where they began.
 
     Raises:
         TypeError: apply_fn, likelihood or a number is of the wrong kind.
@@ -109,6 +111,8 @@ def extended_filter(
     check_model(apply_fn, likelihood)
     checks.not_negative("process_noise", process_noise)
     checks.finite("transition", transition)
+    if center is not None:
+        checks.finite("center", center)
     checks.scalar("temperature", temperature)
     checks.flag("health", health)
     checks.count("iterations", iterations, minimum=0)
@@ -138,9 +142,9 @@ def extended_filter(
 
     return Filter(
         start,
-        functools.partial(predict, process_noise=process_noise, transition=transition),
+        functools.partial(predict, process_noise=process_noise, transition=transition, center=center),
         update_,
-        functools.partial(update_, process_noise=process_noise, transition=transition),
+        functools.partial(update_, process_noise=process_noise, transition=transition, center=center),
     )
 
 
@@ -156,6 +160,7 @@ def laplace_filter(
     precision: Tree | Scaled | None = None,
     process_noise: Tree = 0.0,
     transition: Tree = 1.0,
+    center: Tree | None = None,
     residual: Residual = "diagonal",
     metric: Metric = "relative",
     temperature: ArrayLike = 1.0,
@@ -185,6 +190,8 @@ def laplace_filter(
     check_model(apply_fn, likelihood)
     checks.not_negative("process_noise", process_noise)
     checks.finite("transition", transition)
+    if center is not None:
+        checks.finite("center", center)
     checks.scalar("temperature", temperature)
     checks.scalar("curvature_scale", curvature_scale)
     check_optimizer(optimizer)
@@ -223,7 +230,7 @@ def laplace_filter(
 
     return Filter(
         start,
-        functools.partial(predict, process_noise=process_noise, transition=transition),
+        functools.partial(predict, process_noise=process_noise, transition=transition, center=center),
         update_,
     )
 

@@ -46,6 +46,7 @@ def filter_stream(
     weights: Any = None,
     process_noise: Tree | None = None,
     transition: Tree | None = None,
+    center: Tree | None = None,
     chunk_size: int = 1,
     history: History = "final",
     checkpoint: str | Path | None = None,
@@ -65,8 +66,8 @@ def filter_stream(
         mask: booleans along that axis; a masked example is a missing observation. Or shaped like ``y``: single targets
             of an example are then missing, see :func:`update`.
         weights: numbers ≥ 0 along that axis; an example of weight w counts w times.
-        process_noise, transition: q and a in place of the filter's, where steps differ; entry t enters step t. One
-            prefix for all steps, or one stacked along N, as :func:`smooth` takes them.
+        process_noise, transition, center: q, a and c in place of the filter's, where steps differ; entry t enters step
+            t. One prefix for all steps, or one stacked along N, as :func:`smooth` takes them.
         chunk_size: examples per update, static.
         history: "final" keeps nothing that grows with D; "means" the means; "all" the beliefs and sites.
         checkpoint: a folder. The stream is then absorbed in pieces, compiled here; belief, position and history so far
@@ -115,7 +116,8 @@ def filter_stream(
         )
     checks.not_negative("process_noise", process_noise)
     checks.finite("transition", transition)
-    given = {"process_noise": process_noise, "transition": transition}
+    checks.finite("center", center)
+    given = {"process_noise": process_noise, "transition": transition, "center": center}
     examples = _Given(x, y, mask, weights, {name: value for name, value in given.items() if value is not None})
     options = {"filter": filter, "chunk_size": chunk_size, "history": history}
     if checkpoint is None and progress is False:

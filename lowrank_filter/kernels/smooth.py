@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from lowrank_filter.algebra import tree, widths
+from lowrank_filter.algebra import widths
 from lowrank_filter.algebra.operations import OPERATIONS, truncation_options
 from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.tree import Tree
@@ -11,7 +11,7 @@ from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import Shared, compiled
 from lowrank_filter.kernels.belief import Belief
-from lowrank_filter.kernels.predict import per_step
+from lowrank_filter.kernels.predict import moved, per_step
 
 
 def smooth(
@@ -20,6 +20,7 @@ def smooth(
     process_noise: Tree,
     transition: Tree = 1.0,
     *,
+    center: Tree | None = None,
     rank: int | None = None,
     residual: Residual = "diagonal",
     metric: Metric = "relative",
@@ -30,7 +31,7 @@ def smooth(
     decay a applied from outside:
 
         Λ_T = 0,   Λ_t = a ((Λ_{t+1} + site_{t+1})⁻¹ + q_{t+1})⁻¹ a,   P^s_t = P_t + Λ_t
-        m^s_t = m_t + G_t (m^s_{t+1} − a_{t+1} m_t),   G_t = P_t⁻¹ a (a P_t⁻¹ a + q)⁻¹
+        m^s_t = m_t + G_t (m^s_{t+1} − c − a_{t+1} (m_t − c)),   G_t = P_t⁻¹ a (a P_t⁻¹ a + q)⁻¹
 
     Without truncation this is the Rauch-Tung-Striebel smoother; nothing is subtracted, so P^s_t is positive definite by
     construction. A step without data is legal: its belief is the predicted one, its site :func:`zero_site`.
@@ -41,6 +42,7 @@ def smooth(
         process_noise: q; entry t enters step t (entry 0 is not used). One prefix for all steps, or one stacked along T.
             A leaf that broadcasts to the parameters it covers is the same for all steps; otherwise its first axis is T.
         transition: a, likewise.
+        center: c, likewise; None: 0.
         rank: k of the result, static; by default that of the beliefs.
         residual, metric: of the truncations; see :func:`truncate`.
 
@@ -68,8 +70,10 @@ def smooth(
     truncation_options(residual, metric)
     checks.not_negative("process_noise", process_noise)
     checks.finite("transition", transition)
+    if center is not None:
+        checks.finite("center", center)
     options = {"rank": rank, "residual": residual, "metric": metric}
-    return compiled(_smooth, beliefs, sites, Shared.of(process_noise), Shared.of(transition), **options)
+    return compiled(_smooth, beliefs, sites, Shared.of(process_noise), Shared.of(transition), center, **options)
 
 
 def _smooth(
@@ -77,6 +81,7 @@ def _smooth(
     sites: Precision,
     process_noise: Shared,
     transition: Shared,
+    center: Tree | None,
     *,
     rank: int | None,
     residual: Residual,
@@ -89,6 +94,7 @@ def _smooth(
     like = jax.tree.map(lambda leaf: leaf[0], beliefs.mean)
     noise_at = per_step("process_noise", process_noise.tree, like, steps)
     transition_at = per_step("transition", transition.tree, like, steps)
+    center_at = None if center is None else per_step("center", center, like, steps)
     in_structure = last.precision.in_structure
     options = {"rank": rank, "residual": residual, "metric": metric}
 
@@ -96,11 +102,11 @@ def _smooth(
         next_mean, message, next_precision = carry
         step, belief, next_site = inputs
         noise, decay = noise_at(step + 1), transition_at(step + 1)
-        moved = jax.tree.map(jnp.multiply, tree.broadcast(decay, like), belief.mean)
+        ahead = moved(belief.mean, decay, None if center_at is None else center_at(step + 1))
         noise, decay = in_structure("process_noise", noise, like), in_structure("transition", decay, like)
         message, _ = message.add(next_site, **options, reference=next_precision)
         message = message.retrodict(noise, decay)
-        innovation = jax.tree.map(jnp.subtract, next_mean, moved)
+        innovation = jax.tree.map(jnp.subtract, next_mean, ahead)
         mean = jax.tree.map(jnp.add, belief.mean, belief.precision.smoothing_gain(innovation, noise, decay))
         precision, _ = belief.precision.add(message, **options)
         return (mean, message, precision), Belief(mean, precision)

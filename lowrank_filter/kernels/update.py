@@ -74,6 +74,7 @@ def update(
     weights: Any = None,
     process_noise: Tree | None = None,
     transition: Tree = 1.0,
+    center: Tree | None = None,
     outlier_threshold: ArrayLike | None = None,
     health: bool = False,
     iterations: int = 1,
@@ -112,8 +113,8 @@ def update(
             belief comes back bit for bit (at equal rank). Or [B, m] like ``y``, for likelihoods whose targets are
             independent given the outputs: single targets of an example are then missing.
         weights: [B] ≥ 0; an example of weight w counts w times.
-        process_noise, transition: if given, ``belief`` is first predicted with them, as :func:`predict` does, in the
-            same pass over the factor: a third less time in a stream.
+        process_noise, transition, center: with a noise, ``belief`` is first predicted with them, as :func:`predict`
+            does, in the same pass over the factor: a third less time in a stream.
         outlier_threshold: c > 0, in standard deviations of the observations: an example weighs w = 1/(1 + ‖uᵢ‖²/c²), so
             that none moves the mean by more than one at c would (WoLF, arXiv 2405.05646). Loss and evidence are then
             those of the weighted likelihood. None: all weigh the same, and an outlier moves the mean in proportion.
@@ -147,12 +148,13 @@ def update(
     if outlier_threshold is not None:
         checks.scalar("outlier_threshold", outlier_threshold)
     if process_noise is not None:
-        check_dynamics(belief, process_noise, transition)
+        check_dynamics(belief, process_noise, transition, center)
     examples = check_examples(belief.mean, apply_fn, likelihood, x, y, mask, weights)
     return compiled(
         *(_update, belief, likelihood, examples, temperature),
         None if process_noise is None else Shared.of(process_noise),
         Shared.of(transition),
+        center,
         outlier_threshold,
         **{"apply_fn": apply_fn, "rank": rank, "residual": residual, "metric": metric, "health": health},
         iterations=iterations,
@@ -166,6 +168,7 @@ def _update(
     temperature: ArrayLike,
     process_noise: Shared | None,
     transition: Shared,
+    center: Tree | None,
     outlier_threshold: ArrayLike | None,
     *,
     apply_fn: Apply,
@@ -181,7 +184,7 @@ def _update(
     noise = decay = None
     mean = belief.mean
     if process_noise is not None:
-        mean, noise, decay = dynamics(belief, process_noise, transition)
+        mean, noise, decay = dynamics(belief, process_noise, transition, center)
     batch = prepare(mean, apply_fn, likelihood, examples)
     precision = belief.precision
     options = {"rank": rank, "residual": residual, "metric": metric, "noise": noise, "transition": decay}

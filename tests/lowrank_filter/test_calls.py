@@ -175,11 +175,18 @@ GOOD_BATCH = {"apply_fn": net, "likelihood": lf.Categorical(), "x": X, "y": Y}
 TRUNCATION = {"residual": CHOICE, "metric": CHOICE}
 BELIEFS = WRONG_BELIEF | {f"{name} precision": BELIEF._replace(precision=p) for name, p in BAD_DIAGONALS.items()}
 PRECISION = WRONG_PRECISION | BAD_DIAGONALS
-DYNAMICS = {"process_noise": prefix(zero=True, negative=False), "transition": prefix(zero=True, negative=True)}
+CENTER = prefix(zero=True, negative=True, optional=True)
+OPEN_CENTER = prefix(zero=True, negative=True, optional=True, shaped=False)
+DYNAMICS = {
+    "process_noise": prefix(zero=True, negative=False),
+    "transition": prefix(zero=True, negative=True),
+    "center": CENTER,
+}
 OPEN_DYNAMICS = {
     "precision": prefix(zero=False, negative=False, shaped=False),
     "process_noise": prefix(zero=True, negative=False, shaped=False),
     "transition": prefix(zero=True, negative=True, shaped=False),
+    "center": OPEN_CENTER,
 }
 
 
@@ -224,6 +231,7 @@ TABLE = {
             "temperature": POSITIVE,
             "process_noise": prefix(zero=True, negative=False, optional=True),
             "transition": prefix(zero=True, negative=True),
+            "center": CENTER,
             "outlier_threshold": calls.number(optional=True),
             "health": calls.flag(),
             "iterations": calls.count(0),
@@ -276,6 +284,7 @@ TABLE = {
             },
             "process_noise": prefix(zero=True, negative=False),
             "transition": prefix(zero=True, negative=True),
+            "center": CENTER,
             "rank": OPTIONAL_RANK,
             **TRUNCATION,
         },
@@ -363,6 +372,7 @@ TABLE = {
             "weights": WEIGHTS,
             "process_noise": prefix(zero=True, negative=False, optional=True),
             "transition": prefix(zero=True, negative=True, optional=True),
+            "center": CENTER,
             "chunk_size": calls.count(1),
             "history": CHOICE,
             "checkpoint": calls.folder(),

@@ -18,7 +18,7 @@ LIKELIHOOD = lf.Gaussian(0.3)
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(N, D)), RNG.normal(size=N)
 MASK = np.array([True, True, False, True, True, False, True])
-NOISE, DECAY = 0.1, 0.95
+NOISE, DECAY, CENTER = 0.1, 0.95, -0.4
 
 
 def net(params, x):
@@ -127,13 +127,16 @@ def test_predictive_of_several_outputs(rank):
 
 
 def extended(noise=NOISE):
-    return lf.extended_filter(net, LIKELIHOOD, rank=K, precision=2.0, process_noise=noise, transition=DECAY)
+    return lf.extended_filter(
+        net, LIKELIHOOD, rank=K, precision=2.0, process_noise=noise, transition=DECAY, center=CENTER
+    )
 
 
 def laplace(noise=NOISE):
     return lf.laplace_filter(
-        net, LIKELIHOOD, OPTIMIZER, rank=K, steps=20, precision=2.0, process_noise=noise, transition=DECAY
-    )
+        net, LIKELIHOOD, OPTIMIZER, rank=K, steps=20, precision=2.0, process_noise=noise, transition=DECAY,
+        center=CENTER,
+    )  # fmt: skip
 
 
 OPTIMIZER = optax.adam(0.05)
@@ -151,7 +154,7 @@ def test_a_built_filter_equals_the_kernels(name):
     start = built.init(jnp.ones(D))
     assert_equal(start, lf.init(jnp.ones(D), 2.0, rank=K))
     predicted = built.predict(belief())
-    assert_equal(predicted, lf.predict(belief(), NOISE, DECAY))
+    assert_equal(predicted, lf.predict(belief(), NOISE, DECAY, CENTER))
     came = jax.jit(built.update)(predicted, X, Y, MASK)
     data = (net, LIKELIHOOD, X, Y)
     if name == "extended":
@@ -225,13 +228,20 @@ def test_filtering_with_noise_differs_from_filtering_without():
     assert (variances[0] > 1.1 * variances[1]).all()
 
 
+def test_a_stream_has_its_own_centre():
+    """Given to the stream, as the parameters of a pretrained network are: traced, and no part of the program."""
+    built = lf.extended_filter(net, LIKELIHOOD, rank=K, precision=2.0, process_noise=NOISE, transition=DECAY)
+    came, _ = jax.jit(lambda center: lf.filter_stream(built, belief(), X, Y, center=center))(jnp.full(D, CENTER))
+    assert_equal(came, stream(belief(), X, Y, None)[0])
+
+
 def test_missing_steps_forecast():
     """Past the last observation only the predictions go on."""
     mask = np.arange(N) < 3
     came, kept = stream(belief(), X, Y, mask)
     expected, _ = stream(belief(), X[:3], Y[:3], None)
     for _ in range(N - 3):
-        expected = lf.predict(expected, NOISE, DECAY)
+        expected = lf.predict(expected, NOISE, DECAY, CENTER)
     assert_equal(came, expected)
     np.testing.assert_array_equal(kept.info.log_evidence[3:], 0)
 

@@ -1,6 +1,9 @@
 """Prediction against dense float64: random walks with decay."""
 
+import functools
+
 import dense
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -37,6 +40,45 @@ def test_predict(rank, noise, transition):
     assert dense.relative_error(predicted.mean, transition * np.asarray(belief.mean)) < 1e-15
     assert dense.relative_error(dense.matrix(*predicted.precision), expected) < 1e-9
     assert predicted.precision.rank == rank
+
+
+CENTRES = {"zero": 0.0, "scalar": 0.7, "vector": RNG.normal(size=D)}
+
+
+@pytest.mark.parametrize("center", CENTRES.values(), ids=CENTRES.keys())
+@pytest.mark.parametrize("transition", [1.0, 0.9, 0.0, np.linspace(0.2, 1.1, D)], ids=["one", "decay", "all", "each"])
+def test_towards_a_centre(center, transition):
+    """E θ' = c + a (m − c); the precision does not know of c."""
+    belief, center = belief_of(D, 3), jnp.asarray(center)
+    predicted, free = (lf.predict(belief, 0.3, transition, c) for c in (center, None))
+    expected = center + transition * (np.asarray(belief.mean) - center)
+    assert dense.relative_error(predicted.mean, expected) < 1e-15
+    if np.all(transition == 1) or np.all(center == 0):
+        np.testing.assert_array_equal(predicted.mean, free.mean)
+    for came, without in zip(predicted.precision, free.precision, strict=True):
+        np.testing.assert_array_equal(came, without)
+
+
+STRUCTURES = {
+    "network": functools.partial(lf.init, rank=2),
+    "unit": functools.partial(lf.init, rank=2, blocks="unit"),
+    "kronecker": lf.kronecker_init,
+}
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_the_prior_is_stationary(structure):
+    """q = (1 − a²)/p around the prior's mean: nothing changes, and what was learned fades."""
+    params, precision, decay = {"w": jnp.full((3, 2), 0.5), "b": jnp.full(2, -1.0)}, 4.0, 0.9
+    prior = STRUCTURES[structure](params, precision)
+    noise = (1 - decay**2) / precision
+    came = lf.predict(prior, noise, decay, params)
+    for a, b in zip(jax.tree.leaves(came), jax.tree.leaves(prior), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-13)
+    learned = prior._replace(mean=jax.tree.map(lambda p: p + 1, params))
+    for _ in range(3):
+        learned = lf.predict(learned, noise, decay, center=params)
+    assert dense.relative_error(learned.mean["w"] - params["w"], np.full((3, 2), decay**3)) < 1e-13
 
 
 @pytest.mark.parametrize("rank", [0, 3])

@@ -23,7 +23,7 @@ def apply_fn(params, x):
     return x @ params.reshape(D, 1)
 
 
-def filtered(steps, noises, transitions, *, rank=FULL, prior_rank=K, without=()):
+def filtered(steps, noises, transitions, *, rank=FULL, prior_rank=K, without=(), center=None):
     """Beliefs and sites of a linear-Gaussian model with two observations each step; some steps have none."""
     rng = np.random.default_rng(steps)
     diag, factor = dense.random_precision(rng, D, prior_rank)
@@ -31,7 +31,7 @@ def filtered(steps, noises, transitions, *, rank=FULL, prior_rank=K, without=())
     belief = lf.Belief(jnp.asarray(rng.normal(size=D)), precision)
     beliefs, sites = [], []
     for t in range(steps):
-        belief = predict(belief, noises[t], transitions[t])
+        belief = predict(belief, noises[t], transitions[t], center)
         site = lf.zero_site(belief)
         x, y = jnp.asarray(rng.normal(size=(2, D))), jnp.asarray(rng.normal(size=2))
         if t not in without:
@@ -42,9 +42,9 @@ def filtered(steps, noises, transitions, *, rank=FULL, prior_rank=K, without=())
     return [jax.tree.map(lambda *leaves: jnp.stack(leaves), *many) for many in (beliefs, sites)]
 
 
-def expected(beliefs, noises, transitions):
+def expected(beliefs, noises, transitions, center=0.0):
     precisions = [dense.matrix(d, w) for d, w in zip(*beliefs.precision, strict=True)]
-    return dense.smooth(np.asarray(beliefs.mean), precisions, np.asarray(noises), np.asarray(transitions))
+    return dense.smooth(np.asarray(beliefs.mean), precisions, np.asarray(noises), np.asarray(transitions), center)
 
 
 def assert_smoothed(smoothed, means, covariances, tolerance=1e-9):
@@ -76,6 +76,19 @@ def test_with_decay(transitions):
     beliefs, sites = filtered(T, noises, transitions)
     smoothed = smooth(beliefs, sites, jnp.asarray(noises), jnp.asarray(transitions), rank=2 * FULL)
     assert_smoothed(smoothed, *expected(beliefs, noises, transitions))
+
+
+@pytest.mark.parametrize("center", [0.5, np.linspace(-1, 1, D)], ids=["scalar", "each"])
+def test_towards_a_centre(center):
+    noises, transitions, center = np.full(T, 0.2), np.linspace(0.5, 1.2, T), jnp.asarray(center)
+    beliefs, sites = filtered(T, noises, transitions, center=center)
+    options = {"rank": 2 * FULL, "center": center}
+    smoothed = smooth(beliefs, sites, jnp.asarray(noises), jnp.asarray(transitions), **options)
+    assert_smoothed(smoothed, *expected(beliefs, noises, transitions, np.asarray(center)))
+    stacked = smooth(
+        beliefs, sites, jnp.asarray(noises), jnp.asarray(transitions), **options | {"center": center * jnp.ones((T, D))}
+    )
+    np.testing.assert_allclose(stacked.mean, smoothed.mean, rtol=1e-12)
 
 
 def test_total_forgetting_leaves_the_past_as_it_was():
