@@ -12,6 +12,8 @@ from lowrank_filter.algebra.operations import inverse_diagonal, logdet, matvec, 
 from lowrank_filter.algebra.partition import Layer, find_layers
 from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.common.pieces import OtherRunError
+from lowrank_filter.drivers.adaptive import AdaptiveBelief, adaptive_filter
+from lowrank_filter.drivers.changepoint import ChangepointBelief, changepoint_filter
 from lowrank_filter.drivers.filters import Filter, extended_filter, laplace_filter
 from lowrank_filter.drivers.fit import fit
 from lowrank_filter.drivers.run_stream import run_stream
@@ -37,10 +39,12 @@ from lowrank_filter.kernels.update import Info, update
 __version__ = metadata.version("weightfilter")
 
 __all__ = [
+    "AdaptiveBelief",
     "Belief",
     "Bernoulli",
     "Blocks",
     "Categorical",
+    "ChangepointBelief",
     "DiagLowRank",
     "Filter",
     "Gaussian",
@@ -56,6 +60,8 @@ __all__ = [
     "Prediction",
     "Predictive",
     "Stream",
+    "adaptive_filter",
+    "changepoint_filter",
     "extended_filter",
     "filter_stream",
     "find_layers",

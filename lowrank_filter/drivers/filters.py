@@ -25,10 +25,10 @@ Structure = Literal["network", "layer", "unit", "kronecker"]
 
 
 class _Functions(NamedTuple):
-    init: Callable[..., Belief]
-    predict: Callable[..., Belief]
-    update: Callable[..., tuple[Belief, Info]]
-    step: Callable[..., tuple[Belief, Info]]
+    init: Callable[..., Any]
+    predict: Callable[..., Any]
+    update: Callable[..., tuple[Any, Info]]
+    step: Callable[..., tuple[Any, Info]]
 
 
 class Filter(_Functions):
@@ -40,6 +40,8 @@ class Filter(_Functions):
     chunk. Where it is not given (the two together being cheaper) it is made of them. ``predict`` and ``step`` take a
     ``process_noise``, a ``transition`` and a ``center`` in place of those that they were built with.
 
+    In place of a belief there may be a state that has one as its ``belief``, and its ``mean``.
+
     Hyperparameters may be traced: build the filter inside the function that is mapped or differentiated.
     """
 
@@ -47,10 +49,10 @@ class Filter(_Functions):
 
     def __new__(
         cls,
-        init: Callable[..., Belief],
-        predict: Callable[..., Belief],
-        update: Callable[..., tuple[Belief, Info]],
-        step: Callable[..., tuple[Belief, Info]] | None = None,
+        init: Callable[..., Any],
+        predict: Callable[..., Any],
+        update: Callable[..., tuple[Any, Info]],
+        step: Callable[..., tuple[Any, Info]] | None = None,
     ) -> Self:
         """With a step in any case."""
         return super().__new__(cls, init, predict, update, step or functools.partial(_in_turn, predict, update))

@@ -20,8 +20,9 @@ from lowrank_filter.common.pieces import host_only, joined, strong
 from lowrank_filter.common.progress import Hook, reporting
 from lowrank_filter.common.progress import check as check_progress
 from lowrank_filter.drivers.filters import Filter
+from lowrank_filter.drivers.state import check_state
 from lowrank_filter.drivers.stream import Stream, same_belief
-from lowrank_filter.kernels.belief import Belief, check_belief
+from lowrank_filter.kernels.belief import Belief
 from lowrank_filter.kernels.update import Info
 
 _TOGETHER = 100
@@ -29,7 +30,7 @@ _TOGETHER = 100
 
 def run_stream(
     filter: Filter,
-    belief: Belief,
+    belief: Belief | Any,
     batches: Iterable[tuple],
     *,
     pad_to: int | None = None,
@@ -37,7 +38,7 @@ def run_stream(
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 100,
     callback: Callable[[int, Belief, Info], Any] | None = None,
-) -> tuple[Belief, Stream]:
+) -> tuple[Any, Stream]:
     """Predict and update once for each batch of an iterator, until it ends.
 
     Uneven batches are filled up with masked examples to one size, so that the step is compiled once. The loop is the
@@ -76,7 +77,7 @@ def run_stream(
         [1. 2.] (2,)
     """
     checks.instance("filter", filter, Filter, "build one with extended_filter or laplace_filter")
-    check_belief(belief)
+    check_state(belief)
     host_only("belief", belief)
     if pad_to is not None:
         checks.count("pad_to", pad_to, minimum=1)

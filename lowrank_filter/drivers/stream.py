@@ -14,7 +14,8 @@ from lowrank_filter.common.pieces import scan
 from lowrank_filter.common.progress import Hook, reporting
 from lowrank_filter.common.progress import check as check_progress
 from lowrank_filter.drivers.filters import Filter
-from lowrank_filter.kernels.belief import Belief, check_belief
+from lowrank_filter.drivers.state import check_state
+from lowrank_filter.kernels.belief import Belief
 from lowrank_filter.kernels.examples import as_inputs, as_mask
 from lowrank_filter.kernels.predict import per_step
 from lowrank_filter.kernels.update import Info
@@ -38,7 +39,7 @@ class Stream(NamedTuple):
 
 def filter_stream(
     filter: Filter,
-    belief: Belief,
+    belief: Belief | Any,
     x: Any,
     y: Any,
     *,
@@ -52,7 +53,7 @@ def filter_stream(
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 1000,
     progress: bool | Hook = False,
-) -> tuple[Belief, Stream]:
+) -> tuple[Any, Stream]:
     """Predict and update through a stream in one ``lax.scan``.
 
     The stream is absorbed in chunks of ``chunk_size`` examples, one predict and one update each; the last is filled up
@@ -61,7 +62,8 @@ def filter_stream(
 
     Args:
         filter: from :func:`extended_filter` or :func:`laplace_filter`, or any :class:`Filter`.
-        belief: where to start; the first step predicts from it.
+        belief: where to start; the first step predicts from it. Or the state of a filter that has more than a belief,
+            as an :func:`adaptive_filter`; "belief" is then such a state throughout.
         x, y: the stream, in order, with one leading axis.
         mask: booleans along that axis; a masked example is a missing observation. Or shaped like ``y``: single targets
             of an example are then missing, see :func:`update`.
@@ -102,7 +104,7 @@ def filter_stream(
     checks.count("checkpoint_every", checkpoint_every, minimum=1)
     check_progress(progress)
     checks.instance("filter", filter, Filter, "build one with extended_filter or laplace_filter")
-    check_belief(belief)
+    check_state(belief)
     x, y = as_inputs(x), checks.array("y", y, "an array of targets with one row per example")
     mask = None if mask is None else as_mask(mask)
     if weights is not None:

@@ -46,6 +46,8 @@ class Info(NamedTuple):
             :func:`laplace_update`.
         step_size: the share of the step that was taken, 1 unless the network's linearisation had to be guarded
             against; None of a plain step, and of a :func:`laplace_update`.
+        dynamics: what a filter that finds its dynamics by itself did in this step, by name: see
+            :func:`adaptive_filter` and :func:`changepoint_filter`; None of others.
     """
 
     site: Precision
@@ -57,6 +59,7 @@ class Info(NamedTuple):
     health: Health | None = None
     diverged: Bool[Array, ""] | None = None
     step_size: Float[Array, ""] | None = None
+    dynamics: dict[str, Any] | None = None
 
 
 def update(

@@ -156,6 +156,7 @@ LAYERS = {
     "twice": [lf.Layer("['w']", None, (1,)), lf.Layer("['w']", None, (1,))],
 }
 FILTER = lf.extended_filter(net, lf.Categorical(), rank=2)
+WRONG_FILTER = {"text": "ekf", "None": None, "function": lf.update, "class": lf.Filter}
 HEALTH = lf.Health(*jnp.ones((4, 5)))
 
 RANK, OPTIONAL_RANK, CHOICE = calls.count(0), calls.count(0, optional=True), calls.choice()
@@ -360,11 +361,31 @@ TABLE = {
             "key": calls.key(optional=True),
         },
     ),
+    "adaptive_filter": Call(
+        lf.adaptive_filter,
+        {"filter": FILTER},
+        {
+            "filter": WRONG_FILTER,
+            "learning_rate": POSITIVE,
+            "process_noise": OPEN_DYNAMICS["precision"],
+            "transition": OPEN_DYNAMICS["precision"] | {"one": 1.0, "above one": 1.5},
+        },
+    ),
+    "changepoint_filter": Call(
+        lf.changepoint_filter,
+        {"filter": FILTER, "hazard": 0.1},
+        {
+            "filter": WRONG_FILTER,
+            "hazard": calls.number(zero=True) | {"above one": 1.5},
+            "hypotheses": calls.count(1),
+            "reset": CHOICE,
+        },
+    ),
     "filter_stream": Call(
         lf.filter_stream,
         {"filter": FILTER, "belief": BELIEF, "x": X, "y": Y},
         {
-            "filter": {"text": "ekf", "None": None, "function": lf.update, "class": lf.Filter},
+            "filter": WRONG_FILTER,
             "belief": BELIEFS | {"another rank": lf.init(PARAMS, rank=3)},
             "x": INPUTS,
             "y": {k: v for k, v in TARGETS.items() if "label" not in k},
@@ -414,9 +435,9 @@ TABLE = {
 # Containers, which are pytrees and take what JAX puts into them: what they hold is checked where they are used. And
 # likelihoods without a parameter. run_stream, which is the host's, has a table of its own in test_run_stream.
 WITHOUT = {
-    "Belief", "Bernoulli", "Blocks", "Categorical", "DiagLowRank", "Filter", "Health", "HeteroscedasticGaussian",
-    "Info", "Kronecker", "Layer", "Likelihood", "OtherRunError", "Poisson", "Prediction", "Precision",
-    "Predictive", "Stream", "run_stream",
+    "AdaptiveBelief", "Belief", "Bernoulli", "Blocks", "Categorical", "ChangepointBelief", "DiagLowRank", "Filter",
+    "Health", "HeteroscedasticGaussian", "Info", "Kronecker", "Layer", "Likelihood", "OtherRunError", "Poisson",
+    "Prediction", "Precision", "Predictive", "Stream", "run_stream",
 }  # fmt: skip
 
 

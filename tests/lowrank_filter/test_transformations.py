@@ -119,6 +119,23 @@ def stream(seed, value):
     return seen(belief), kept.beliefs.mean, kept.info.log_evidence
 
 
+def adaptive(seed, value):
+    built = lf.adaptive_filter(
+        lf.extended_filter(net, LIKELIHOOD, rank=K), learning_rate=value / 10, process_noise=value, transition=0.9
+    )
+    state = built.init(belief_of(seed).mean)
+    # Two steps of both examples: the second moves the noise by more than the sign of its gradient.
+    for t in range(2):
+        state, info = built.step(state, *data_of(seed + t))
+    return seen(state.belief), state.dynamics, info.log_evidence
+
+
+def changepoint(seed, value):
+    built = lf.changepoint_filter(lf.extended_filter(net, LIKELIHOOD, rank=K), value / 3, hypotheses=2)
+    state, kept = lf.filter_stream(built, built.init(belief_of(seed).mean), *data_of(seed))
+    return state.mean, state.log_weights, kept.info.log_evidence
+
+
 def structured(start):
     """A filter and smoother over two tasks with another structure of the precision."""
 
@@ -161,12 +178,12 @@ KERNELS = {
     function.__name__: function
     for function in (
         init, predict, update, laplace_update, fit, smooth, penalty, sample, predictive, algebra, truncate, stream,
-        unit, kronecker,
+        adaptive, changepoint, unit, kronecker,
     )
 }  # fmt: skip
 
-# Whole steps of the two structures, which compile for twenty seconds: in the slow suite.
-LONG = ("unit", "kronecker")
+# Whole steps of two structures and of filters around filters, which compile for twenty seconds: in the slow suite.
+LONG = ("unit", "kronecker", "adaptive", "changepoint")
 MOST = [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in KERNELS]
 
 SEEDS = np.arange(LANES)

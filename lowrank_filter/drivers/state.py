@@ -1,0 +1,25 @@
+"""What a filter's steps hand on: a belief, or something that has one."""
+
+from typing import Any
+
+from lowrank_filter.algebra.tree import Tree
+from lowrank_filter.kernels.belief import Belief, check_belief
+
+
+def belief_of(state: Any) -> Belief:
+    """The belief itself, or the one that a state has as its ``belief``."""
+    while not isinstance(state, Belief) and hasattr(state, "belief"):
+        state = state.belief
+    return state
+
+
+def check_state(state: Any) -> None:
+    """Raise TypeError or ValueError where there is no sound belief."""
+    check_belief(belief_of(state))
+
+
+def with_mean(state: Any, mean: Tree) -> Any:
+    """The same state with another mean of its belief."""
+    if isinstance(state, Belief):
+        return state._replace(mean=mean)
+    return state._replace(belief=with_mean(state.belief, mean))

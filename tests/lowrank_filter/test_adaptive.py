@@ -1,0 +1,121 @@
+"""A process noise that moves with the evidence."""
+
+import functools
+
+import dense
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lowrank_filter as lf
+
+D, R = 2, 0.1
+
+
+def net(params, x):
+    return x @ params["a"][:, None] + params["b"]
+
+
+PARAMS = {"a": jnp.zeros(D), "b": jnp.zeros(1)}
+
+
+def inner(noise=0.0, **options):
+    return lf.extended_filter(net, lf.Gaussian(R), rank=2, process_noise=noise, **options)
+
+
+def walk(seed, noise, steps):
+    keys = jax.random.split(jax.random.key(seed), 3)
+    weights = jnp.cumsum(jnp.sqrt(noise) * jax.random.normal(keys[0], (steps, D + 1)), axis=0)
+    x = jax.random.normal(keys[1], (steps, D))
+    return x, jnp.sum(weights[:, :D] * x, axis=1) + weights[:, D] + jnp.sqrt(R) * jax.random.normal(keys[2], (steps,))
+
+
+@jax.jit
+@functools.partial(jax.vmap, in_axes=(0, None, None))
+def found(seed, start, truth):
+    """log q over q's true value at each step, and the evidence less that of the true noise."""
+    x, y = walk(seed, truth, 2000)
+    method, known = lf.adaptive_filter(inner(), process_noise=start), inner(truth)
+    _, steps = lf.filter_stream(method, method.init(PARAMS), x, y)
+    _, best = lf.filter_stream(known, known.init(PARAMS), x, y)
+    gain = steps.info.log_evidence - best.info.log_evidence
+    return jnp.log(steps.info.dynamics["process_noise"] / truth), gain
+
+
+@pytest.mark.parametrize("start", [1e-6, 1.0])
+def test_it_finds_the_noise_of_a_random_walk(start):
+    """From a thousandth and from a thousand times what is true, and costs a hundredth of a nat a step then."""
+    error, gain = found(jnp.arange(4), start, 1e-3)
+    assert abs(error[:, 0] - np.log(start / 1e-3)).max() < 1e-4
+    assert abs(error[:, 600:].mean()) < 0.4 and error[:, 600:].std() < 0.8
+    assert gain[:, 600:].mean() > -0.01
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_step_moves_the_noise_along_the_evidences_gradient():
+    x, y = walk(0, 0.1, 4)
+    start = jax.tree.map(lambda p: p.astype(float), PARAMS)
+    method = lf.adaptive_filter(
+        inner(center=0.3), learning_rate=0.1, process_noise={"a": 0.02, "b": 0.3}, transition=0.9
+    )
+    state = method.init(start)
+    after, info = jax.jit(method.step)(state, x, y)
+    expected, _ = jax.jit(lambda belief: inner(center=0.3).step(belief, x, y, **state.dynamics))(state.belief)
+    assert dense.relative_error(after.mean["a"], expected.mean["a"]) < 1e-12
+    for came, given in zip(jax.tree.leaves(info.dynamics), (0.02, 0.3, 0.9), strict=True):
+        assert came == pytest.approx(given)
+
+    @jax.jit
+    def evidence(log_noise, logit):
+        dynamics = {"process_noise": {"a": jnp.exp(log_noise), "b": 0.3}, "transition": jax.nn.sigmoid(logit)}
+        return lf.update(state.belief, net, lf.Gaussian(R), x, y, center=0.3, **dynamics)[1].log_evidence
+
+    at = np.log(0.02), np.log(9.0)
+    slopes = [
+        dense.finite_difference(lambda value: float(evidence(value, at[1])), at[0]),
+        dense.finite_difference(lambda value: float(evidence(at[0], value)), at[1]),
+    ]
+    moved = [after.unconstrained["process_noise"]["a"] - at[0], after.unconstrained["transition"] - at[1]]
+    assert min(map(abs, slopes)) > 1e-3
+    np.testing.assert_allclose(moved, 0.1 * np.sign(slopes), rtol=1e-6)  # the first step is all of √v
+
+
+def test_what_is_missing_moves_nothing():
+    x, y = walk(0, 0.1, 6)
+    method = lf.adaptive_filter(inner(), process_noise=0.01)
+    state, _ = lf.filter_stream(method, method.init(PARAMS), x, y)
+    after, info = lf.filter_stream(method, state, x, y, mask=np.zeros(6, bool))
+    for a, b in zip(jax.tree.leaves(after[1:]), jax.tree.leaves(state[1:]), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(info.info.log_evidence, 0)
+    assert lf.inverse_diagonal(after.precision)["b"] > lf.inverse_diagonal(state.precision)["b"] + 6 * 0.009
+
+
+@pytest.mark.parametrize("nested", ["adaptive in changepoint", "changepoint in adaptive"])
+def test_drift_and_jumps_together(nested):
+    """Either way round: beside each other in one stream, cut anywhere, with a history of means."""
+    if nested == "adaptive in changepoint":
+        method = lf.changepoint_filter(lf.adaptive_filter(inner(), process_noise=0.01), 0.05, hypotheses=3)
+    else:
+        method = lf.adaptive_filter(lf.changepoint_filter(inner(), 0.05, hypotheses=3), process_noise=0.01)
+    x, y = walk(0, 0.01, 40)
+    y = jnp.where(jnp.arange(40) < 20, y, y + 5)
+    whole, steps = lf.filter_stream(method, method.init(PARAMS), x, y, history="means")
+    assert steps.means["a"].shape == (40, D) and np.isfinite(steps.info.log_evidence).all()
+    assert set(steps.info.dynamics) == {"process_noise", "run_length", "change"}
+    assert steps.info.dynamics["run_length"][-1] < 20
+    assert abs(whole.mean["b"] - 5).max() < 1
+    batches = [(x[t : t + 1], y[t : t + 1]) for t in range(40)]
+    batched, _ = lf.run_stream(method, method.init(PARAMS), batches, progress=False)
+    for a, b in zip(jax.tree.leaves(batched), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_its_noise_is_its_own():
+    x, y = walk(0, 0.1, 4)
+    method = lf.adaptive_filter(inner())
+    with pytest.raises(ValueError, match="process_noise: expected none, since an adaptive filter moves its own"):
+        lf.filter_stream(method, method.init(PARAMS), x, y, process_noise=0.1)
+    with pytest.raises(ValueError, match="process_noise: expected a scalar or a pytree prefix"):
+        lf.adaptive_filter(inner(), process_noise={"c": 1.0}).init(PARAMS)
