@@ -23,8 +23,9 @@ def net(params, x):
     return x @ params[:, None]
 
 
+# The plain step, exact for these, is traced in a third of the time.
 INNER = lf.extended_filter(
-    net, lf.Gaussian(R), rank=T, precision=PRIOR, process_noise=NOISE, transition=DECAY, center=CENTER
+    net, lf.Gaussian(R), rank=T, precision=PRIOR, process_noise=NOISE, transition=DECAY, center=CENTER, iterations=0
 )
 
 
@@ -102,7 +103,7 @@ def test_as_many_as_steps_are_enough_for_the_evidence(step):
 
 
 def test_pruned_it_keeps_the_most_probable(step):
-    state, infos = run(step, 2)
+    state, infos = run(step, 3)
     assert np.all(np.diff(state.log_weights) <= 0)
     np.testing.assert_allclose(np.exp(state.log_weights).sum(), 1, rtol=1e-12)
     assert abs(infos.log_evidence - enumerated()[0]).max() < 1  # what was dropped was not likely
@@ -121,8 +122,8 @@ def test_a_step_is_a_prediction_and_an_update(step):
 
 def test_predictions_follow_each_other():
     """Steps without data, by predict alone: the weights are those of the hazard."""
-    method = built(4)
-    state = jax.jit(lambda state: method.predict(method.predict(state)))(start(4))
+    method = built(3)
+    state = jax.jit(lambda state: method.predict(method.predict(state)))(start(3))
     stay = 1 - HAZARD
     np.testing.assert_allclose(posterior(state)[:3], [HAZARD, HAZARD * stay, stay**2], rtol=1e-12)
 
@@ -167,11 +168,11 @@ def test_a_hypothesis_that_breaks_loses_its_weight():
 
 
 def test_the_mixtures_prediction_has_its_moments(step):
-    state, _ = run(step, 4)
+    state, _ = run(step, 3)
     came = state.predictive(net, X)
     weights = np.exp(state.log_weights)
     outputs = np.asarray(state.hypotheses.mean) @ X.T
-    each = [lf.predictive(jax.tree.map(lambda leaf, k=k: leaf[k], state.hypotheses), net, X) for k in range(4)]
+    each = [lf.predictive(jax.tree.map(lambda leaf, k=k: leaf[k], state.hypotheses), net, X) for k in range(3)]
     second = sum(w * (p.covariance[:, 0, 0] + p.mean[:, 0] ** 2) for w, p in zip(weights, each, strict=True))
     np.testing.assert_allclose(came.mean[:, 0], weights @ outputs, rtol=1e-10)
     np.testing.assert_allclose(came.covariance[:, 0, 0], second - (weights @ outputs) ** 2, rtol=1e-9)
