@@ -13,6 +13,7 @@ import tyro
 
 Name = Literal[
     "cost",
+    "compile",
     "streaming",
     "laplace",
     "large",
