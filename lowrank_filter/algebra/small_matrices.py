@@ -49,6 +49,17 @@ def raised(scaled: Float[Array, "n n"], lower: Float[Array, "n n"]) -> Float[Arr
     return scaled + floor * jnp.eye(len(scaled), dtype=scaled.dtype)
 
 
+def raised_root(covariance: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """R with R Rᵀ = Σ, raised by rounding so that it exists where Σ is singular; of Σ's diagonal alone where rounding
+    left it indefinite even so."""
+    diagonal = jnp.maximum(jnp.diagonal(covariance), 0)
+    scale = jnp.max(diagonal)
+    raised = len(covariance) * jnp.finfo(covariance.dtype).eps * 4 * jnp.where(scale > 0, scale, 1)
+    whole = covariance + raised * jnp.eye(len(covariance), dtype=covariance.dtype)
+    definite = jnp.all(jnp.isfinite(jnp.linalg.cholesky(jax.lax.stop_gradient(whole))))
+    return jnp.linalg.cholesky(jnp.where(definite, whole, jnp.diag(diagonal + raised)))
+
+
 def pivots(lower: Float[Array, "n n"]) -> Float[Array, " n"]:
     """Lᵢᵢ² over the diagonal of L Lᵀ: what elimination left of each column, one where they are orthogonal."""
     lower = jax.lax.stop_gradient(lower)

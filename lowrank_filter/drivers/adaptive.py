@@ -11,7 +11,7 @@ from lowrank_filter.algebra import tree
 from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
-from lowrank_filter.drivers.filters import Filter
+from lowrank_filter.drivers.filters import Filter, if_given
 from lowrank_filter.drivers.state import belief_of
 from lowrank_filter.kernels.update import Info
 
@@ -134,18 +134,16 @@ def adaptive_filter(
     def update(
         state: AdaptiveBelief, x: Any, y: Any, mask: Any = None, weights: Any = None
     ) -> tuple[AdaptiveBelief, Info]:
-        more = {} if weights is None else {"weights": weights}
-        belief, info = filter.update(state.belief, x, y, mask, **more)
+        belief, info = filter.update(state.belief, x, y, mask, **if_given(weights))
         return state._replace(belief=belief), told(info, state)
 
     def step(
         state: AdaptiveBelief, x: Any, y: Any, mask: Any = None, weights: Any = None, **others: Tree
     ) -> tuple[AdaptiveBelief, Info]:
-        more = {} if weights is None else {"weights": weights}
 
         def evidence(free: dict[str, Tree]) -> tuple[Any, tuple[Any, Info]]:
             dynamics = given(state._replace(unconstrained=free), others)
-            belief, info = filter.step(state.belief, x, y, mask, **more, **dynamics)
+            belief, info = filter.step(state.belief, x, y, mask, **if_given(weights), **dynamics)
             return info.log_evidence, (belief, info)
 
         gradient, (belief, info) = jax.grad(evidence, has_aux=True)(state.unconstrained)

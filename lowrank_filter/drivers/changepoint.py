@@ -10,7 +10,7 @@ from lowrank_filter.algebra import tree
 from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
-from lowrank_filter.drivers.filters import Filter
+from lowrank_filter.drivers.filters import Filter, if_given
 from lowrank_filter.drivers.state import belief_of, with_mean
 from lowrank_filter.kernels.belief import Belief
 from lowrank_filter.kernels.examples import Apply
@@ -135,17 +135,15 @@ def changepoint_filter(
     def update(
         state: ChangepointBelief, x: Any, y: Any, mask: Any = None, weights: Any = None
     ) -> tuple[ChangepointBelief, Info]:
-        more = {} if weights is None else {"weights": weights}
-        after, infos = jax.vmap(lambda one: filter.update(one, x, y, mask, **more))(state.hypotheses)
+        after, infos = jax.vmap(lambda one: filter.update(one, x, y, mask, **if_given(weights)))(state.hypotheses)
         return _weighed(state._replace(hypotheses=after), infos, hypotheses)
 
     def step(
         state: ChangepointBelief, x: Any, y: Any, mask: Any = None, weights: Any = None, **dynamics: Tree
     ) -> tuple[ChangepointBelief, Info]:
         state = _pruned(state, hypotheses)
-        more = {} if weights is None else {"weights": weights}
-        moved = jax.vmap(lambda one: filter.step(one, x, y, mask, **more, **dynamics))(state.hypotheses)
-        new, info = filter.update(changed(state), x, y, mask, **more)
+        moved = jax.vmap(lambda one: filter.step(one, x, y, mask, **if_given(weights), **dynamics))(state.hypotheses)
+        new, info = filter.update(changed(state), x, y, mask, **if_given(weights))
         after, infos = _appended(moved, (new, info))
         return _weighed(ChangepointBelief(after, *ahead(state), state.prior), infos, hypotheses)
 

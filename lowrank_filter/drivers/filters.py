@@ -68,8 +68,12 @@ def _in_turn(
     weights: Any = None,
     **dynamics: Any,
 ) -> tuple[Belief, Info]:
-    given = {} if weights is None else {"weights": weights}  # not every update of a user's own takes them
-    return update(predict(belief, **dynamics), x, y, mask, **given)
+    return update(predict(belief, **dynamics), x, y, mask, **if_given(weights))
+
+
+def if_given(weights: Any) -> dict[str, Any]:
+    """The weights as a keyword where there are some: not every update of a user's own takes them."""
+    return {} if weights is None else {"weights": weights}
 
 
 def extended_filter(
@@ -113,8 +117,7 @@ def extended_filter(
     check_model(apply_fn, likelihood)
     checks.not_negative("process_noise", process_noise)
     checks.finite("transition", transition)
-    if center is not None:
-        checks.finite("center", center)
+    checks.finite("center", center)
     checks.scalar("temperature", temperature)
     checks.flag("health", health)
     checks.count("iterations", iterations, minimum=0)
@@ -192,8 +195,7 @@ def laplace_filter(
     check_model(apply_fn, likelihood)
     checks.not_negative("process_noise", process_noise)
     checks.finite("transition", transition)
-    if center is not None:
-        checks.finite("center", center)
+    checks.finite("center", center)
     checks.scalar("temperature", temperature)
     checks.scalar("curvature_scale", curvature_scale)
     check_optimizer(optimizer)

@@ -12,7 +12,6 @@ from scipy.stats import qmc
 
 from lowrank_filter.algebra import small_matrices, tree
 from lowrank_filter.kernels.expansion import Local
-from lowrank_filter.kernels.output_map import raised_root
 
 # Points of each of the two proposals; fewer where they have many coordinates.
 _MOST, _FEWEST, _NUMBERS = 2048, 64, 2**12
@@ -45,7 +44,7 @@ def log_expectation(
         discrete: whether ℓ ≥ 0.
     """
     dtype, size = covariance.dtype, len(covariance)
-    root = raised_root(covariance)
+    root = small_matrices.raised_root(covariance)
     blocks = root.reshape(*outputs.shape, size)
     whitened = jnp.einsum("bcr,bcn->brn", found.root.astype(dtype), blocks, precision=tree.HIGHEST).reshape(-1, size)
     lower = small_matrices.cholesky_plus_identity(_matmul(whitened.T, whitened))

@@ -141,6 +141,19 @@ class Likelihood:
         return jnp.where(values > negligible, values, 0), vectors
 
 
+class _Independent(Likelihood):
+    """Targets that are independent given the outputs, so that the terms are all there is."""
+
+    def nll(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
+        """The sum of the terms."""
+        return jnp.sum(self.terms(output, target))
+
+    @property
+    def factorises(self) -> bool:
+        """Always."""
+        return True
+
+
 def _positive_definite(matrix: np.ndarray) -> bool:
     try:
         return bool(np.isfinite(np.linalg.cholesky(matrix)).all())
@@ -329,7 +342,7 @@ class Gaussian(Likelihood):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Bernoulli(Likelihood):
+class Bernoulli(_Independent):
     """y ∈ [0, 1]^C, independent, p = sigmoid(f). S = √(p(1 − p)), u = (p − y)/√(p(1 − p))."""
 
     discrete: ClassVar[bool] = True
@@ -339,15 +352,6 @@ class Bernoulli(Likelihood):
         """p and p(1 − p)."""
         p = jax.nn.sigmoid(output)
         return p, p * (1 - p)
-
-    def nll(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
-        """Σ softplus(f) − y f."""
-        return jnp.sum(self.terms(output, target))
-
-    @property
-    def factorises(self) -> bool:
-        """Always."""
-        return True
 
     def terms(self, output: Float[Array, " C"], target: Array) -> Float[Array, " C"]:
         """softplus(f) − y f."""
@@ -380,7 +384,7 @@ class Bernoulli(Likelihood):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Poisson(Likelihood):
+class Poisson(_Independent):
     """y ∈ {0, 1, …}^C, independent, rate = exp(f). S = √rate, u = (rate − y)/√rate."""
 
     discrete: ClassVar[bool] = True
@@ -389,15 +393,6 @@ class Poisson(Likelihood):
         """The rate, twice."""
         rate = jnp.exp(output)
         return rate, rate
-
-    def nll(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
-        """Σ exp(f) − y f + log y!."""
-        return jnp.sum(self.terms(output, target))
-
-    @property
-    def factorises(self) -> bool:
-        """Always."""
-        return True
 
     def curvature(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
         """Σ rate."""
@@ -442,7 +437,7 @@ class Poisson(Likelihood):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class HeteroscedasticGaussian(Likelihood):
+class HeteroscedasticGaussian(_Independent):
     """y ~ N(μ, diag σ²), outputs f = (μ, log σ²) concatenated, C = 2m for m targets.
 
     H is the Fisher information: S = diag(1/σ, 1/√2), u = (−z, (1 − z²)/√2) with z = (y − μ)/σ.
@@ -465,15 +460,6 @@ class HeteroscedasticGaussian(Likelihood):
         """μ and σ²."""
         mean, log_variance = jnp.split(output, 2)
         return mean, jnp.exp(log_variance)
-
-    def nll(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
-        """½ Σ z² + log σ² + log 2π."""
-        return jnp.sum(self.terms(output, target))
-
-    @property
-    def factorises(self) -> bool:
-        """Always."""
-        return True
 
     def terms(self, output: Float[Array, " C"], target: Array) -> Float[Array, " m"]:
         """½(z² + log σ² + log 2π)."""
@@ -513,7 +499,7 @@ class HeteroscedasticGaussian(Likelihood):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class UncertainGaussian(Likelihood):
+class UncertainGaussian(_Independent):
     """:class:`HeteroscedasticGaussian` expected under outputs N((μ, s), V), s = log σ².
 
     E ℓ = ½ Σ q + s + log 2π with q = E z² = ((y − μ + V_μs)² + V_μμ) exp(−s + ½V_ss). From q > c on, c(1 + log q/c)
@@ -529,15 +515,6 @@ class UncertainGaussian(Likelihood):
     logs: Float[Array, "*B m"]
     cross: Float[Array, "*B m"]
     far: ArrayLike
-
-    def nll(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
-        """The sum of the terms."""
-        return jnp.sum(self.terms(output, target))
-
-    @property
-    def factorises(self) -> bool:
-        """Always."""
-        return True
 
     def terms(self, output: Float[Array, " C"], target: Array) -> Float[Array, " m"]:
         """½(q + s + log 2π), q tempered where it is far."""

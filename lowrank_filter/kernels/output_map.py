@@ -46,17 +46,6 @@ def output_map(
     return jax.lax.custom_root(residual, start, lambda _, start: newton(at, covariance, start), tangent)
 
 
-def raised_root(covariance: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """R with R Rᵀ = Σ, raised by rounding so that it exists where Σ is singular; of Σ's diagonal alone where rounding
-    left it indefinite even so."""
-    diagonal = jnp.maximum(jnp.diagonal(covariance), 0)
-    scale = jnp.max(diagonal)
-    raised = len(covariance) * jnp.finfo(covariance.dtype).eps * 4 * jnp.where(scale > 0, scale, 1)
-    whole = covariance + raised * jnp.eye(len(covariance), dtype=covariance.dtype)
-    definite = jnp.all(jnp.isfinite(jnp.linalg.cholesky(jax.lax.stop_gradient(whole))))
-    return jnp.linalg.cholesky(jnp.where(definite, whole, jnp.diag(diagonal + raised)))
-
-
 def newton(at: Callable[[Array], Local], covariance: Float[Array, "n n"], start: Array) -> Array:
     """a ← −S K⁻¹(u − SᵀΣa), K = I + SᵀΣS, shortened to whichever of its halvings lowers the objective most."""
     dtype = covariance.dtype

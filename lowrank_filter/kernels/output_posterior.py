@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from lowrank_filter.algebra import small_matrices, tree
 from lowrank_filter.kernels.expansion import Local
-from lowrank_filter.kernels.output_map import newton, raised_root
+from lowrank_filter.kernels.output_map import newton
 
 # The spread settles in four or five rounds where the step is moderate.
 _ROUNDS = 30
@@ -38,12 +38,14 @@ def output_posterior(
     """
     size, width = outputs.shape
 
-    def at(a: Array, spread: Array) -> Local:
-        moved = jnp.matmul(covariance, a, precision=tree.HIGHEST).reshape(outputs.shape)
-        return local(outputs + moved.astype(outputs.dtype), spread.astype(outputs.dtype))
+    def at(moved: Array, spread: Array) -> Local:
+        return local(outputs + moved.reshape(outputs.shape).astype(outputs.dtype), spread.astype(outputs.dtype))
+
+    def across(a: Array) -> Array:
+        return jnp.matmul(covariance, a, precision=tree.HIGHEST)
 
     def spread_of(root: Array) -> Array:
-        prior = raised_root(covariance).reshape(size, width, -1)
+        prior = small_matrices.raised_root(covariance).reshape(size, width, -1)
         half = jnp.einsum("bcr,bcn->brn", root.astype(covariance.dtype), prior, precision=tree.HIGHEST)
         half = half.reshape(-1, size * width)
         lower = small_matrices.cholesky_plus_identity(jnp.matmul(half.T, half, precision=tree.HIGHEST))
@@ -52,15 +54,15 @@ def output_posterior(
 
     def residual(found: tuple[Array, Array]) -> tuple[Array, Array]:
         a, spread = found
-        here = at(a, spread)
+        here = at(across(a), spread)
         slope = jnp.einsum("bcr,br->bc", here.root, here.score, precision=tree.HIGHEST).ravel()
         return a + slope.astype(a.dtype), spread - spread_of(here.root)
 
     def solve(_: Any, start: tuple[Array, Array]) -> tuple[Array, Array]:
         def advance(state: tuple) -> tuple:
             count, a, spread, _ = state
-            a = newton(lambda moved: _at_moved(local, outputs, spread, moved), covariance, a)
-            new = spread_of(at(a, spread).root)
+            a = newton(lambda moved: at(moved, spread), covariance, a)
+            new = spread_of(at(across(a), spread).root)
             scale = jnp.sqrt(jnp.diagonal(new, axis1=1, axis2=2))
             share = jnp.abs(new - spread) / (scale[:, :, None] * scale[:, None, :] + jnp.finfo(scale.dtype).tiny)
             return count + 1, a, new, jnp.max(share)
@@ -77,10 +79,6 @@ def output_posterior(
         flat, unravel = ravel_pytree(right)
         return unravel(jnp.linalg.solve(jax.jacobian(lambda v: ravel_pytree(linear(unravel(v)))[0])(flat), flat))
 
-    nothing = jnp.zeros((size, width, width), covariance.dtype)
-    first = jax.lax.stop_gradient(spread_of(at(jnp.zeros(len(covariance), covariance.dtype), nothing).root))
-    return jax.lax.custom_root(residual, (jnp.zeros(len(covariance), covariance.dtype), first), solve, tangent)
-
-
-def _at_moved(local: Callable, outputs: Array, spread: Array, moved: Array) -> Local:
-    return local(outputs + moved.reshape(outputs.shape).astype(outputs.dtype), spread.astype(outputs.dtype))
+    start, nothing = jnp.zeros(len(covariance), covariance.dtype), jnp.zeros((size, width, width), covariance.dtype)
+    first = jax.lax.stop_gradient(spread_of(at(start, nothing).root))
+    return jax.lax.custom_root(residual, (start, first), solve, tangent)

@@ -56,7 +56,7 @@ def check_dynamics(belief: Belief, process_noise: Tree, transition: Tree, center
     checks.finite("transition", transition)
     if center is not None:
         checks.prefix("center", center, belief.mean)
-        checks.finite("center", center)
+    checks.finite("center", center)
     check = getattr(belief.precision, "check_dynamics", None)  # only of a structure that has no room for some
     if check is not None:
         check("process_noise", process_noise, belief.mean)

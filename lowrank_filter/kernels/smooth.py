@@ -70,8 +70,7 @@ def smooth(
     truncation_options(residual, metric)
     checks.not_negative("process_noise", process_noise)
     checks.finite("transition", transition)
-    if center is not None:
-        checks.finite("center", center)
+    checks.finite("center", center)
     options = {"rank": rank, "residual": residual, "metric": metric}
     return compiled(_smooth, beliefs, sites, Shared.of(process_noise), Shared.of(transition), center, **options)
 

@@ -17,7 +17,7 @@ import latenttrack as lt
 from experiments.streaming.models import parts
 from experiments.streaming.models.entry import Entry
 from experiments.streaming.models.parts import StreamFunctions
-from latenttrack import Aux, Outputs
+from latenttrack import Outputs
 from latenttrack import gaussian_process as gp
 from latenttrack.algebra import gaussian
 
@@ -67,14 +67,7 @@ def build(
         start = initial_state(params) if state is None else state
         return jax.lax.scan(body, start, (estimates, variances, ys, observed))
 
-    def loss(
-        params: Any, key: Array, xs: Array, ys: Array, state: Any, mask: Any = None, *, weights: Any = None, **_: Any
-    ) -> tuple[Array, Aux]:
-        after, outputs = rollout(params, key, xs, ys, jax.lax.stop_gradient(state), mask=mask)
-        total = -jnp.sum(parts.share(parts.present(ys, mask)[1], weights) * outputs.log_prob)
-        return total, Aux(total, jnp.zeros(()), jax.lax.stop_gradient(after), total)
-
-    return StreamFunctions(init, initial_state, rollout, loss)
+    return StreamFunctions(init, initial_state, rollout, parts.by_evidence(rollout))
 
 
 MODELS = {"discriminative": Entry(lambda x, y, _, **sizes: build(x, y, **sizes), side_by_side=True)}

@@ -13,7 +13,7 @@ from jaxtyping import Array
 from experiments.streaming.models import parts
 from experiments.streaming.models.entry import Entry
 from experiments.streaming.models.parts import StreamFunctions
-from latenttrack import Aux, Outputs
+from latenttrack import Outputs
 from latenttrack.algebra import gaussian
 
 
@@ -69,15 +69,7 @@ def build(x_dim: int, y_dim: int, *, latent: int = 8, floor: float = parts.FLOOR
         score = observed * gaussian.log_density(safe, mean, variance)
         return after, Outputs(mean[:, None], variance[:, None], score)
 
-    def loss(
-        params: Any, key: Array, xs: Array, ys: Array, state: Any, mask: Any = None, *, weights: Any = None, **_: Any
-    ) -> tuple[Array, Aux]:
-        after, outputs = rollout(params, key, xs, ys, jax.lax.stop_gradient(state), mask=mask)
-        observed = parts.present(ys, mask)[1]
-        total = -jnp.sum(parts.share(observed, weights) * outputs.log_prob)
-        return total, Aux(total, jnp.zeros(()), jax.lax.stop_gradient(after), total)
-
-    return StreamFunctions(init, initial_state, rollout, loss)
+    return StreamFunctions(init, initial_state, rollout, parts.by_evidence(rollout))
 
 
 MODELS = {"kalman": Entry(lambda x, y, _, **sizes: build(x, y, **sizes), side_by_side=True)}

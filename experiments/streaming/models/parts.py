@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from latenttrack import Aux, Outputs
 from latenttrack.algebra import gaussian as densities
 
 FLOOR = 4e-4
@@ -75,6 +76,19 @@ def share(observed: Float[Array, " T"], weights: Float[Array, " T"] | None) -> F
     """The weight of each step in the mean over a window."""
     given = observed if weights is None else observed * weights
     return given / jnp.maximum(jnp.sum(given), 1e-12)
+
+
+def by_evidence(rollout: Callable[..., tuple[Any, Outputs]]) -> Callable[..., tuple[Array, Aux]]:
+    """The loss of a model that filters exactly: minus the log evidence of a window, as a rollout scores its steps."""
+
+    def loss(
+        params: Any, key: Array, xs: Array, ys: Array, state: Any, mask: Any = None, *, weights: Any = None, **_: Any
+    ) -> tuple[Array, Aux]:
+        after, outputs = rollout(params, key, xs, ys, jax.lax.stop_gradient(state), mask=mask)
+        total = -jnp.sum(share(present(ys, mask)[1], weights) * outputs.log_prob)
+        return total, Aux(total, jnp.zeros(()), jax.lax.stop_gradient(after), total)
+
+    return loss
 
 
 def of_latents(
