@@ -16,9 +16,13 @@ from latenttrack import stream_checks
 from latenttrack.algebra import gaussian
 from latenttrack.interface import Outputs
 from lowrank_filter.common import checks
+from lowrank_filter.common.compiled import compiled
 
 Components = Float[Array, "T K y_dim"]
 Targets = Float[Array, "T y_dim"]
+
+# Steps whose pairs of components are compared at a time, probabilities of a calibration curve, nats of a spike.
+_STEPS, _LEVELS, _SPIKE = 256, 99, 10.0
 
 
 def nll(ys: Targets, mean: Components, variance: Components) -> Float[Array, " T"]:
@@ -31,6 +35,10 @@ def nll(ys: Targets, mean: Components, variance: Components) -> Float[Array, " T
     """
     ys, mean = stream_checks.scored(ys, mean)
     mean, variance = stream_checks.components(mean, variance)
+    return compiled(_nll, ys, mean, variance)
+
+
+def _nll(ys: Array, mean: Array, variance: Array) -> Float[Array, " T"]:
     return -gaussian.mixture(gaussian.log_density(ys[:, None], mean, variance))
 
 
@@ -42,11 +50,14 @@ def squared_error(ys: Targets, mean: Components) -> Float[Array, "T y_dim"]:
         >>> print(lt.metrics.squared_error(jnp.array([[3.0]]), mean))
         [[4.]]
     """
-    ys, mean = stream_checks.scored(ys, mean)
+    return compiled(_squared_error, *stream_checks.scored(ys, mean))
+
+
+def _squared_error(ys: Array, mean: Array) -> Float[Array, "T y_dim"]:
     return jnp.square(ys - jnp.mean(mean, axis=1))
 
 
-def crps(ys: Targets, mean: Components, variance: Components, *, batch_size: int = 256) -> Float[Array, "T y_dim"]:
+def crps(ys: Targets, mean: Components, variance: Components, *, batch_size: int = _STEPS) -> Float[Array, "T y_dim"]:
     """Continuous ranked probability score of each channel's mixture, in closed form (Grimit et al. 2006).
 
     (1/K) Σ_k A(y − μ_k, σ_k²) − 1/(2K²) Σ_kl A(μ_k − μ_l, σ_k² + σ_l²), A(m, s²) = 2 s φ(m/s) + m (2 Φ(m/s) − 1).
@@ -60,7 +71,10 @@ def crps(ys: Targets, mean: Components, variance: Components, *, batch_size: int
     ys, mean = stream_checks.scored(ys, mean)
     mean, variance = stream_checks.components(mean, variance)
     checks.count("batch_size", batch_size, minimum=1)
+    return compiled(_crps, ys, mean, variance, batch_size=batch_size)
 
+
+def _crps(ys: Array, mean: Array, variance: Array, *, batch_size: int) -> Float[Array, "T y_dim"]:
     def one(inputs: tuple[Array, Array, Array]) -> Float[Array, " y_dim"]:
         y, m, v = inputs
         pairs = _absolute(m[:, None] - m[None], v[:, None] + v[None])
@@ -87,6 +101,10 @@ def pit(ys: Targets, mean: Components, variance: Components) -> Float[Array, "T 
     """
     ys, mean = stream_checks.scored(ys, mean)
     mean, variance = stream_checks.components(mean, variance)
+    return compiled(_pit, ys, mean, variance)
+
+
+def _pit(ys: Array, mean: Array, variance: Array) -> Float[Array, "T y_dim"]:
     return jnp.mean(_below(ys[:, None], mean, variance), axis=1)
 
 
@@ -110,6 +128,10 @@ def quantile(mean: Components, variance: Components, q: ArrayLike) -> Float[Arra
     """
     mean, variance = stream_checks.components(mean, variance)
     q = stream_checks.probabilities("q", q).astype(mean.dtype)
+    return compiled(_quantiles, mean, variance, q)
+
+
+def _quantiles(mean: Array, variance: Array, q: Array) -> Float[Array, "..."]:
     one = functools.partial(_quantile, mean, variance)
     return jax.vmap(one)(q) if q.ndim else one(q)
 
@@ -162,7 +184,7 @@ def quantile_loss(ys: Targets, quantiles: Float[Array, "Q T y_dim"], q: Float[Ar
         >>> print(lt.metrics.quantile_loss(jnp.array([[3.0]]), jnp.array([[[1.0]]]), jnp.array([0.5])))
         [[[2.]]]
     """
-    return _doubled(*stream_checks.quantiles(ys, quantiles, q))
+    return compiled(_doubled, *stream_checks.quantiles(ys, quantiles, q))
 
 
 def _doubled(ys: Array, quantiles: Array, q: Array) -> Array:
@@ -186,8 +208,11 @@ def weighted_quantile_loss(
         0.25
     """
     ys, quantiles, q = stream_checks.quantiles(ys, quantiles, q)
-    loss = _doubled(ys, quantiles, q)
-    seen = _seen(mask, ys)
+    return compiled(_weighted, ys, quantiles, q, _scored(mask, ys))
+
+
+def _weighted(ys: Array, quantiles: Array, q: Array, mask: Array | None) -> Float[Array, ""]:
+    loss, seen = _doubled(ys, quantiles, q), _seen(mask, ys)
     return jnp.mean(jnp.sum(jnp.where(seen, loss, 0), axis=(1, 2))) / jnp.sum(jnp.where(seen, jnp.abs(ys), 0))
 
 
@@ -216,6 +241,10 @@ def mase(
             f"history: expected more than season = {season} rows of {ys.shape[1]} channels, got shape "
             f"{history.shape}; give the training span's targets"
         )
+    return compiled(_mase, ys, points, history, _scored(mask, ys), season=season)
+
+
+def _mase(ys: Array, points: Array, history: Array, mask: Array | None, *, season: int) -> Float[Array, " y_dim"]:
     seen = _seen(mask, ys)
     error = jnp.sum(jnp.where(seen, jnp.abs(ys - points), 0), axis=0) / jnp.sum(seen, axis=0)
     return error / jnp.nanmean(jnp.abs(history[season:] - history[:-season]), axis=0)
@@ -235,6 +264,10 @@ def horizon_coverage(
         [1.  0.5]
     """
     ys, lower, upper = stream_checks.intervals(ys, lower, upper)
+    return compiled(_held, ys, lower, upper, _scored(mask, ys))
+
+
+def _held(ys: Array, lower: Array, upper: Array, mask: Array | None) -> Float[Array, "h y_dim"]:
     seen = _seen(mask, ys)
     held = (lower <= ys) & (ys <= upper)
     return jnp.sum(seen & held, axis=0) / jnp.sum(seen, axis=0)
@@ -255,6 +288,10 @@ def energy_score(
     ys = stream_checks.rows("ys", ys)
     samples = stream_checks.paths("samples", samples, ys)
     checks.count("batch_size", batch_size, minimum=1)
+    return compiled(_energy, ys, samples, batch_size=batch_size)
+
+
+def _energy(ys: Array, samples: Array, *, batch_size: int) -> Float[Array, ""]:
     flat = samples.reshape(len(samples), -1)
 
     def one(path: Float[Array, " d"]) -> Float[Array, ""]:
@@ -269,13 +306,17 @@ def _norm(difference: Float[Array, "K d"]) -> Float[Array, " K"]:
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), square)
 
 
-def _seen(mask: Any, ys: Array) -> Bool[Array, "..."]:
-    """Which steps are scored, in the shape of the targets."""
-    if mask is None:
-        return jnp.ones(ys.shape, bool)
-    mask = checks.booleans("mask", mask)
-    checks.shape("mask", mask, ys.shape[:-1], "one boolean per time step")
-    return jnp.broadcast_to(mask[..., None], ys.shape)
+def _scored(mask: Any, ys: Array) -> Array | None:
+    """Which steps are scored: all without a mask."""
+    if mask is not None:
+        mask = checks.booleans("mask", mask)
+        checks.shape("mask", mask, ys.shape[:-1], "one boolean per time step")
+    return mask
+
+
+def _seen(mask: Array | None, ys: Array) -> Bool[Array, "..."]:
+    """Which targets are scored, in their shape."""
+    return jnp.ones(ys.shape, bool) if mask is None else jnp.broadcast_to(mask[..., None], ys.shape)
 
 
 def coverage(pits: Float[Array, "..."], level: ArrayLike) -> Float[Array, "..."]:
@@ -287,11 +328,15 @@ def coverage(pits: Float[Array, "..."], level: ArrayLike) -> Float[Array, "..."]
     """
     pits = stream_checks.axes("pits", pits, 0, "(...,) from pit")
     checks.within("level", level, 0.0, 1.0, "values in [0, 1]")
+    return compiled(_covered, pits, level)
+
+
+def _covered(pits: Array, level: ArrayLike) -> Float[Array, "..."]:
     return (jnp.abs(pits - 0.5) <= 0.5 * jnp.asarray(level)).astype(pits.dtype)
 
 
 def calibration_error(
-    pits: Float[Array, "T y_dim"], mask: Bool[Array, " T"] | None = None, *, levels: int = 99
+    pits: Float[Array, "T y_dim"], mask: Bool[Array, " T"] | None = None, *, levels: int = _LEVELS
 ) -> Float[Array, ""]:
     """Mean over probabilities p = 1/(levels + 1) … and channels of |share of PIT ≤ p − p| (Kuleshov et al. 2018).
 
@@ -302,9 +347,10 @@ def calibration_error(
     """
     pits = stream_checks.axes("pits", pits, 2, "(T, y_dim) from pit")
     checks.count("levels", levels, minimum=1)
-    if mask is not None:
-        mask = checks.booleans("mask", mask)
-        checks.shape("mask", mask, pits.shape[:1], "one boolean per time step")
+    return compiled(_calibration_error, pits, _scored(mask, pits), levels=levels)
+
+
+def _calibration_error(pits: Array, mask: Array | None, *, levels: int) -> Float[Array, ""]:
     share = _shares(len(pits), mask)
     expected = jnp.arange(1, levels + 1) / (levels + 1)
 
@@ -323,7 +369,10 @@ def uncertainty(mean: Components, variance: Components) -> tuple[Float[Array, "T
         >>> print(aleatoric, epistemic)
         [[1.]] [[1.]]
     """
-    mean, variance = stream_checks.components(mean, variance)
+    return compiled(_uncertainty, *stream_checks.components(mean, variance))
+
+
+def _uncertainty(mean: Array, variance: Array) -> tuple[Array, Array]:
     return jnp.mean(variance, axis=1), jnp.var(mean, axis=1)
 
 
@@ -336,6 +385,10 @@ def failure_rate(nlls: Float[Array, "runs T"], threshold: ArrayLike = 1e6) -> Fl
     """
     nlls = stream_checks.axes("nlls", nlls, 1, "(runs, T)")
     stream_checks.threshold(threshold)
+    return compiled(_failure_rate, nlls, threshold)
+
+
+def _failure_rate(nlls: Array, threshold: ArrayLike) -> Float[Array, ""]:
     return jnp.mean(jnp.any(~(nlls <= threshold), axis=-1))
 
 
@@ -346,13 +399,16 @@ def first_shares(nlls: Float[Array, "models T"]) -> Float[Array, " models"]:
         >>> print(lt.metrics.first_shares(jnp.array([[0.0, 3.0], [1.0, 2.0]])))
         [0.5 0.5]
     """
-    nlls = stream_checks.axes("nlls", nlls, 2, "(models, T)")
+    return compiled(_first_shares, stream_checks.axes("nlls", nlls, 2, "(models, T)"))
+
+
+def _first_shares(nlls: Array) -> Float[Array, " models"]:
     scores = jnp.where(jnp.isnan(nlls), jnp.inf, nlls)
     first = (scores == jnp.min(scores, axis=0)).astype(nlls.dtype)
     return jnp.mean(first / jnp.sum(first, axis=0), axis=-1)
 
 
-def spikes(nlls: Float[Array, "*batch T"], threshold: ArrayLike = 10.0) -> Int[Array, "*batch"]:
+def spikes(nlls: Float[Array, "*batch T"], threshold: ArrayLike = _SPIKE) -> Int[Array, "*batch"]:
     """Steps above ``threshold`` nats, or without a number.
 
     Examples:
@@ -361,6 +417,10 @@ def spikes(nlls: Float[Array, "*batch T"], threshold: ArrayLike = 10.0) -> Int[A
     """
     nlls = stream_checks.axes("nlls", nlls, 1, "(..., T)")
     stream_checks.threshold(threshold)
+    return compiled(_spikes, nlls, threshold)
+
+
+def _spikes(nlls: Array, threshold: ArrayLike) -> Int[Array, "*batch"]:
     return jnp.sum(~(nlls <= threshold), axis=-1)
 
 
@@ -389,28 +449,32 @@ def summary(outputs: Outputs, ys: Targets, mask: Bool[Array, " T"] | None = None
         >>> print(found.nll, found.mse)
         1.5 4.0
     """
-    ys, seen = _observed(outputs, ys, mask)
-    mask = None if mask is None and outputs.invalid is None else seen
+    return compiled(_summary, outputs, *_observed(outputs, ys, mask))
+
+
+def _summary(outputs: Outputs, ys: Array, mask: Array | None) -> Summary:
+    mask = _valid(outputs, mask)
+    seen = jnp.ones(len(ys), bool) if mask is None else mask
     share = _shares(len(ys), mask)
     ys = jnp.where(seen[:, None], ys, 0)
     scores = jnp.where(seen, -outputs.log_prob, jnp.nan)
-    pits = pit(ys, outputs.mean, outputs.variance)
+    pits = _pit(ys, outputs.mean, outputs.variance)
 
     def average(values: Float[Array, "T y_dim"]) -> Float[Array, ""]:
         return jnp.mean(share @ values)
 
-    aleatoric, epistemic = uncertainty(outputs.mean, outputs.variance)
+    aleatoric, epistemic = _uncertainty(outputs.mean, outputs.variance)
     return Summary(
         jnp.sum(jnp.where(seen, -share * outputs.log_prob, 0)),
         jnp.nanmedian(scores),
         jnp.max(jnp.where(seen, -outputs.log_prob, -jnp.inf)),
-        average(squared_error(ys, outputs.mean)),
-        average(crps(ys, outputs.mean, outputs.variance)),
-        average(coverage(pits, 0.9)),
-        calibration_error(pits, mask),
+        average(_squared_error(ys, outputs.mean)),
+        average(_crps(ys, outputs.mean, outputs.variance, batch_size=_STEPS)),
+        average(_covered(pits, 0.9)),
+        _calibration_error(pits, mask, levels=_LEVELS),
         average(aleatoric),
         average(epistemic),
-        spikes(jnp.where(seen, -outputs.log_prob, -jnp.inf)),
+        _spikes(jnp.where(seen, -outputs.log_prob, -jnp.inf), _SPIKE),
     )
 
 
@@ -448,9 +512,15 @@ def health(outputs: Outputs, ys: Targets, mask: Bool[Array, " T"] | None = None,
         [2.]
     """
     checks.count("window", window, minimum=1)
-    ys, seen = _observed(outputs, ys, mask)
-    aleatoric, epistemic = uncertainty(outputs.mean, outputs.variance)
-    error, total = squared_error(ys, outputs.mean), aleatoric + epistemic
+    return compiled(_health, outputs, *_observed(outputs, ys, mask), window=window)
+
+
+def _health(outputs: Outputs, ys: Array, mask: Array | None, *, window: int) -> Health:
+    mask = _valid(outputs, mask)
+    seen = jnp.ones(len(ys), bool) if mask is None else mask
+    ys = jnp.where(seen[:, None], ys, 0)
+    aleatoric, epistemic = _uncertainty(outputs.mean, outputs.variance)
+    error, total = _squared_error(ys, outputs.mean), aleatoric + epistemic
     innovation = jnp.mean(jnp.where(error > 0, error / total, 0), axis=1)
     invalid = jnp.zeros(len(ys), bool) if outputs.invalid is None else outputs.invalid
 
@@ -463,16 +533,20 @@ def health(outputs: Outputs, ys: Targets, mask: Bool[Array, " T"] | None = None,
     return Health(mean, observed, recent(invalid.astype(jnp.int32)))
 
 
-def _observed(outputs: Outputs, ys: Targets, mask: Any) -> tuple[Targets, Bool[Array, " T"]]:
-    """Targets, zero where not observed, and which steps were."""
+def _observed(outputs: Outputs, ys: Targets, mask: Any) -> tuple[Targets, Bool[Array, " T"] | None]:
+    """Targets and mask that fit the outputs."""
     checks.instance("outputs", outputs, Outputs, "take it from a rollout")
     ys, _ = stream_checks.scored(ys, outputs.mean)
     stream_checks.components(outputs.mean, outputs.variance)
     _, ys, mask = stream_checks.stream(ys, ys, mask)
-    seen = jnp.ones(len(ys), bool) if mask is None else mask
-    if outputs.invalid is not None:
-        seen = seen & ~outputs.invalid
-    return jnp.where(seen[:, None], ys, 0), seen
+    return ys, mask
+
+
+def _valid(outputs: Outputs, mask: Array | None) -> Array | None:
+    """Which steps are scored: those observed that were not invalid."""
+    if outputs.invalid is None:
+        return mask
+    return ~outputs.invalid if mask is None else mask & ~outputs.invalid
 
 
 def _shares(size: int, mask: Bool[Array, " T"] | None) -> Float[Array, " T"]:
