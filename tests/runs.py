@@ -31,7 +31,7 @@ def start():
 
 
 def stream(folder, noise=1e-3, x=X, every=3, **options):
-    built = lf.extended_filter(net, LIKELIHOOD, rank=2, process_noise=noise)
+    built = lf.extended_filter(net, LIKELIHOOD, rank=2, process_noise=noise, iterations=0)
     return lf.filter_stream(built, start(), x, Y, checkpoint=folder, checkpoint_every=every, **options)
 
 

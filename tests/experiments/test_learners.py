@@ -83,6 +83,7 @@ def test_a_learner_of_ones_own(tasks: Tasks, tmp_path: Path) -> None:
     assert jax.tree.structure(found.chosen) == jax.tree.structure({"unused": 1.0})
 
 
+@pytest.mark.slow
 def test_lofi_is_one_pass_of_the_linearised_filter_over_one_task_after_the_other(tasks: Tasks, tmp_path: Path) -> None:
     learner = learners.lofi(rank=4, chunk_size=10)
     found = run(Method({"a": "last"}, {"prior": (10.0,)}, follow(learner)), tasks, tmp_path)["a"]

@@ -69,7 +69,7 @@ def test_products_are_the_gradients(name, size):
 
 
 @pytest.mark.parametrize("metric", ["relative", "euclidean"])
-@pytest.mark.parametrize("blocks", ["network", "unit"])
+@pytest.mark.parametrize("blocks", ["network", pytest.param("unit", marks=pytest.mark.slow)])
 def test_a_prediction_inside_an_update_is_a_prediction_before_it(blocks, metric):
     rng = np.random.default_rng(3)
     x, y = jnp.asarray(rng.normal(size=(6, 4))), jnp.asarray(rng.integers(0, 3, 6))

@@ -95,6 +95,7 @@ def test_the_second_call_compiles_nothing(name, structure, compilations):
     jax.tree.map(np.testing.assert_array_equal, jax.tree.leaves(first), jax.tree.leaves(second))
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_over_two_hundred_calls():
     belief = STARTS["network"]()
 

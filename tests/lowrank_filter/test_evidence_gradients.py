@@ -40,7 +40,7 @@ def agrees(kernel, name, **options):
     return dense.relative_error(came, dense.finite_difference(function, AT[name], 1e-3))
 
 
-@pytest.mark.parametrize("zeros", [0, 2])
+@pytest.mark.parametrize("zeros", [pytest.param(0, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize("name", AT)
 @pytest.mark.parametrize("kernel", ["update", "laplace_update"])
 def test_without_truncation(kernel, name, zeros):

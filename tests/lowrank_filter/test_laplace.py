@@ -46,8 +46,7 @@ def oracle(belief, params, x, y, temperature=1.0, scale=1.0):
     return curvature, loss, dense.laplace_evidence(loss, shift, prior, prior + curvature)
 
 
-@pytest.mark.parametrize("metric", ["relative", "euclidean"])
-@pytest.mark.parametrize(("prior_rank", "size"), [(0, 5), (3, 20)])
+@pytest.mark.parametrize(("prior_rank", "size", "metric"), [(0, 5, "relative"), (3, 20, "euclidean")])
 def test_without_truncation(prior_rank, size, metric):
     """Fewer root columns than parameters (size 5), and more (size 20)."""
     belief, params, x, y = problem(prior_rank, size)

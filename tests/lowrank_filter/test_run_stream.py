@@ -22,7 +22,7 @@ SPLIT = np.cumsum(SIZES)[:-1]
 X = RNG.normal(size=(sum(SIZES), 3)).astype(np.float32)
 Y = (X[:, 0] > 0).astype(int)
 BATCHES = list(zip(np.split(X, SPLIT), np.split(Y, SPLIT), strict=True))
-FILTER = lf.extended_filter(runs.net, lf.Categorical(), rank=2, process_noise=1e-3)
+FILTER = lf.extended_filter(runs.net, lf.Categorical(), rank=2, process_noise=1e-3, iterations=0)
 
 
 def run(batches=BATCHES, **options):
@@ -42,7 +42,8 @@ def test_padding_changes_nothing():
     """Batches by the plain kernels, each at its own size; the empty one is a prediction alone."""
     batches = [BATCHES[0], BATCHES[3], BATCHES[0]]
     predict = jax.jit(lambda belief: lf.predict(belief, 1e-3))
-    update = jax.jit(lambda belief, x, y: lf.update(belief, runs.net, lf.Categorical(), x, y)[0])
+    plain = {"iterations": 0}
+    update = jax.jit(lambda belief, x, y: lf.update(belief, runs.net, lf.Categorical(), x, y, **plain)[0])
     belief = runs.start()
     for x, y in batches:
         belief = predict(belief)
@@ -61,7 +62,7 @@ def test_one_compilation():
         traces.append(len(x))
         return runs.net(params, x)
 
-    built = lf.extended_filter(net, lf.Categorical(), rank=2)
+    built = lf.extended_filter(net, lf.Categorical(), rank=2, iterations=0)
     belief, _ = lf.run_stream(built, runs.start(), BATCHES[:1], pad_to=5, progress=False)
     before = len(traces)
     lf.run_stream(built, belief, iter(BATCHES), pad_to=5, progress=False)

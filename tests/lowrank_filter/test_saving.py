@@ -75,7 +75,7 @@ def case(request):
 
     @jax.jit
     def onwards(belief):
-        return lf.update(belief, network, lf.Categorical(), X, Y, process_noise=0.1)
+        return lf.update(belief, network, lf.Categorical(), X, Y, process_noise=0.1, iterations=0)
 
     return name, onwards(STARTS[structure](params))[0], onwards
 
@@ -113,7 +113,7 @@ def test_filters_have_one_shape():
     import optax  # noqa: PLC0415
 
     params, network = NETWORKS["dict"]
-    extended = lf.extended_filter(network, lf.Categorical(), rank=1, process_noise=0.1)
+    extended = lf.extended_filter(network, lf.Categorical(), rank=1, process_noise=0.1, iterations=0)
     laplace = lf.laplace_filter(network, lf.Categorical(), optax.sgd(0.01), steps=2, rank=1, fit_batch_size=2)
     bare = lf.Filter(extended.init, extended.predict, extended.update)
     for built in (extended, laplace, bare):

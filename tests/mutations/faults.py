@@ -56,7 +56,7 @@ FAULTS = {
     "smooth-step": Fault("lowrank_filter/kernels/smooth.py", "noise_at(step + 1)", "noise_at(step)", SMOOTH),
     "smooth-innovation": Fault(
         "lowrank_filter/kernels/smooth.py",
-        "jax.tree.map(jnp.subtract, next_mean, moved)",
+        "jax.tree.map(jnp.subtract, next_mean, ahead)",
         "jax.tree.map(jnp.subtract, next_mean, belief.mean)",
         SMOOTH,
     ),
