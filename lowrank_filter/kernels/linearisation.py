@@ -19,7 +19,8 @@ def example_gradients(
     """The outputs [B, C], and the columns JᵢᵀSᵢ, example by example: n = B·r of them; ``root`` gives S at the outputs.
 
     Where the network is made of layers that each meet an example once, the columns stay products of the layers' inputs
-    and output gradients.
+    and output gradients; where weights are shared over positions and can be read, they are sums of those, O(B). Else
+    the whole batch is differentiated once for each column, O(B²).
     """
     reading = network_reader.read(apply_fn, params, batch.x)
     where = find_places([use.labels for use in reading.uses], params) if reading.uses else None
@@ -27,6 +28,9 @@ def example_gradients(
         outputs, factors = network_reader.factorise(reading, apply_fn, params, batch.x, root)
         inputs, cotangents = zip(*map(_as_product, reading.uses, factors), strict=True)
         return outputs, LayerGradients(inputs, cotangents, params, where)
+    if reading.uses and not reading.unknown.any():
+        outputs, stack = network_reader.gradients(reading, apply_fn, params, batch.x, root)
+        return outputs, Stack(stack)
     outputs, pull_back = jax.vjp(lambda p: apply_fn(p, batch.x), params)
     found = root(outputs)
     size, _, width = found.shape

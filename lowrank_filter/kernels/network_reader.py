@@ -24,6 +24,7 @@ from jax.extend import core
 from jaxtyping import Array, Float
 
 from lowrank_filter.algebra import tree
+from lowrank_filter.algebra.example_gradients import find_places
 from lowrank_filter.algebra.tree import Tree
 
 _zip = functools.partial(zip, strict=True)
@@ -188,9 +189,47 @@ def diagonal(reading: Reading, apply_fn: Callable, params: Tree, x: Any, root: R
         else:
             each = gradients if inputs is None else inputs[..., None] * gradients
             squares.append(jnp.sum(jnp.sum(each, axis=1) ** 2, axis=(0, -1)))
-    # Linear: each of its results only selects and moves parameters, every one of them once.
-    _, pull = jax.vjp(lambda p: _evaluate(apply_fn, p, x, None).weights, params)
-    return pull(squares)[0]
+    return _to_parameters(apply_fn, params, x, range(len(squares)))(squares)
+
+
+def gradients(reading: Reading, apply_fn: Callable, params: Tree, x: Any, root: Root) -> tuple[Array, Tree]:
+    """The outputs, and JᵢᵀSᵢ example by example as a stack of B·r vectors, where no parameter is used in an unknown
+    way: for each use the sum over its positions of input ⊗ output gradient."""
+    outputs, factors = factorise(reading, apply_fn, params, x, root)
+
+    def of_use(use: Use, factor: Factors) -> Array:
+        inputs, cotangents = factor
+        if use.kind == "dense" and inputs is not None:
+            found = jnp.einsum("bti,btor->brio", inputs, cotangents, precision=tree.HIGHEST)
+        else:
+            each = cotangents if inputs is None else inputs[..., None] * cotangents
+            found = jnp.moveaxis(jnp.sum(each, axis=1), -1, 1)
+        return found.reshape(-1, *found.shape[2:])
+
+    arrays = list(map(of_use, reading.uses, factors))
+    # A bias that was broadcast to the examples is put in its place by hand: the transpose would sum over them again.
+    small = [number for number, use in enumerate(reading.uses) if use.kind != "dense"]
+    places = find_places([reading.uses[number].labels for number in small], params)
+    if places is None:
+        return outputs, jax.vmap(_to_parameters(apply_fn, params, x, range(len(arrays))))(arrays)
+    dense = [number for number in range(len(arrays)) if number not in small]
+    if dense:
+        stack = jax.vmap(_to_parameters(apply_fn, params, x, dense))([arrays[number] for number in dense])
+    else:
+        stack = tree.zeros(params, len(arrays[0]))
+    leaves, structure = jax.tree.flatten(stack)
+    for number, place in _zip(small, places):
+        leaf = leaves[place.leaf]
+        flat = leaf.reshape(len(leaf), -1).at[:, place.elements].add(arrays[number].astype(leaf.dtype))
+        leaves[place.leaf] = flat.reshape(leaf.shape)
+    return outputs, structure.unflatten(leaves)
+
+
+def _to_parameters(apply_fn: Callable, params: Tree, x: Any, uses: Sequence[int]) -> Callable[[Sequence[Array]], Tree]:
+    """From an array for each of some uses to its places among the parameters, summed where they have several."""
+    # Linear: each of its results only selects and moves parameters.
+    _, pull = jax.vjp(lambda p: list(map(_evaluate(apply_fn, p, x, None).weights.__getitem__, uses)), params)
+    return lambda arrays: pull(list(arrays))[0]
 
 
 class _Value(NamedTuple):

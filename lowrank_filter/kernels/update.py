@@ -281,11 +281,9 @@ class _Round(NamedTuple):
 
 def _guarded(problem: _Problem, iterations: int, options: dict[str, Any]) -> _Step:
     """Steps to the MAP of the network linearised where the last one led, none of which raises the penalised loss."""
-    last = None
-    for _ in range(iterations):
-        last = _round(problem, options, last)
-    if last is None:
-        raise AssertionError("no iteration is a plain step")
+    first = _round(problem, options, None)
+    # The others are one program, however many there are.
+    last, _ = jax.lax.scan(lambda last, _: (_round(problem, options, last), None), first, length=iterations - 1)
     return last.step
 
 

@@ -9,8 +9,9 @@ from jax.flatten_util import ravel_pytree
 
 import lowrank_filter as lf
 from lowrank_filter.kernels import network_reader
-from lowrank_filter.kernels.examples import Examples, prepare
+from lowrank_filter.kernels.examples import Batch, Examples, prepare
 from lowrank_filter.kernels.ggn import curvature
+from lowrank_filter.kernels.linearisation import example_gradients
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -207,6 +208,30 @@ def test_these_are_read_and_not_differentiated_example_by_example(name):
     layout = lf.kronecker_init(params).precision.layout
     found = [reading.layer_uses(layout.positions(group)) for group in layout.groups if group.layer]
     assert len(found) >= 2 and all(len(uses) == 1 for uses in found)
+
+
+@pytest.mark.parametrize("name", ["convolutions", "attention"])
+def test_columns_of_shared_weights_cost_as_much_for_each_example(name):
+    """The same numbers as a Jacobian, and operations that grow with the batch and not with its square."""
+    apply_fn, params, shape = NETWORKS[name]()
+
+    def columns(params, x):
+        size = len(x)
+        batch = Batch(x, jnp.zeros((size, OUT)), jnp.ones(size, bool), jnp.ones(size, bool))
+        root = jnp.broadcast_to(jnp.eye(OUT), (size, OUT, OUT))
+        return example_gradients(params, apply_fn, batch, lambda _: root)[1].stack()
+
+    def compiled(size):
+        return jax.jit(columns).lower(params, x_of(size, *shape[1:])).compile()
+
+    few, many = compiled(4), compiled(32)
+    assert many.cost_analysis()["flops"] < 1.1 * 8 * few.cost_analysis()["flops"]
+    x = x_of(4, *shape[1:])
+    expected = jax.vmap(lambda p: ravel_pytree(p)[0])(
+        jax.tree.map(lambda v: v.reshape(4 * OUT, *v.shape[2:]), jax.jacobian(apply_fn)(params, x))
+    )
+    came = jax.vmap(lambda p: ravel_pytree(p)[0])(few(params, x))
+    assert dense.relative_error(came, expected) < 1e-9
 
 
 def test_a_layer_used_otherwise_is_an_error_that_names_it():
