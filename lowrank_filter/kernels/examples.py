@@ -78,8 +78,10 @@ def check_examples(
     return examples
 
 
-def prepare(params: Tree, apply_fn: Apply, likelihood: Likelihood, examples: Examples) -> Batch:
-    """Replace what is masked or cannot be used.
+def prepare(
+    params: Tree, apply_fn: Apply, likelihood: Likelihood, examples: Examples, batch_size: int | None = None
+) -> Batch:
+    """Replace what is masked or cannot be used; the network sees ``batch_size`` examples at once.
 
     Raises:
         ValueError: the network couples examples.
@@ -96,8 +98,27 @@ def prepare(params: Tree, apply_fn: Apply, likelihood: Likelihood, examples: Exa
     usable = kept & _finite(x, size)
     batch = Batch(_filled(usable, x), zero_where_masked(kept, y), kept, usable, observed, examples.weights)
     # An example whose outputs overflow must not be differentiated either: a zero cotangent times infinity is NaN.
-    usable &= jax.vmap(valid, in_axes=(None, 0, 0))(likelihood, apply_fn(params, batch.x), batch.y)
+    usable &= jax.vmap(valid, in_axes=(None, 0, 0))(
+        likelihood, outputs_in_pieces(apply_fn, params, batch.x, batch_size), batch.y
+    )
     return batch._replace(x=_filled(usable, batch.x), usable=usable)
+
+
+def outputs_in_pieces(apply_fn: Apply, params: Tree, x: Any, batch_size: int | None) -> Float[Array, "B C"]:
+    """The network's outputs, its activations those of ``batch_size`` examples; the last pieces overlap."""
+    size = _size(x)
+    if batch_size is None or size <= batch_size:
+        return apply_fn(params, x)
+
+    def piece(start: Array) -> Array:
+        return apply_fn(params, jax.tree.map(lambda v: jax.lax.dynamic_slice_in_dim(v, start, batch_size), x))
+
+    whole = size // batch_size
+    starts = np.minimum(np.arange(-(-size // batch_size)) * batch_size, size - batch_size)
+    found = jax.lax.map(piece, jnp.asarray(starts))
+    outputs = found[:whole].reshape(whole * batch_size, *found.shape[2:])
+    rest = size - whole * batch_size
+    return jnp.concatenate([outputs, found[-1, -rest:]]) if rest else outputs
 
 
 def _checked_mask(likelihood: Likelihood, y: Any, mask: Any) -> Any:

@@ -14,7 +14,7 @@ from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import compiled
 from lowrank_filter.kernels.belief import Belief, check_belief, unchecked_penalty
-from lowrank_filter.kernels.examples import Apply, Examples, check_examples, prepare
+from lowrank_filter.kernels.examples import Apply, Examples, check_examples, outputs_in_pieces, prepare
 from lowrank_filter.kernels.expansion import losses
 from lowrank_filter.kernels.ggn import curvature
 from lowrank_filter.kernels.likelihoods import Likelihood
@@ -120,7 +120,7 @@ def _laplace_update(
     params = jax.tree.map(lambda p: jnp.asarray(p, dtype), params)
     narrow, belief, likelihood, examples = belief, *widths.cast((belief, likelihood, examples), dtype)
     apply_fn = widths.outputs_in(dtype, apply_fn)
-    batch = prepare(params, apply_fn, likelihood, examples)
+    batch = prepare(params, apply_fn, likelihood, examples, batch_size)
     prior = belief.precision
     operator = curvature(
         params,
@@ -133,7 +133,7 @@ def _laplace_update(
     site, cut = prior.approximate(operator, rank=rank, residual=residual, metric=metric, iterations=iterations)
     precision, misfit = prior.add(site, rank=rank, residual=residual, metric=metric)
     misfit = Misfit(cut.left_out + misfit.left_out, cut.left_out + misfit.whole)
-    local = losses(likelihood, apply_fn(params, batch.x), batch, temperature)
+    local = losses(likelihood, outputs_in_pieces(apply_fn, params, batch.x, batch_size), batch, temperature)
     loss = jnp.sum(local.loss)
     log_evidence = -loss - unchecked_penalty(belief, params) - 0.5 * precision.logdet_over(prior)
     info = Info(widths.like(site, narrow.precision), log_evidence, loss, misfit.share, jnp.sum(local.invalid))

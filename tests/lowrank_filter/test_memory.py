@@ -37,3 +37,29 @@ def test_ten_thousand_examples_fit_in_one_gibibyte():
     assert many + data < 2**30
     # It grows by a copy or two of the inputs (masked, split into micro-batches): nothing of examples × parameters.
     assert many - few < 4 * data
+
+
+def test_activations_are_those_of_a_micro_batch():
+    """A convolution's outputs are four times its inputs here; none is held for all examples."""
+
+    def convolution(params, x):
+        kernel = params["kernel"]
+        hidden = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return jnp.tanh(hidden).mean((1, 2)) @ params["last"]
+
+    def used(examples):
+        def shape(*sizes, dtype=jnp.float32):
+            return jax.ShapeDtypeStruct(sizes, dtype)
+
+        params = {"kernel": shape(3, 3, 1, 32), "last": shape(32, 10)}
+        belief = jax.eval_shape(lambda p: lf.init(p, rank=4), params)
+
+        def step(belief, params, x, y):
+            return lf.laplace_update(belief, params, convolution, lf.Categorical(), x, y, batch_size=50)
+
+        data = shape(examples, 14, 14, 1), shape(examples, dtype=jnp.int32)
+        return jax.jit(step).lower(belief, params, *data).compile().memory_analysis().temp_size_in_bytes
+
+    few, many = used(100), used(10_000)
+    inputs, hidden = (10_000 * 14 * 14 * 4 * width for width in (1, 32))
+    assert many - few < 6 * inputs < hidden / 5
