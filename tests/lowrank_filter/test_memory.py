@@ -40,18 +40,18 @@ def test_ten_thousand_examples_fit_in_one_gibibyte():
 
 
 def test_activations_are_those_of_a_micro_batch():
-    """A convolution's outputs are four times its inputs here; none is held for all examples."""
+    """A convolution's outputs are 32 times its inputs here, and never there for all examples."""
 
     def convolution(params, x):
         kernel = params["kernel"]
         hidden = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        return jnp.tanh(hidden).mean((1, 2)) @ params["last"]
+        return jax.nn.relu(hidden).reshape(len(x), -1) @ params["last"]
 
     def used(examples):
         def shape(*sizes, dtype=jnp.float32):
             return jax.ShapeDtypeStruct(sizes, dtype)
 
-        params = {"kernel": shape(3, 3, 1, 32), "last": shape(32, 10)}
+        params = {"kernel": shape(3, 3, 1, 32), "last": shape(14 * 14 * 32, 10)}
         belief = jax.eval_shape(lambda p: lf.init(p, rank=4), params)
 
         def step(belief, params, x, y):
@@ -61,5 +61,5 @@ def test_activations_are_those_of_a_micro_batch():
         return jax.jit(step).lower(belief, params, *data).compile().memory_analysis().temp_size_in_bytes
 
     few, many = used(100), used(10_000)
-    inputs, hidden = (10_000 * 14 * 14 * 4 * width for width in (1, 32))
-    assert many - few < 6 * inputs < hidden / 5
+    # What grows are copies of the inputs and the Krylov space's numbers for each example and output.
+    assert many - few < 10 * 10_000 * 14 * 14 * 4
