@@ -13,7 +13,8 @@ from lowrank_filter.algebra import krylov, small_matrices, tree
 from lowrank_filter.algebra.correction import projection
 from lowrank_filter.algebra.example_gradients import Columns, Combinable, Stack, Turned
 from lowrank_filter.algebra.few_parameters import FewParameters, few_parameters
-from lowrank_filter.algebra.precision import Correction, Curvature, Misfit, Projection
+from lowrank_filter.algebra.one_buffer import OneBuffer
+from lowrank_filter.algebra.precision import Correction, Curvature, Misfit, Precision, Projection
 from lowrank_filter.algebra.square_root import (
     asks_for_square_root,
     shortened,
@@ -400,6 +401,35 @@ class DiagLowRank(NamedTuple):
         shrink = self._shrink(noise, transition)
         weight = jax.tree.map(jnp.multiply, noise, shrink)
         return shrink, small_matrices.cholesky_plus_identity(tree.weighted_gram(self.factor, weight))
+
+
+class Joined(NamedTuple):
+    """Precisions over several leaves of few numbers as such over one array, and back; others as they are.
+
+    Attributes:
+        buffer: how vectors become one array.
+    """
+
+    buffer: OneBuffer
+
+    @classmethod
+    def of(cls, precision: Precision, like: Tree) -> Self:
+        """The rule of :class:`OneBuffer`, for a precision over vectors shaped like ``like`` and in its dtype."""
+        if isinstance(precision, DiagLowRank):
+            return cls(OneBuffer.of(like, precision.rank + 1))
+        return cls(OneBuffer(like, joined=False))
+
+    def precision(self, precision: Precision) -> Precision:
+        """A precision over one array."""
+        if not isinstance(precision, DiagLowRank):
+            return precision
+        return DiagLowRank(self.buffer.vector(precision.diag), self.buffer.stack(precision.factor))
+
+    def precision_back(self, precision: Precision) -> Precision:
+        """The precision."""
+        if not isinstance(precision, DiagLowRank):
+            return precision
+        return DiagLowRank(self.buffer.vector_back(precision.diag), self.buffer.stack_back(precision.factor))
 
 
 class _Prior(NamedTuple):

@@ -9,7 +9,7 @@ from jaxtyping import Array, DTypeLike, Float, Key
 
 from lowrank_filter.algebra import blocks as block_diagonal
 from lowrank_filter.algebra import kronecker, storage, tree, widths
-from lowrank_filter.algebra.diag_low_rank import DiagLowRank
+from lowrank_filter.algebra.diag_low_rank import DiagLowRank, Joined
 from lowrank_filter.algebra.operations import OPERATIONS
 from lowrank_filter.algebra.partition import Layer, layout
 from lowrank_filter.algebra.precision import Precision
@@ -185,7 +185,8 @@ def sample(key: Key[Array, ""], belief: Belief, n: int) -> Tree:
 
 def _sample(key: Key[Array, ""], belief: Belief, *, n: int) -> Tree:
     wide = widths.cast(belief, widths.common(belief))
-    draws = wide.precision.draw(key, n)
+    joined = Joined.of(wide.precision, wide.mean)
+    draws = joined.buffer.stack_back(joined.precision(wide.precision).draw(key, n))
     return widths.like(jax.tree.map(lambda draw, mean: draw + mean[None], draws, wide.mean), belief.mean)
 
 

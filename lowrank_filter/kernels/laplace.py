@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
 from lowrank_filter.algebra import widths
+from lowrank_filter.algebra.diag_low_rank import Joined
 from lowrank_filter.algebra.operations import truncation_options
 from lowrank_filter.algebra.precision import Misfit
 from lowrank_filter.algebra.tree import Tree
@@ -131,7 +132,10 @@ def _laplace_update(
         min(batch_size, len(batch.mask)),
     )
     site, cut = prior.approximate(operator, rank=rank, residual=residual, metric=metric, iterations=iterations)
-    precision, misfit = prior.add(site, rank=rank, residual=residual, metric=metric)
+    joined = Joined.of(prior, params)
+    options = {"rank": rank, "residual": residual, "metric": metric}
+    precision, misfit = joined.precision(prior).add(joined.precision(site), **options)
+    precision = joined.precision_back(precision)
     misfit = Misfit(cut.left_out + misfit.left_out, cut.left_out + misfit.whole)
     local = losses(likelihood, outputs_in_pieces(apply_fn, params, batch.x, batch_size), batch, temperature)
     loss = jnp.sum(local.loss)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from lowrank_filter.algebra import widths
+from lowrank_filter.algebra.diag_low_rank import Joined
 from lowrank_filter.algebra.operations import OPERATIONS, truncation_options
 from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.tree import Tree
@@ -94,15 +95,23 @@ def _smooth(
     noise_at = per_step("process_noise", process_noise.tree, like, steps)
     transition_at = per_step("transition", transition.tree, like, steps)
     center_at = None if center is None else per_step("center", center, like, steps)
-    in_structure = last.precision.in_structure
+    given = last.precision.in_structure
+    joined = Joined.of(last.precision, like)
+    buffer = joined.buffer
+    last = Belief(buffer.vector(last.mean), joined.precision(last.precision))
     options = {"rank": rank, "residual": residual, "metric": metric}
+
+    def in_structure(name: str, value: Tree) -> Tree:
+        return buffer.vector(given(name, value, like))
 
     def body(carry: tuple[Tree, Precision, Precision], inputs: tuple) -> tuple:
         next_mean, message, next_precision = carry
         step, belief, next_site = inputs
         noise, decay = noise_at(step + 1), transition_at(step + 1)
-        ahead = moved(belief.mean, decay, None if center_at is None else center_at(step + 1))
-        noise, decay = in_structure("process_noise", noise, like), in_structure("transition", decay, like)
+        ahead = buffer.vector(moved(belief.mean, decay, None if center_at is None else center_at(step + 1)))
+        belief = Belief(buffer.vector(belief.mean), joined.precision(belief.precision))
+        next_site = joined.precision(next_site)
+        noise, decay = in_structure("process_noise", noise), in_structure("transition", decay)
         message, _ = message.add(next_site, **options, reference=next_precision)
         message = message.retrodict(noise, decay)
         innovation = jax.tree.map(jnp.subtract, next_mean, ahead)
@@ -117,7 +126,9 @@ def _smooth(
     start = (last.mean, nothing, last_precision)
     _, smoothed = jax.lax.scan(body, start, (jnp.arange(steps - 1), earlier, later_sites), reverse=True)
     final = Belief(last.mean, last_precision)
-    return widths.like(jax.tree.map(lambda s, f: jnp.concatenate([s, f[None]]), smoothed, final), narrow)
+    whole = jax.tree.map(lambda s, f: jnp.concatenate([s, f[None]]), smoothed, final)
+    found = jax.vmap(lambda b: Belief(buffer.vector_back(b.mean), joined.precision_back(b.precision)))(whole)
+    return widths.like(found, narrow)
 
 
 def _steps(beliefs: Belief, sites: Precision) -> int:

@@ -1,0 +1,56 @@
+"""Vectors of many leaves as one array, where programs are then compiled in a fraction of the time.
+
+A compiler's time grows with the number of leaves; a program's with the bytes that are moved. So the rule: several
+leaves of few numbers become one array. More numbers stay as they are: joining would copy them, and move them between
+devices where leaves are sharded in different ways. So do the vectors that each step of a stream works on, which reads
+the layers of a network; but not what it does in the rare case that rounding asks for square roots.
+"""
+
+from typing import NamedTuple, Self
+
+import jax
+
+from lowrank_filter.algebra import tree
+from lowrank_filter.algebra.tree import Tree
+
+# 4 MiB of float32.
+_NUMBERS = 2**20
+
+
+class OneBuffer(NamedTuple):
+    """How vectors shaped like ``like`` become one array and come back; as they are where the rule says so.
+
+    Attributes:
+        like: a vector, or its leaves' shapes and dtypes.
+        joined: whether they become one array.
+    """
+
+    like: Tree
+    joined: bool
+
+    @classmethod
+    def of(cls, like: Tree, count: int) -> Self:
+        """The rule, for ``count`` vectors that are worked on together."""
+        return cls(like, len(jax.tree.leaves(like)) > 1 and tree.dimension(like) * count <= _NUMBERS)
+
+    @classmethod
+    def of_stack(cls, stack: Tree) -> Self:
+        """The rule, for a stack."""
+        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), stack)
+        return cls.of(like, tree.length(stack))
+
+    def vector(self, vector: Tree) -> Tree:
+        """A vector as one array [D]."""
+        return tree.flat(vector) if self.joined else vector
+
+    def stack(self, stack: Tree) -> Tree:
+        """A stack as one array [n, D]."""
+        return tree.flat_stack(stack) if self.joined else stack
+
+    def vector_back(self, vector: Tree) -> Tree:
+        """The vector."""
+        return tree.unflat(vector, self.like) if self.joined else vector
+
+    def stack_back(self, stack: Tree) -> Tree:
+        """The stack."""
+        return tree.unflat_stack(stack, self.like) if self.joined else stack
