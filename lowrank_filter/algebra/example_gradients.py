@@ -214,15 +214,7 @@ class LayerGradients:
             cotangents = _einsum("mbr,bor->mbo", weights.astype(dtype), g.astype(dtype))
             return _einsum("bi,mbo->mio", x.astype(dtype), cotangents)
 
-        arrays = tuple(map(array, self.inputs, self.gradients, self.places))
-        stack = []
-        for number, leaf in enumerate(leaves):
-            here = [n for n, place in enumerate(self.places) if place.leaf == number]
-            if here:
-                stack.append(_leaf_of([self.places[n] for n in here], [arrays[n] for n in here], leaf))
-            else:  # a parameter that the network does not use
-                stack.append(jnp.zeros((len(coefficients), *leaf.shape), leaf.dtype))
-        return jax.tree.unflatten(jax.tree.structure(self.like), stack)
+        return self._placed(list(map(array, self.inputs, self.gradients, self.places)))
 
     def mixed(self, weights: Float[Array, "B C r"]) -> Self:
         """Of the output gradients alone."""
@@ -231,7 +223,24 @@ class LayerGradients:
 
     def stack(self) -> Tree:
         """The gradients built."""
-        return self.combine(jnp.eye(self.size, dtype=self.gradients[0].dtype))
+
+        def array(x: Array | None, g: Array) -> Array:
+            each = jnp.moveaxis(g, 2, 1)
+            built = each if x is None else x[:, None, :, None] * each[:, :, None, :]
+            return built.reshape(self.size, *built.shape[2:])
+
+        return self._placed(list(map(array, self.inputs, self.gradients)))
+
+    def _placed(self, arrays: Sequence[Array]) -> Tree:
+        """A stack of one array [m, …] for each place."""
+        stack = []
+        for number, leaf in enumerate(jax.tree.leaves(self.like)):
+            here = [n for n, place in enumerate(self.places) if place.leaf == number]
+            if here:
+                stack.append(_leaf_of([self.places[n] for n in here], [arrays[n] for n in here], leaf))
+            else:  # a parameter that the network does not use
+                stack.append(jnp.zeros((len(arrays[0]), *leaf.shape), leaf.dtype))
+        return jax.tree.unflatten(jax.tree.structure(self.like), stack)
 
     def _spread(self, of_examples: Float[Array, "B B"]) -> Float[Array, "n n"]:
         width = self.gradients[0].shape[2]

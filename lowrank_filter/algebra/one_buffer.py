@@ -6,7 +6,8 @@ devices where leaves are sharded in different ways. So do the vectors that each 
 the layers of a network; but not what it does in the rare case that rounding asks for square roots.
 """
 
-from typing import NamedTuple, Self
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
 
 import jax
 
@@ -15,6 +16,20 @@ from lowrank_filter.algebra.tree import Tree
 
 # 4 MiB of float32.
 _NUMBERS = 2**20
+
+
+def few(like: Tree, count: int) -> bool:
+    """Whether ``count`` vectors shaped like ``like`` are few numbers."""
+    return tree.dimension(like) * count <= _NUMBERS
+
+
+def repeated(count: int, function: Callable[[Any], Any], start: Any, *, small: bool) -> Any:
+    """``function`` applied ``count`` times: as one loop where the state is small, for a loop copies its state."""
+    if small:
+        return jax.lax.fori_loop(0, count, lambda _, state: function(state), start)
+    for _ in range(count):
+        start = function(start)
+    return start
 
 
 class OneBuffer(NamedTuple):
@@ -31,13 +46,13 @@ class OneBuffer(NamedTuple):
     @classmethod
     def of(cls, like: Tree, count: int) -> Self:
         """The rule, for ``count`` vectors that are worked on together."""
-        return cls(like, len(jax.tree.leaves(like)) > 1 and tree.dimension(like) * count <= _NUMBERS)
+        return cls(like, len(jax.tree.leaves(like)) > 1 and few(like, count))
 
     @classmethod
-    def of_stack(cls, stack: Tree) -> Self:
-        """The rule, for a stack."""
+    def of_stack(cls, stack: Tree, count: int | None = None) -> Self:
+        """The rule, for a stack, or one of ``count`` vectors like its own."""
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), stack)
-        return cls.of(like, tree.length(stack))
+        return cls.of(like, tree.length(stack) if count is None else count)
 
     def vector(self, vector: Tree) -> Tree:
         """A vector as one array [D]."""

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from lowrank_filter.algebra import small_matrices, tree
+from lowrank_filter.algebra.one_buffer import OneBuffer, few, repeated
 from lowrank_filter.algebra.tree import Tree
 
 
@@ -55,7 +56,7 @@ def solve_many_parameters(
     first = small_matrices.cholesky(scaled)
     short = asks_for_square_root(first)
 
-    def by_gram(lower: Array) -> Solution:
+    def by_gram(lower: Array, plain: Callable[[Array], Tree]) -> Solution:
         halfway = small_matrices.solve_lower(lower, target)
         coefficients = small_matrices.solve_lower_transposed(lower, halfway)
         return Solution(
@@ -68,15 +69,20 @@ def solve_many_parameters(
     def by_square_root() -> Solution:
         lower = small_matrices.cholesky(small_matrices.raised(scaled, first)) / scale[:, None]
         vectors = rows()
+        buffer = OneBuffer.of_stack(vectors)
+        vectors = buffer.stack(vectors)
         root = orthonormalised(lower, vectors)
         halfway = jnp.matmul(root.border, target, precision=tree.HIGHEST)
         whole = tree.combine(halfway, root.basis)
         # b = K z = z + V w with w = Vᵀz, hence bᵀV w = ‖w‖² + ‖V w‖².
         explained = tree.inner(whole, whole) + jnp.sum(tree.project(vectors, whole) ** 2)
-        found = Solution(back(whole), explained, jnp.sum(halfway**2), root.lower)
-        return tree.select(short, found, by_gram(lower))
+        found = Solution(whole, explained, jnp.sum(halfway**2), root.lower)
+        # One of many that are solved at once may need no square root.
+        found = tree.select(short, found, by_gram(lower, lambda coefficients: tree.combine(coefficients, vectors)))
+        return found._replace(vector=back(buffer.vector_back(found.vector)))
 
-    return jax.lax.cond(small_matrices.anywhere(short), by_square_root, lambda: by_gram(first / scale[:, None]))
+    here = small_matrices.anywhere(short)
+    return jax.lax.cond(here, by_square_root, lambda: by_gram(first / scale[:, None], plain))
 
 
 def asks_for_square_root(lower: Float[Array, "n n"]) -> Bool[Array, ""]:
@@ -101,12 +107,14 @@ class Orthonormal(NamedTuple):
 def orthonormalised(lower: Float[Array, "n n"], rows: Tree) -> Orthonormal:
     """From a first L, of the Gram matrix: two passes more, the second for a Gram matrix whose diagonal was raised."""
     border = small_matrices.inverse_lower(lower)
-    basis = tree.combine(border, rows)
-    for _ in range(2):
+
+    def again(root: Orthonormal) -> Orthonormal:
+        lower, border, basis = root
         step = small_matrices.cholesky(_product(border, border.T) + tree.gram(basis, basis))
         inverse = small_matrices.inverse_lower(step)
-        lower, border, basis = _product(lower, step), _product(inverse, border), tree.combine(inverse, basis)
-    return Orthonormal(lower, border, basis)
+        return Orthonormal(_product(lower, step), _product(inverse, border), tree.combine(inverse, basis))
+
+    return repeated(2, again, Orthonormal(lower, border, tree.combine(border, rows)), small=few(rows, 1))
 
 
 def solve_few_parameters(rows: Float[Array, "n D"], prior: Float[Array, "D D"], target: Float[Array, " n"]) -> Solution:

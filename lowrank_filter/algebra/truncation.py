@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float
 
 from lowrank_filter.algebra import small_matrices, tree
 from lowrank_filter.algebra.example_gradients import Combinable, Stack
+from lowrank_filter.algebra.one_buffer import OneBuffer, few, repeated
 from lowrank_filter.algebra.tree import Tree
 
 Residual = Literal["diagonal", "drop"]
@@ -83,16 +84,24 @@ def principal(
     """
     settled = jnp.all(jnp.diagonal(gram)[keep:] == 0) if keep < len(gram) else jnp.zeros((), bool)
 
-    def once() -> Principal:
+    def once(columns: tuple[Combinable, ...] = columns) -> Principal:
         return _one_pass(gram, columns, keep, settled)
 
     def thrice() -> Principal:
-        return _three_passes(gram, columns, weight, keep, settled)
+        one = jax.eval_shape(columns[0].combine, gram[:1, : columns[0].size])
+        buffer = OneBuffer.of_stack(one, len(gram))
+        here, measure = columns, weight
+        if buffer.joined:
+            here = (Stack(buffer.stack(tree.join(tuple(column.stack() for column in columns)))),)
+            measure = None if weight is None else buffer.vector(weight)
+        found = _three_passes(gram, here, measure, keep, settled)
+        if not isinstance(accurate, bool):
+            found = tree.select(accurate, found, once(here))
+        return Principal(buffer.stack_back(found.kept), buffer.vector_back(found.residual), found.squared)
 
     if isinstance(accurate, bool):
         return thrice() if accurate else once()
-    found = small_matrices.anywhere(accurate)
-    return jax.lax.cond(found, lambda: tree.select(accurate, thrice(), once()), once)
+    return jax.lax.cond(small_matrices.anywhere(accurate), thrice, once)
 
 
 def _one_pass(gram: Array, columns: tuple[Combinable, ...], keep: int, settled: Array) -> Principal:
@@ -110,11 +119,15 @@ def _three_passes(
     fixed_gram, fixed, weight = jax.lax.stop_gradient((gram, columns, weight))
     # columns = lower @ basis, with basis ever closer to orthonormal rows
     lower, pending = _orthogonalise(fixed_gram)
-    basis: tuple[Combinable, ...] = fixed
-    for _ in range(2):
-        basis = (Stack(_combine(pending, basis)),)
-        step, pending = _orthogonalise(basis[0].gram(weight))
-        lower = jnp.matmul(lower, step, precision=tree.HIGHEST)
+
+    def again(state: tuple) -> tuple:
+        lower, pending, basis = state
+        vectors = Stack(_combine(pending, basis))
+        step, pending = _orthogonalise(vectors.gram(weight))
+        return jnp.matmul(lower, step, precision=tree.HIGHEST), pending, (vectors,)
+
+    small = isinstance(fixed[0], Stack) and len(fixed) == 1 and few(fixed[0].vectors, 1)
+    lower, pending, basis = repeated(2, again, (lower, pending, fixed), small=small)
     left, sigma, right = jnp.linalg.svd(lower)
     turn = jnp.matmul(sigma[:, None] * right, pending, precision=tree.HIGHEST)
     given = tree.join(tuple(column.stack() for column in fixed), keep)
