@@ -56,13 +56,14 @@ def line_search(
 
     enough = before + 16 * jnp.finfo(dtype).eps * (1 + jnp.abs(before))
 
+    # The whole step is the first half of a double one, so that the network is compiled once.
     def worse(state: tuple) -> Array:
         count, _, now = state
-        return ~(now <= enough) & (count < _HALVINGS)
+        return ~(now <= enough) & (count <= _HALVINGS)
 
     def halve(state: tuple) -> tuple:
         count, t, _ = state
         return count + 1, t / 2, at(t / 2)
 
-    _, t, now = jax.lax.while_loop(worse, halve, (0, one, at(one)))
+    _, t, now = jax.lax.while_loop(worse, halve, (0, 2 * one, jnp.full_like(before, jnp.nan)))
     return between(t, start, end), t, distance(t, products), now <= enough

@@ -50,13 +50,14 @@ def newton(at: Callable[[Array], Local], covariance: Float[Array, "n n"], start:
     """a ← −S K⁻¹(u − SᵀΣa), K = I + SᵀΣS, shortened to whichever of its halvings lowers the objective most."""
     dtype = covariance.dtype
     eps = float(jnp.finfo(dtype).eps)
-    lengths = 0.5 ** jnp.arange(_HALVINGS, dtype=dtype)
+    # The last of them is where it starts.
+    lengths = jnp.append(0.5 ** jnp.arange(_HALVINGS, dtype=dtype), 0)
 
     def loss(moved: Array) -> Array:
         return jnp.sum(at(moved).loss).astype(dtype)
 
     def step(state: tuple) -> tuple:
-        count, a, value, _ = state
+        count, a, _ = state
         moved = _matmul(covariance, a)
         found = at(moved)
         root = found.root.astype(dtype)
@@ -68,24 +69,24 @@ def newton(at: Callable[[Array], Local], covariance: Float[Array, "n n"], start:
         weights = small_matrices.solve_positive(lower, target.ravel()).reshape(size, width)
         change = -jnp.einsum("bcr,br->bc", root, weights, precision=tree.HIGHEST).ravel() - a
         across = _matmul(covariance, change)
+        exists = jnp.all(jnp.isfinite(across))
+        change, across = jnp.where(exists, change, 0), jnp.where(exists, across, 0)
         penalties = 0.5 * (
             jnp.sum(a * moved) + 2 * lengths * jnp.sum(a * across) + lengths**2 * jnp.sum(change * across)
         )
         values = jax.vmap(lambda length: loss(moved + length * across))(lengths) + penalties
         values = jnp.where(jnp.isfinite(values), values, jnp.inf)
-        rounding = 4 * eps * (1 + jnp.abs(value))
+        least = jnp.min(values)
+        rounding = 4 * eps * (1 + jnp.abs(least))
         # The longest of those that rounding cannot tell apart: near the optimum the whole step is exact.
-        best = jnp.argmax(values <= jnp.min(values) + rounding)
-        gain = value - values[best]
-        a = jnp.where(gain >= -rounding, a + lengths[best] * change, a)
-        return count + 1, a, jnp.minimum(value, values[best]), gain > rounding
+        best = jnp.argmax(values <= least + rounding)
+        a = a + jnp.where(least < jnp.inf, lengths[best], 0) * change
+        return count + 1, a, values[-1] - least > rounding
 
     def unfinished(state: tuple) -> Array:
-        return state[3] & (state[0] < _ITERATIONS)
+        return state[2] & (state[0] < _ITERATIONS)
 
-    moved = _matmul(covariance, start)
-    first = (0, start, loss(moved) + 0.5 * jnp.sum(start * moved), jnp.ones((), bool))
-    return jax.lax.while_loop(unfinished, step, first)[1]
+    return jax.lax.while_loop(unfinished, step, (0, start, jnp.ones((), bool)))[1]
 
 
 def _matmul(left: Array, right: Array) -> Array:
