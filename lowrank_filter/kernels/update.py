@@ -281,14 +281,24 @@ class _Round(NamedTuple):
 
 def _guarded(problem: _Problem, iterations: int, options: dict[str, Any]) -> _Step:
     """Steps to the MAP of the network linearised where the last one led, none of which raises the penalised loss."""
-    first = _round(problem, options, None)
-    # The others are one program, however many there are.
-    last, _ = jax.lax.scan(lambda last, _: (_round(problem, options, last), None), first, length=iterations - 1)
-    return last.step
+    if iterations == 1:
+        return _round(problem, options, None).step
+    # One program, however many there are: the first starts as if one before it had led nowhere.
+    shapes = jax.eval_shape(lambda: _round(problem, options, None))
+    nowhere = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    local = problem.localise(problem.apply_fn(problem.mean, problem.batch.x))
+    start = nowhere._replace(step=nowhere.step._replace(mean=problem.mean, local=local))
+
+    def body(last: _Round, number: Array) -> tuple[_Round, None]:
+        return _round(problem, options, last, number == 0), None
+
+    return jax.lax.scan(body, start, jnp.arange(iterations))[0].step
 
 
-def _round(problem: _Problem, options: dict[str, Any], last: _Round | None) -> _Round:
-    """One of them.
+def _round(
+    problem: _Problem, options: dict[str, Any], last: _Round | None, first: Bool[Array, ""] | None = None
+) -> _Round:
+    """One of them; ``first`` says whether there was none before ``last``.
 
     With δ = (P + A Aᵀ)⁻¹A v, P δ = A(v − Aᵀδ): the penalty along a step needs no product with P.
     """
@@ -320,8 +330,16 @@ def _round(problem: _Problem, options: dict[str, Any], last: _Round | None) -> _
         across = jnp.matmul(covariance, a, precision=tree.HIGHEST)
         moved = across.reshape(outputs.shape).astype(outputs.dtype)
         found = at(centre + moved)
-        if last is None and by_points:
-            log_evidence = log_expectation(at, centre, covariance, a, found)
+        if by_points:
+
+            def by_points_at(found: Local) -> Array:
+                return log_expectation(at, centre, covariance, a, found)
+
+            # The evidence is that of the first linearisation.
+            if log_evidence is None or first is None:
+                log_evidence = by_points_at(found)
+            else:
+                log_evidence = jax.lax.cond(first, by_points_at, lambda _: last.step.log_evidence, found)
         penalty = 0.5 * jnp.sum(a * across)
         target = found.score - jnp.einsum("bcr,bc->br", found.root, moved, precision=tree.HIGHEST)
     columns = jacobian.mixed(found.root)
