@@ -36,7 +36,9 @@ def main(parameters: int, rank: int, outputs: int, examples: int, repeats: int =
     structures: tuple[Literal["network", "unit", "kronecker"], ...] = ("network", "unit", "kronecker")
     for structure in structures:
         kronecker = structure == "kronecker"
-        belief = lf.kronecker_init(params) if kronecker else lf.init(params, rank=rank, blocks=structure)
+        belief = (
+            lf.init(params, structure="kronecker") if kronecker else lf.init(params, rank=rank, structure=structure)
+        )
         for name, (call, arguments) in kernels(belief, params, x, y).items():
             compiled = jax.jit(call)
             timing = interleaved({name: functools.partial(compiled, *arguments)}, repeats)[name]

@@ -7,10 +7,13 @@ from importlib import metadata
 
 from lowrank_filter.algebra.blocks import Blocks
 from lowrank_filter.algebra.diag_low_rank import DiagLowRank
+from lowrank_filter.algebra.full_matrix import FullMatrix
 from lowrank_filter.algebra.kronecker import Kronecker
 from lowrank_filter.algebra.operations import inverse_diagonal, logdet, matvec, solve, truncate
 from lowrank_filter.algebra.partition import Layer, find_layers
+from lowrank_filter.algebra.parts import Parts
 from lowrank_filter.algebra.precision import Precision
+from lowrank_filter.algebra.structures import Dense, Diagonal, Frozen, KroneckerFactored, LowRank
 from lowrank_filter.common.pieces import OtherRunError
 from lowrank_filter.drivers.adaptive import AdaptiveBelief, adaptive_filter
 from lowrank_filter.drivers.changepoint import ChangepointBelief, changepoint_filter
@@ -45,16 +48,23 @@ __all__ = [
     "Blocks",
     "Categorical",
     "ChangepointBelief",
+    "Dense",
     "DiagLowRank",
+    "Diagonal",
     "Filter",
+    "Frozen",
+    "FullMatrix",
     "Gaussian",
     "Health",
     "HeteroscedasticGaussian",
     "Info",
     "Kronecker",
+    "KroneckerFactored",
     "Layer",
     "Likelihood",
+    "LowRank",
     "OtherRunError",
+    "Parts",
     "Poisson",
     "Precision",
     "Prediction",

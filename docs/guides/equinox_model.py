@@ -29,7 +29,7 @@ likelihood = lf.Gaussian(0.01)
 
 @jax.jit
 def learn(params):
-    belief = lf.kronecker_init(params, precision=0.1)
+    belief = lf.init(params, 0.1, structure=lf.KroneckerFactored())
     fitted, losses = lf.fit(belief, apply_fn, likelihood, x, y, optimizer=optax.adam(1e-2), steps=300)
     return *lf.laplace_update(belief, fitted, apply_fn, likelihood, x, y), losses
 

@@ -23,8 +23,8 @@ class Structure(NamedTuple):
     def prior(self, params: Tree, precision: ArrayLike) -> lf.Belief:
         """The belief before any data."""
         if self.form == "kronecker":
-            return lf.kronecker_init(params, precision)
-        return lf.init(params, precision, rank=self.rank, blocks=self.form)
+            return lf.init(params, precision, structure="kronecker")
+        return lf.init(params, precision, rank=self.rank, structure=self.form)
 
     def bytes(self, network: Network) -> int:
         """Memory of one belief."""

@@ -123,12 +123,13 @@ class Kronecker:
     Attributes:
         parts: one eigenbasis for each layer; for parameters of no layer a diagonal.
         layout: which parameters they are; static.
-        reduce: how curvature shared over positions is factored, see :func:`kronecker_init`; static.
+        reduce: how curvature shared over positions is factored, see :class:`KroneckerFactored`; static.
     """
 
     parts: tuple[Eigenbasis | Diagonal, ...]
     layout: Layout = dataclasses.field(metadata={"static": True})
     reduce: bool = dataclasses.field(metadata={"static": True})
+    has_choices = False
 
     def __repr__(self) -> str:
         """Its size and kind, no numbers."""
@@ -341,7 +342,7 @@ def _one_scalar(name: str, group: Group, sources: list[Any]) -> Any:
         raise ValueError(
             f"{name}: expected one scalar for the layer of {group.name}, since anything else would turn the basis of "
             f"its Kronecker precision; got {came}. Give a scalar for all layers, or for each layer's container, or use "
-            'init(..., blocks="unit")'
+            'LowRank(k, blocks="unit")'
         )
     return sources[0]
 

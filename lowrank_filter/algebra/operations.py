@@ -4,7 +4,7 @@ from typing import Any, TypeVar
 
 from jaxtyping import Array, Float
 
-from lowrank_filter.algebra import widths
+from lowrank_filter.algebra import tree, widths
 from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
@@ -97,7 +97,7 @@ def truncate(
     """The factor, or each block's, cut to its ``rank`` leading directions, by a decomposition accurate in float32.
 
     Args:
-        precision: diag(d) + W Wᵀ, or blocks of that form; a Kronecker precision comes back as it is.
+        precision: diag(d) + W Wᵀ, or blocks of that form; others come back as they are.
         rank: the number of directions kept; more than there are appends zeros.
         residual: "diagonal" adds the discarded part's diagonal to d, so diag(P) stays exact; "drop" forgets it.
         metric: "relative" keeps what is largest in D^{-1/2}W, the KL-optimal choice (Spantini et al. 2015);
@@ -120,16 +120,46 @@ def truncate(
 
 
 def truncation_options(residual: Any, metric: Any) -> None:
-    """The two choices of a truncation are known ones."""
-    checks.choice("residual", residual, ("diagonal", "drop"))
-    checks.choice("metric", metric, ("relative", "euclidean"))
+    """The two choices of a truncation are known ones, or left to the structure."""
+    if residual is not None:
+        checks.choice("residual", residual, ("diagonal", "drop"))
+    if metric is not None:
+        checks.choice("metric", metric, ("relative", "euclidean"))
+
+
+def truncation_choices(precision: Any, rank: Any, residual: Any, metric: Any) -> dict[str, Any]:
+    """What a precision's operations take, where a kernel was given these or None.
+
+    Raises:
+        ValueError: one is unknown, or was given for a precision that has it from its structure or not at all.
+    """
+    if rank is not None:
+        checks.rank(rank)
+    truncation_options(residual, metric)
+    given = {"rank": rank, "residual": residual, "metric": metric}
+    for name, value in given.items():
+        if value is not None and not getattr(precision, "has_choices", True):
+            raise ValueError(
+                f"{name}: expected None for a {type(precision).__name__} precision, got {value!r}; leave it out: a part "
+                "has it from its structure in init, or has none"
+            )
+    defaults = {"rank": precision.rank, "residual": "diagonal", "metric": "relative"}
+    return {name: defaults[name] if value is None else value for name, value in given.items()}
 
 
 def _call(precision: Precision, *args: Any, operation: str, **options: Any) -> Any:
     dtype = widths.common(precision, args)
     wide, args = widths.cast((precision, args), dtype)
     found = getattr(wide, operation)(*args, **options)
-    return widths.like(found, precision) if operation == "truncate" else found
+    if operation == "truncate":
+        return widths.like(found, precision)
+    return found if operation == "logdet" else _whole(wide, found)
+
+
+def _whole(precision: Any, vector: Tree) -> Tree:
+    """Zero where parameters are frozen."""
+    membership = getattr(precision, "membership", None)
+    return vector if membership is None else membership.filled(vector, tree.zeros(membership.like()))
 
 
 def _precision(value: Any) -> None:

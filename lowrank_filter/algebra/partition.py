@@ -205,6 +205,14 @@ def layout(params: Tree, layers: Sequence[Layer] | None, part: Part) -> Layout:
     return Layout(jax.tree.structure(params), shapes, dtypes, tuple(groups))
 
 
+def one_block(params: Tree) -> Layout:
+    """All parameters together."""
+    leaves = jax.tree.leaves(params)
+    group = Group(tuple(range(len(leaves))), ((),) * len(leaves), "parameters", layer=False, merged=True)
+    shapes, dtypes = tuple(map(jnp.shape, leaves)), tuple(map(jnp.result_type, leaves))
+    return Layout(jax.tree.structure(params), shapes, dtypes, (group,))
+
+
 def _layer_group(layer: Any, position: dict[str, int], shapes: Sequence[tuple[int, ...]], *, merged: bool) -> Group:
     if not isinstance(layer, Layer):
         raise TypeError(f"layers: expected Layer(kernel, bias, outputs), got {layer!r}; see find_layers(params)")

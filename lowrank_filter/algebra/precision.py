@@ -73,6 +73,8 @@ class Curvature(NamedTuple):
             are reduced to one (their mean) or each count as an example.
         start: a number n to fixed random weights [n, B, r]; to the identity where n is the number of columns.
         diagonal: diag(H), a vector.
+        within: a choice of some of the parameters, and what completes a choice to all of them, to the curvature over
+            those alone: a diagonal block of H.
         columns: the number of root columns of H, at least its rank.
         roots: how many of them belong to one example.
         like: a vector (arrays or shapes) that says what the parameters look like.
@@ -83,6 +85,7 @@ class Curvature(NamedTuple):
     kronecker: Callable[[Layout, bool], dict[Group, KroneckerFactors]]
     start: Callable[[int], Float[Array, "n B r"]]
     diagonal: Callable[[], Tree]
+    within: Callable[[Callable[[Tree], Tree], Callable[[Tree, Tree], Tree]], "Curvature"]
     columns: int
     roots: int
     like: Tree
@@ -92,7 +95,8 @@ class Precision(Protocol):
     """A symmetric positive definite matrix P over the parameters, known by its operations.
 
     A new structure is a pytree of arrays with these methods; no kernel changes. ``rank``, ``residual``, ``metric`` and
-    ``iterations`` are choices of low-rank structures; others take no notice of them.
+    ``iterations`` are choices of low-rank structures; others take no notice of them, and say so to the kernels by an
+    attribute ``has_choices = False``.
     """
 
     @property

@@ -2,26 +2,25 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import optax
 from jaxtyping import Array, ArrayLike, Key
 
 from lowrank_filter.algebra.operations import truncation_options
+from lowrank_filter.algebra.structures import LowRank
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.common import checks
 from lowrank_filter.drivers.fit import check_optimizer, fit
-from lowrank_filter.kernels.belief import Belief, init, kronecker_init
+from lowrank_filter.kernels.belief import Belief, prior, structured
 from lowrank_filter.kernels.examples import Apply, check_model
 from lowrank_filter.kernels.laplace import laplace_update
 from lowrank_filter.kernels.likelihoods import Likelihood
 from lowrank_filter.kernels.predict import predict
 from lowrank_filter.kernels.prior import Scaled, scaled
 from lowrank_filter.kernels.update import Info, update
-
-Structure = Literal["network", "layer", "unit", "kronecker"]
 
 
 class _Functions(NamedTuple):
@@ -81,13 +80,13 @@ def extended_filter(
     likelihood: Likelihood,
     *,
     rank: int | None = None,
-    structure: Structure = "network",
+    structure: Any = None,
     precision: Tree | Scaled | None = None,
     process_noise: Tree = 0.0,
     transition: Tree = 1.0,
     center: Tree | None = None,
-    residual: Residual = "diagonal",
-    metric: Metric = "relative",
+    residual: Residual | None = None,
+    metric: Metric | None = None,
     temperature: ArrayLike = 1.0,
     outlier_threshold: ArrayLike | None = None,
     health: bool = False,
@@ -95,10 +94,11 @@ def extended_filter(
 ) -> Filter:
     """The extended Kalman filter of the weights, for streams; arguments as in init, predict and update.
 
-    ``structure`` is that of the precision: the blocks of :func:`init`, which need a ``rank``, or "kronecker" for
-    :func:`kronecker_init`, which has none. Without a ``precision``, ``filter.init(params, x)`` takes the network's own
-    for the inputs of a first batch, ``scaled(apply_fn, x)``, and ``filter.init(params)`` takes 1. With a ``transition``
-    below 1 and ``center=params`` the weights return to where they began.
+    ``structure`` is that of :func:`init`, for the network or each of its parts; ``rank`` is short for one low-rank
+    structure over all of it, and only then ``residual`` and ``metric`` are given here. Without a ``precision``,
+    ``filter.init(params, x)`` takes the network's own for the inputs of a first batch, ``scaled(apply_fn, x)``, and
+    ``filter.init(params)`` takes 1. With a ``transition`` below 1 and ``center=params`` the weights return to where
+    they began.
 
     Raises:
         TypeError: apply_fn, likelihood or a number is of the wrong kind.
@@ -112,8 +112,7 @@ def extended_filter(
         >>> print(belief.mean.round(2))
         [1. 2.]
     """
-    start = _start(apply_fn, structure, precision, rank)
-    truncation_options(residual, metric)
+    start, choices = _start(apply_fn, structure, precision, rank, {"residual": residual, "metric": metric})
     check_model(apply_fn, likelihood)
     checks.not_negative("process_noise", process_noise)
     checks.finite("transition", transition)
@@ -133,9 +132,7 @@ def extended_filter(
             likelihood,
             x,
             y,
-            rank=rank,
-            residual=residual,
-            metric=metric,
+            **choices,
             temperature=temperature,
             mask=mask,
             weights=weights,
@@ -160,14 +157,14 @@ def laplace_filter(
     *,
     steps: int,
     rank: int | None = None,
-    structure: Structure = "network",
+    structure: Any = None,
     fit_batch_size: int | None = None,
     precision: Tree | Scaled | None = None,
     process_noise: Tree = 0.0,
     transition: Tree = 1.0,
     center: Tree | None = None,
-    residual: Residual = "diagonal",
-    metric: Metric = "relative",
+    residual: Residual | None = None,
+    metric: Metric | None = None,
     temperature: ArrayLike = 1.0,
     curvature_scale: ArrayLike = 1.0,
     batch_size: int = 1000,
@@ -190,8 +187,7 @@ def laplace_filter(
         >>> print(belief.mean.round(3))
         [1. 2.]
     """
-    start = _start(apply_fn, structure, precision, rank)
-    truncation_options(residual, metric)
+    start, choices = _start(apply_fn, structure, precision, rank, {"residual": residual, "metric": metric})
     check_model(apply_fn, likelihood)
     checks.not_negative("process_noise", process_noise)
     checks.finite("transition", transition)
@@ -224,9 +220,7 @@ def laplace_filter(
             params,
             apply_fn,
             likelihood,
-            rank=rank,
-            residual=residual,
-            metric=metric,
+            **choices,
             curvature_scale=curvature_scale,
             batch_size=batch_size,
             **data,
@@ -240,27 +234,24 @@ def laplace_filter(
 
 
 def _start(
-    apply_fn: Apply, structure: Structure, precision: Tree | Scaled | None, rank: int | None
-) -> Callable[..., Belief]:
-    checks.choice("structure", structure, ("network", "layer", "unit", "kronecker"))
+    apply_fn: Apply, structure: Any, precision: Tree | Scaled | None, rank: int | None, choices: dict[str, Any]
+) -> tuple[Callable[..., Belief], dict[str, Any]]:
+    """The filter's init, and what its update takes of rank, residual and metric."""
+    kind = structured(structure, rank)
+    truncation_options(**choices)
+    own = structure is None or isinstance(structure, str)
+    for name, value in choices.items():
+        if value is not None and not (own and isinstance(kind, LowRank)):
+            raise ValueError(
+                f"{name}: expected None for structure={structure!r}, got {value!r}; leave it out: a LowRank structure "
+                "has it, others have none"
+            )
     if precision is not None and not isinstance(precision, Scaled):
         checks.positive("precision", precision)
-    if structure == "kronecker":
-        if rank is not None:
-            raise ValueError(
-                f'rank: expected None for structure="kronecker", which has none, got {rank!r}; leave it out, or take '
-                "another structure"
-            )
-        build = kronecker_init
-    elif rank is None:
-        raise ValueError(f"rank: expected a static integer >= 0 for structure={structure!r}, got None; give one")
-    else:
-        checks.rank(rank)
-        build = functools.partial(init, rank=rank, blocks=structure)
 
     def start(params: Tree, x: Any = None) -> Belief:
         if precision is not None:
-            return build(params, precision)
-        return build(params, 1.0 if x is None else scaled(apply_fn, x))
+            return prior(params, precision, kind)
+        return prior(params, 1.0 if x is None else scaled(apply_fn, x), kind)
 
-    return start
+    return start, {"rank": rank, **choices}

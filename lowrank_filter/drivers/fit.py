@@ -16,7 +16,7 @@ from lowrank_filter.common.compiled import compiled, described
 from lowrank_filter.common.pieces import scan
 from lowrank_filter.common.progress import Hook, reporting
 from lowrank_filter.common.progress import check as check_progress
-from lowrank_filter.kernels.belief import Belief, check_belief, unchecked_penalty
+from lowrank_filter.kernels.belief import Belief, check_belief, check_frozen, learned, unchecked_penalty
 from lowrank_filter.kernels.examples import Apply, Batch, Examples, check_examples, prepare
 from lowrank_filter.kernels.expansion import losses
 from lowrank_filter.kernels.likelihoods import Likelihood
@@ -93,6 +93,7 @@ def fit(
     start = belief.mean if params is None else params
     checks.same_shapes("params", start, belief.mean)
     checks.finite("params", start)
+    check_frozen(belief, start)
     examples = check_examples(start, apply_fn, likelihood, x, y, mask, weights)
     size = len(examples.y)
     if batch_size is not None:
@@ -125,7 +126,7 @@ def fit(
             },
             report=lambda done, values: report(done, values, values[-1]),
         )
-    return widths.like(params, belief.mean), values
+    return _whole(belief, params), values
 
 
 def check_optimizer(optimizer: Any) -> None:
@@ -142,7 +143,14 @@ def _start(
 ) -> tuple[Tree, Batch]:
     dtype = widths.common(belief, examples.x)
     start, examples = jax.tree.map(lambda p: jnp.asarray(p, dtype), start), widths.cast(examples, dtype)
-    return start, prepare(start, widths.outputs_in(dtype, apply_fn), widths.cast(likelihood, dtype), examples)
+    batch = prepare(start, widths.outputs_in(dtype, apply_fn), widths.cast(likelihood, dtype), examples)
+    return learned(belief._replace(mean=start))[0].mean, batch
+
+
+def _whole(belief: Belief, params: Tree) -> Tree:
+    """In the belief's dtypes, with what is frozen."""
+    some, _, whole = learned(belief)
+    return whole(some._replace(mean=widths.like(params, some.mean))).mean
 
 
 def _loop(
@@ -163,7 +171,7 @@ def _loop(
     order = _order(key, len(batch.mask), steps, batch_size)
     part = (jnp.arange(steps), order)
     (params, _), values = _advance(apply_fn, optimizer, fixed, (start, optimizer.init(start)), part)
-    return widths.like(params, belief.mean), values
+    return _whole(belief, params), values
 
 
 def _advance(
@@ -171,6 +179,7 @@ def _advance(
 ) -> tuple[tuple[Tree, Any], Array]:
     """As many steps as ``part`` has."""
     belief, likelihood, batch, temperature = fixed
+    belief, apply_fn, _ = learned(belief, apply_fn)
     dtype = widths.common(belief, batch.x)
     likelihood, apply_fn = widths.cast(likelihood, dtype), widths.outputs_in(dtype, apply_fn)
     size = len(batch.mask)

@@ -1,18 +1,20 @@
 """Beliefs about parameters, and what can be asked of one without data."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Key
 
-from lowrank_filter.algebra import blocks as block_diagonal
-from lowrank_filter.algebra import kronecker, storage, tree, widths
-from lowrank_filter.algebra.diag_low_rank import DiagLowRank, Joined
+from lowrank_filter.algebra import parts, storage, tree, widths
+from lowrank_filter.algebra.diag_low_rank import Joined
 from lowrank_filter.algebra.operations import OPERATIONS
-from lowrank_filter.algebra.partition import Layer, layout
+from lowrank_filter.algebra.partition import Layer
 from lowrank_filter.algebra.precision import Precision
+from lowrank_filter.algebra.structures import NAMES, KroneckerFactored, LowRank
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import compiled
@@ -42,42 +44,48 @@ def init(
     params: Tree,
     precision: Tree | Scaled = 1.0,
     *,
-    rank: int,
-    blocks: Literal["network", "layer", "unit"] = "network",
+    structure: Any = None,
+    rank: int | None = None,
+    blocks: Literal["network", "layer", "unit"] | None = None,
     layers: Sequence[Layer] | None = None,
 ) -> Belief:
-    """N(params, diag(precision)⁻¹) with room for ``rank`` directions, in the whole network or in each of its blocks.
+    """N(params, diag(precision)⁻¹), with what each part of the network has room to learn.
+
+    Parts are independent of each other in the belief, as blocks are, and coupled by the outputs in an update. A pytree
+    prefix means what it does everywhere in JAX: ``{"a": s, "b": s}`` is ``s``, so parameters with equal structures are
+    one part.
 
     Args:
         params: the prior mean, any pytree of floating-point arrays.
         precision: the prior precision in units of 1/θ²: a positive scalar, a pytree prefix of ``params`` (a scalar
-            per layer, an array per parameter), or the network's own, :func:`scaled`.
-        rank: k, static; 0 keeps a diagonal only.
-        blocks: "network" couples all parameters; "layer" those of a kernel with its bias, "unit" those that lead to one
-            output of a layer. Parameters of no layer are one block for each container. All take k numbers a parameter.
-        layers: the layers, where :func:`find_layers` does not find them by its rules.
+            per layer, an array per parameter), or the network's own, :func:`scaled`. Frozen parameters take none.
+        structure: a :class:`LowRank`, :class:`Dense`, :class:`Diagonal`, :class:`KroneckerFactored` or
+            :class:`Frozen`, or a pytree prefix of ``params`` of them.
+        rank: k, for short: ``rank=k`` is ``structure=LowRank(k)``, and with it ``structure="layer"`` or "unit" is
+            ``LowRank(k, blocks="layer")``, "network" the same as none; "kronecker" is ``KroneckerFactored()``.
+        blocks, layers: as in :class:`LowRank`; deprecated, give them to the structure.
 
     Raises:
-        TypeError: a leaf of ``params`` is not floating point.
-        ValueError: ``params`` is empty, ``precision`` is not a prefix or not positive, ``rank`` is negative, ``blocks``
-            is unknown, ``layers`` do not fit the parameters.
+        TypeError: a leaf of ``params`` is not floating point, or ``structure`` holds something else than structures.
+        ValueError: ``params`` is empty, ``precision`` is not a prefix or not positive, ``structure`` is no prefix or
+            unknown or has no room for its part, ``layers`` do not fit the parameters.
 
     Examples:
         >>> belief = lf.init({"w": jnp.zeros((3, 2))}, precision=4.0, rank=1)
         >>> belief.precision.diag["w"].shape, belief.precision.factor["w"].shape
         ((3, 2), (1, 3, 2))
+        >>> params = {"body": jnp.zeros(30), "head": jnp.zeros(5)}
+        >>> lf.init(params, structure={"body": lf.LowRank(2), "head": lf.Dense()})
+        Belief(D=35, float32, rank=2, Parts)
     """
-    checks.rank(rank)
-    checks.choice("blocks", blocks, ("network", "layer", "unit"))
-    mean, diag = _prior(params, precision)
-    if blocks == "network":
-        if layers is not None:
-            raise ValueError(
-                'layers: expected blocks="layer" or blocks="unit" with it, got "network"; leave layers out, '
-                "since that has none"
-            )
-        return Belief(mean, DiagLowRank(diag, tree.zeros(mean, rank)))
-    return Belief(mean, block_diagonal.diagonal(diag, rank, layout(mean, layers, blocks)))
+    if blocks is not None or layers is not None:
+        _moved("blocks=, layers=", "structure=LowRank(rank, blocks=..., layers=...)")
+        checks.choice("blocks", "network" if blocks is None else blocks, ("network", "layer", "unit"))
+        checks.rank(rank)
+        if structure is not None:
+            raise ValueError("blocks, layers: expected None beside structure=, got both; give them to the structure")
+        structure, rank = LowRank(rank or 0, blocks=blocks or "network", layers=layers), None
+    return prior(params, precision, structured(structure, rank))
 
 
 def kronecker_init(
@@ -87,43 +95,91 @@ def kronecker_init(
     shared: Literal["expand", "reduce"] = "expand",
     layers: Sequence[Layer] | None = None,
 ) -> Belief:
-    """N(params, diag(precision)⁻¹) with a Kronecker-factored precision for each dense or convolution layer.
-
-    Every kernel takes it as it takes the others; see :class:`Kronecker` for the equations. Parameters of no layer have
-    a diagonal.
-
-    Args:
-        params: the prior mean, any pytree of floating-point arrays.
-        precision: the prior precision in units of 1/θ², as in :func:`init`.
-        shared: how the curvature of weights shared over positions (convolutions, sequences) is factored: "expand"
-            counts every position as an example, "reduce" takes their mean input and summed gradient (Eschenhagen et
-            al. 2023, arXiv 2311.00636).
-        layers: the layers, where :func:`find_layers` does not find them by its rules.
+    """``init(params, precision, structure=KroneckerFactored(shared, layers))``; deprecated.
 
     Raises:
         TypeError: a leaf of ``params`` is not floating point.
         ValueError: as :func:`init`.
-
-    Examples:
-        >>> belief = lf.kronecker_init({"kernel": jnp.zeros((3, 2)), "bias": jnp.zeros(2)})
-        >>> [part.scale.shape for part in belief.precision.parts]  # two units; three inputs and a one
-        [(2, 4)]
     """
-    checks.choice("shared", shared, ("expand", "reduce"))
-    mean, diag = _prior(params, precision)
-    return Belief(mean, kronecker.diagonal(diag, layout(mean, layers, "unit"), reduce=shared == "reduce"))
+    _moved("kronecker_init", "init(params, precision, structure=KroneckerFactored())")
+    return prior(params, precision, KroneckerFactored(shared, layers))
 
 
-def _prior(params: Tree, precision: Tree | Scaled) -> tuple[Tree, Tree]:
-    """The mean and the full diagonal of a prior, checked."""
+def structured(structure: Any, rank: int | None) -> Any:
+    """The structures that are meant.
+
+    Raises:
+        ValueError: a name is unknown, or a rank is missing, or is given where there is none.
+    """
+    if isinstance(structure, str):
+        checks.choice("structure", structure, NAMES)
+    if structure is None or (isinstance(structure, str) and structure != "kronecker"):
+        if rank is None:
+            name = "" if structure is None else f" for structure={structure!r}"
+            raise ValueError(
+                f"rank: expected a static integer >= 0{name}, got None; give one, or structure=LowRank(rank)"
+            )
+        checks.rank(rank)
+        return LowRank(rank, blocks=structure or "network")
+    if rank is not None:
+        raise ValueError(
+            f"rank: expected None for structure={structure!r}, got {rank!r}; leave it out, since a structure has its own "
+            "or none"
+        )
+    return KroneckerFactored() if isinstance(structure, str) else structure
+
+
+def prior(params: Tree, precision: Tree | Scaled, structure: Any) -> Belief:
+    """The belief before data, checked."""
     checks.parameters(params)
     checks.finite("params", params)
+    membership, _ = parts.assigned(params, structure)
     if isinstance(precision, Scaled):
-        precision = precision.of(params)
+        found = precision.of(membership.learned(params), lambda some: membership.filled(some, params))
+        precision = membership.filled(found, jax.tree.map(jnp.ones_like, params))
     checks.prefix("precision", precision, params)
     checks.positive("precision", precision)
     mean = jax.tree.map(jnp.asarray, params)
-    return mean, tree.broadcast(precision, mean)
+    return Belief(mean, parts.diagonal(tree.broadcast(precision, mean), structure))
+
+
+def _moved(name: str, instead: str) -> None:
+    warnings.warn(f"{name}: deprecated, gone in the next release; write {instead}", DeprecationWarning, stacklevel=3)
+
+
+def learned(belief: Belief, apply_fn: Any = None) -> tuple[Belief, Any, Callable[[Belief], Belief]]:
+    """The belief about the parameters that are not frozen and the network as a function of them; and what puts the
+    frozen ones back into a belief."""
+    membership = getattr(belief.precision, "membership", None)
+    if membership is None or not membership.frozen:
+        return belief, apply_fn, lambda found: found
+    mean = belief.mean
+
+    def of_learned(params: Tree, x: Any) -> Any:
+        return apply_fn(membership.filled(params, mean), x)
+
+    def whole(found: Belief) -> Belief:
+        return found._replace(mean=membership.filled(found.mean, mean))
+
+    return belief._replace(mean=membership.learned(mean)), of_learned, whole
+
+
+def check_frozen(belief: Belief, params: Tree) -> None:
+    """Frozen parameters are where they were, as far as that can be seen.
+
+    Raises:
+        ValueError: one is not.
+    """
+    membership = getattr(belief.precision, "membership", None)
+    if membership is None or not membership.frozen:
+        return
+    was, now = membership.still(belief.mean), membership.still(params)
+    for (path, before), after in zip(jax.tree_util.tree_leaves_with_path(was), jax.tree.leaves(now), strict=True):
+        if before is not after and checks.concrete((before, after)) and not np.array_equal(before, after):
+            raise ValueError(
+                f"params{jax.tree_util.keystr(path)}: expected the frozen values of belief.mean, got others; train only "
+                "what is not Frozen (as fit does), or start a belief where these are"
+            )
 
 
 def check_belief(belief: Any, needed: tuple[str, ...] = OPERATIONS) -> None:
@@ -135,15 +191,15 @@ def check_belief(belief: Any, needed: tuple[str, ...] = OPERATIONS) -> None:
         TypeError: something else than a :class:`Belief`, or than a precision in it.
         ValueError: the mean has another structure or other shapes than the precision, or values are wrong.
     """
-    checks.instance("belief", belief, Belief, "make one with init or kronecker_init")
-    checks.operations("belief.precision", belief.precision, needed, "make a belief with init or kronecker_init")
+    checks.instance("belief", belief, Belief, "make one with init")
+    checks.operations("belief.precision", belief.precision, needed, "make a belief with init")
     if hasattr(belief.precision, "check"):
         belief.precision.check(belief.mean, name="belief.mean")
     checks.finite("belief.mean", belief.mean)
 
 
 def penalty(belief: Belief, params: Tree) -> Float[Array, ""]:
-    """½(θ − m)ᵀP(θ − m), the regulariser of a MAP step; its gradient is P(θ − m).
+    """½(θ − m)ᵀP(θ − m), the regulariser of a MAP step; its gradient is P(θ − m), zero for frozen parameters.
 
     Args:
         params: θ, shaped like the belief's mean.
@@ -162,6 +218,8 @@ def penalty(belief: Belief, params: Tree) -> Float[Array, ""]:
 
 def unchecked_penalty(belief: Belief, params: Tree) -> Float[Array, ""]:
     """:func:`penalty` of what has been checked."""
+    params = learned(belief._replace(mean=params))[0].mean
+    belief = learned(belief)[0]
     dtype = widths.common(belief, params)
     belief, params = widths.cast((belief, params), dtype)
     return 0.5 * belief.precision.quadratic(jax.tree.map(jnp.subtract, params, belief.mean))
@@ -184,10 +242,14 @@ def sample(key: Key[Array, ""], belief: Belief, n: int) -> Tree:
 
 
 def _sample(key: Key[Array, ""], belief: Belief, *, n: int) -> Tree:
+    stacked = belief._replace(mean=jax.tree.map(lambda m: jnp.broadcast_to(m, (n, *m.shape)), belief.mean))
+    _, _, whole = learned(stacked)
+    belief, _, _ = learned(belief)
     wide = widths.cast(belief, widths.common(belief))
     joined = Joined.of(wide.precision, wide.mean)
-    draws = joined.buffer.stack_back(joined.precision(wide.precision).draw(key, n))
-    return widths.like(jax.tree.map(lambda draw, mean: draw + mean[None], draws, wide.mean), belief.mean)
+    found = joined.buffer.stack_back(joined.precision(wide.precision).draw(key, n))
+    draws = jax.tree.map(lambda draw, mean: draw + mean[None], found, wide.mean)
+    return whole(stacked._replace(mean=widths.like(draws, belief.mean))).mean
 
 
 def store(belief: Belief, dtype: DTypeLike) -> Belief:
@@ -199,7 +261,8 @@ def store(belief: Belief, dtype: DTypeLike) -> Belief:
 
     Raises:
         TypeError: ``belief`` is not one, or ``dtype`` is no floating-point dtype.
-        ValueError: the precision has no low-rank factor: the bases of a :class:`Kronecker` must stay orthogonal.
+        ValueError: the precision has no low-rank factor: the bases of a :class:`Kronecker` must stay orthogonal. In a
+            network of parts, those that have one are stored so.
 
     Examples:
         >>> lf.store(lf.init(jnp.zeros(2), rank=1), jnp.bfloat16).precision.factor.dtype

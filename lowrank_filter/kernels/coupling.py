@@ -24,15 +24,18 @@ def check_uncoupled(apply_fn: Callable, params: Tree, x: Any) -> None:
         ValueError: one does. A network that takes no other number of examples is not read.
     """
     sizes = {n for leaf in jax.tree.leaves((params, x)) for n in np.shape(leaf)} | {1}
-    examples = next((p for p in _PRIMES if all(n % p for n in sizes)), None)
-    if examples is None:
-        return
-    many = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((examples, *leaf.shape[1:]), leaf.dtype), x)
-    try:
-        closed = jax.make_jaxpr(apply_fn)(params, many)
-    except (TypeError, ValueError, AssertionError):
-        return
-    found = _coupling(closed.jaxpr, examples)
+    found = None
+    for examples in _PRIMES:
+        many = jax.tree.map(lambda leaf, n=examples: jax.ShapeDtypeStruct((n, *leaf.shape[1:]), leaf.dtype), x)
+        if any(n % examples == 0 for n in sizes):
+            continue
+        try:
+            closed = jax.make_jaxpr(apply_fn)(params, many)
+        except (TypeError, ValueError, AssertionError):
+            return
+        if all(n % examples for const in closed.consts for n in np.shape(const)):
+            found = _coupling(closed.jaxpr, examples)
+            break
     if found is not None:
         raise ValueError(
             f"apply_fn: expected outputs that depend on their own example alone, got {found} over the examples of the "

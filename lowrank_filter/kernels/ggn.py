@@ -193,7 +193,14 @@ def curvature(
             return over(over_columns(structured), tree.zeros(params), 1)
         return over(over_columns(gradients), tree.zeros(params), per_example_gradients)
 
-    return Curvature(root_products, block_product, kronecker, start, diagonal, size * width, width, params)
+    def within(choose: Callable[[Tree], Tree], complete: Callable[[Tree, Tree], Tree]) -> Curvature:
+        def of_some(some: Tree, x: Any) -> Array:
+            return apply_fn(complete(some, params), x)
+
+        return curvature(choose(params), of_some, likelihood, batch, temperature, batch_size)
+
+    columns = size * width
+    return Curvature(root_products, block_product, kronecker, start, diagonal, within, columns, width, params)
 
 
 def _covers(reading: network_reader.Reading, layout: Layout, group: Group) -> list[network_reader.LayerUse]:

@@ -8,13 +8,13 @@ from jaxtyping import ArrayLike
 
 from lowrank_filter.algebra import widths
 from lowrank_filter.algebra.diag_low_rank import Joined
-from lowrank_filter.algebra.operations import truncation_options
+from lowrank_filter.algebra.operations import truncation_choices
 from lowrank_filter.algebra.precision import Misfit
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import compiled
-from lowrank_filter.kernels.belief import Belief, check_belief, unchecked_penalty
+from lowrank_filter.kernels.belief import Belief, check_belief, check_frozen, learned, unchecked_penalty
 from lowrank_filter.kernels.examples import Apply, Examples, check_examples, outputs_in_pieces, prepare
 from lowrank_filter.kernels.expansion import losses
 from lowrank_filter.kernels.ggn import curvature
@@ -31,8 +31,8 @@ def laplace_update(
     y: Any,
     *,
     rank: int | None = None,
-    residual: Residual = "diagonal",
-    metric: Metric = "relative",
+    residual: Residual | None = None,
+    metric: Metric | None = None,
     temperature: ArrayLike = 1.0,
     curvature_scale: ArrayLike = 1.0,
     batch_size: int = 1000,
@@ -50,12 +50,11 @@ def laplace_update(
 
     Args:
         belief: the predicted belief, the one that the penalty was taken from.
-        params: θ*, where training ended.
+        params: θ*, where training ended; frozen parameters where they were.
         apply_fn: (params, x) → outputs [B, C].
         likelihood: of a target given the outputs of one example.
         x, y, mask, weights: the examples, as in :func:`update`; any number of them.
-        rank: k of the result, static; by default that of the belief.
-        residual, metric: see :func:`truncate`. The diagonal costs one gradient per example and output.
+        rank, residual, metric: see :func:`update`. The diagonal costs one gradient per example and output.
         temperature: λ > 0, as in training.
         curvature_scale: α > 0: this task's curvature counts α times in what follows. Above 1 it buys retention
             (10 … 30 for task sequences), and the log evidence is then no longer that of the model.
@@ -80,25 +79,22 @@ def laplace_update(
         [0.5 0.5]
     """
     check_belief(belief)
-    rank = belief.precision.rank if rank is None else rank
-    checks.rank(rank)
+    choices = truncation_choices(belief.precision, rank, residual, metric)
     checks.count("batch_size", batch_size, minimum=1)
     if iterations is not None:
         checks.count("iterations", iterations, minimum=0)
-    truncation_options(residual, metric)
     checks.scalar("temperature", temperature)
     checks.scalar("curvature_scale", curvature_scale)
     checks.same_shapes("params", params, belief.mean)
     checks.finite("params", params)
+    check_frozen(belief, params)
     examples = check_examples(params, apply_fn, likelihood, x, y, mask, weights)
     return compiled(
         *(_laplace_update, belief, params, likelihood, examples, temperature, curvature_scale),
         apply_fn=apply_fn,
-        rank=rank,
-        residual=residual,
-        metric=metric,
         batch_size=batch_size,
         iterations=iterations,
+        **choices,
     )
 
 
@@ -117,6 +113,8 @@ def _laplace_update(
     batch_size: int,
     iterations: int | None,
 ) -> tuple[Belief, Info]:
+    params = learned(belief._replace(mean=params))[0].mean
+    belief, apply_fn, whole = learned(belief, apply_fn)
     dtype = widths.common(belief, examples.x)
     params = jax.tree.map(lambda p: jnp.asarray(p, dtype), params)
     narrow, belief, likelihood, examples = belief, *widths.cast((belief, likelihood, examples), dtype)
@@ -141,4 +139,4 @@ def _laplace_update(
     loss = jnp.sum(local.loss)
     log_evidence = -loss - unchecked_penalty(belief, params) - 0.5 * precision.logdet_over(prior)
     info = Info(widths.like(site, narrow.precision), log_evidence, loss, misfit.share, jnp.sum(local.invalid))
-    return widths.like(Belief(params, precision), narrow), info
+    return whole(widths.like(Belief(params, precision), narrow)), info

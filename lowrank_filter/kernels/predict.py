@@ -10,7 +10,7 @@ from lowrank_filter.algebra import tree, widths
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import Shared, compiled
-from lowrank_filter.kernels.belief import Belief, check_belief
+from lowrank_filter.kernels.belief import Belief, check_belief, learned
 
 
 def predict(belief: Belief, process_noise: Tree, transition: Tree = 1.0, center: Tree | None = None) -> Belief:
@@ -18,7 +18,8 @@ def predict(belief: Belief, process_noise: Tree, transition: Tree = 1.0, center:
 
     m⁻ = a m + (1 − a) c and P⁻ = (a P⁻¹ a + diag q)⁻¹, exactly: one k×k Cholesky, no subtraction, no growth of the rank
     (the form of LR-LGF, arXiv 2410.06800, without its two inversions). With q = (1 − a²)/p the prior N(c, 1/p) is
-    stationary: an Ornstein-Uhlenbeck process, which forgets towards c (Soft Resets, arXiv 2411.04034).
+    stationary: an Ornstein-Uhlenbeck process, which forgets towards c (Soft Resets, arXiv 2411.04034). Frozen
+    parameters stay where they are.
 
     Args:
         process_noise: q ≥ 0, a variance per step: a scalar or a pytree prefix of the parameters.
@@ -43,9 +44,10 @@ def predict(belief: Belief, process_noise: Tree, transition: Tree = 1.0, center:
 
 
 def _predict(belief: Belief, process_noise: Shared, transition: Shared, center: Tree | None) -> Belief:
+    belief, _, whole = learned(belief)
     wide = widths.cast(belief, widths.common(belief))
     mean, noise, decay = dynamics(wide, process_noise, transition, center)
-    return widths.like(Belief(mean, wide.precision.propagate(noise, decay)), belief)
+    return whole(widths.like(Belief(mean, wide.precision.propagate(noise, decay)), belief))
 
 
 def check_dynamics(belief: Belief, process_noise: Tree, transition: Tree, center: Tree | None) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from lowrank_filter.algebra import tree, widths
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import compiled
-from lowrank_filter.kernels.belief import Belief, check_belief
+from lowrank_filter.kernels.belief import Belief, check_belief, learned
 from lowrank_filter.kernels.coupling import check_uncoupled
 from lowrank_filter.kernels.examples import Apply, as_inputs, check_likelihood, output_count
 from lowrank_filter.kernels.likelihoods import Likelihood
@@ -75,6 +75,7 @@ def predictive(
 
 
 def _predictive(belief: Belief, x: Any, *, apply_fn: Apply, outputs: int, batch_size: int) -> Predictive:
+    belief, apply_fn, _ = learned(belief, apply_fn)
     dtype = widths.common(belief, x)
     belief, x = widths.cast((belief, jax.tree.map(jnp.asarray, x)), dtype)
     check_uncoupled(apply_fn, belief.mean, x)

@@ -1,6 +1,7 @@
 """A prior precision that is the network's own: known outputs, whatever the width of its layers."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,13 +28,17 @@ class Scaled:
     variance: ArrayLike
     per_layer: bool
 
-    def of(self, params: Tree) -> Tree:
-        """One number for each parameter."""
-        outputs = output_count(params, self.apply_fn, self.x)
+    def of(self, params: Tree, whole: Callable[[Tree], Tree] = lambda params: params) -> Tree:
+        """One number for each of the parameters that are learned; ``whole`` puts the others back."""
+
+        def apply_fn(some: Tree, x: Any) -> Any:
+            return self.apply_fn(whole(some), x)
+
+        outputs = output_count(params, apply_fn, self.x)
         likelihood, size = Gaussian(1.0), len(jax.tree.leaves(self.x)[0])
         # With a unit Gaussian, S is the identity: diag(Σ JᵢᵀJᵢ) sums to the trace of J Jᵀ.
-        batch = prepare(params, self.apply_fn, likelihood, Examples(self.x, jnp.zeros((size, outputs))))
-        squares = curvature(params, self.apply_fn, likelihood, batch, 1.0, _MICRO_BATCH).diagonal()
+        batch = prepare(params, apply_fn, likelihood, Examples(self.x, jnp.zeros((size, outputs))))
+        squares = curvature(params, apply_fn, likelihood, batch, 1.0, _MICRO_BATCH).diagonal()
         scale = 1 / (jnp.maximum(jnp.sum(batch.usable), 1) * outputs * self.variance)
         if not self.per_layer:
             return tree.broadcast(_precision(tree.total(jnp.asarray, squares) * scale), params)

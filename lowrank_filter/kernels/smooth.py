@@ -5,13 +5,13 @@ import jax.numpy as jnp
 
 from lowrank_filter.algebra import widths
 from lowrank_filter.algebra.diag_low_rank import Joined
-from lowrank_filter.algebra.operations import OPERATIONS, truncation_options
+from lowrank_filter.algebra.operations import OPERATIONS, truncation_choices
 from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import Shared, compiled
-from lowrank_filter.kernels.belief import Belief
+from lowrank_filter.kernels.belief import Belief, learned
 from lowrank_filter.kernels.predict import moved, per_step
 
 
@@ -23,8 +23,8 @@ def smooth(
     *,
     center: Tree | None = None,
     rank: int | None = None,
-    residual: Residual = "diagonal",
-    metric: Metric = "relative",
+    residual: Residual | None = None,
+    metric: Metric | None = None,
 ) -> Belief:
     """The beliefs about every step's parameters given all steps' data.
 
@@ -44,8 +44,7 @@ def smooth(
             A leaf that broadcasts to the parameters it covers is the same for all steps; otherwise its first axis is T.
         transition: a, likewise.
         center: c, likewise; None: 0.
-        rank: k of the result, static; by default that of the beliefs.
-        residual, metric: of the truncations; see :func:`truncate`.
+        rank, residual, metric: k of the result, static, and of the truncations; as in :func:`update`.
 
     Returns:
         Smoothed beliefs, stacked along T. The last is the filtered one.
@@ -66,14 +65,12 @@ def smooth(
     for name, precision in (("beliefs.precision", beliefs.precision), ("sites", sites)):
         checks.operations(name, precision, OPERATIONS, "stack info.site of each step, or take steps.info.site")
     _steps(beliefs, sites)
-    if rank is not None:
-        checks.rank(rank)
-    truncation_options(residual, metric)
     checks.not_negative("process_noise", process_noise)
     checks.finite("transition", transition)
     checks.finite("center", center)
-    options = {"rank": rank, "residual": residual, "metric": metric}
-    return compiled(_smooth, beliefs, sites, Shared.of(process_noise), Shared.of(transition), center, **options)
+    one = jax.eval_shape(lambda stack: jax.tree.map(lambda leaf: leaf[0], stack), beliefs.precision)
+    choices = truncation_choices(one, rank, residual, metric)
+    return compiled(_smooth, beliefs, sites, Shared.of(process_noise), Shared.of(transition), center, **choices)
 
 
 def _smooth(
@@ -83,14 +80,14 @@ def _smooth(
     transition: Shared,
     center: Tree | None,
     *,
-    rank: int | None,
+    rank: int,
     residual: Residual,
     metric: Metric,
 ) -> Belief:
     steps = _steps(beliefs, sites)
+    beliefs, _, whole = learned(beliefs)
     narrow, beliefs, sites = beliefs, *widths.cast((beliefs, sites), widths.common(beliefs, sites))
     last = jax.tree.map(lambda leaf: leaf[-1], beliefs)
-    rank = last.precision.rank if rank is None else rank
     like = jax.tree.map(lambda leaf: leaf[0], beliefs.mean)
     noise_at = per_step("process_noise", process_noise.tree, like, steps)
     transition_at = per_step("transition", transition.tree, like, steps)
@@ -126,9 +123,9 @@ def _smooth(
     start = (last.mean, nothing, last_precision)
     _, smoothed = jax.lax.scan(body, start, (jnp.arange(steps - 1), earlier, later_sites), reverse=True)
     final = Belief(last.mean, last_precision)
-    whole = jax.tree.map(lambda s, f: jnp.concatenate([s, f[None]]), smoothed, final)
-    found = jax.vmap(lambda b: Belief(buffer.vector_back(b.mean), joined.precision_back(b.precision)))(whole)
-    return widths.like(found, narrow)
+    stacked = jax.tree.map(lambda s, f: jnp.concatenate([s, f[None]]), smoothed, final)
+    found = jax.vmap(lambda b: Belief(buffer.vector_back(b.mean), joined.precision_back(b.precision)))(stacked)
+    return whole(widths.like(found, narrow))
 
 
 def _steps(beliefs: Belief, sites: Precision) -> int:

@@ -9,13 +9,13 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from lowrank_filter.algebra import tree, widths
 from lowrank_filter.algebra.example_gradients import Columns
-from lowrank_filter.algebra.operations import truncation_options
+from lowrank_filter.algebra.operations import truncation_choices
 from lowrank_filter.algebra.precision import Correction, Misfit, Precision
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import Shared, compiled
-from lowrank_filter.kernels.belief import Belief, check_belief
+from lowrank_filter.kernels.belief import Belief, check_belief, learned
 from lowrank_filter.kernels.evidence import log_expectation, within_reach
 from lowrank_filter.kernels.examples import Apply, Batch, Examples, check_examples, prepare
 from lowrank_filter.kernels.expansion import Local, expand, localise
@@ -70,8 +70,8 @@ def update(
     y: Any,
     *,
     rank: int | None = None,
-    residual: Residual = "diagonal",
-    metric: Metric = "relative",
+    residual: Residual | None = None,
+    metric: Metric | None = None,
     temperature: ArrayLike = 1.0,
     mask: Any = None,
     weights: Any = None,
@@ -108,9 +108,11 @@ def update(
         likelihood: of a target given the outputs of one example.
         x: inputs, an array or pytree with leading axis B.
         y: targets, leading axis B; integer labels [B] for :class:`Categorical`.
-        rank: k of the result, static; by default that of the belief.
-        residual: "diagonal" adds the diagonal of what is truncated to P's, so diag(P⁺) is exact; "drop" forgets it.
-        metric: "relative" (KL-optimal) or "euclidean"; see :func:`truncate`.
+        rank: k of the result, static; by default that of the belief. As the two after it, only where one low-rank
+            structure is that of the whole network.
+        residual: "diagonal" (default) adds the diagonal of what is truncated to P's, so diag(P⁺) is exact; "drop"
+            forgets it.
+        metric: "relative" (default, KL-optimal) or "euclidean"; see :func:`truncate`.
         temperature: λ > 0: p ∝ exp(−loss/λ).
         mask: [B] booleans; an example that is masked out changes nothing, whatever it contains. With none left the
             belief comes back bit for bit (at equal rank). Or [B, m] like ``y``, for likelihoods whose targets are
@@ -142,9 +144,7 @@ def update(
         [1. 2.] [0.5 0.5]
     """
     check_belief(belief)
-    rank = belief.precision.rank if rank is None else rank
-    checks.rank(rank)
-    truncation_options(residual, metric)
+    choices = truncation_choices(belief.precision, rank, residual, metric)
     checks.scalar("temperature", temperature)
     checks.flag("health", health)
     checks.count("iterations", iterations, minimum=0)
@@ -159,8 +159,8 @@ def update(
         Shared.of(transition),
         center,
         outlier_threshold,
-        **{"apply_fn": apply_fn, "rank": rank, "residual": residual, "metric": metric, "health": health},
-        iterations=iterations,
+        **choices,
+        **{"apply_fn": apply_fn, "health": health, "iterations": iterations},
     )
 
 
@@ -181,6 +181,7 @@ def _update(
     health: bool,
     iterations: int,
 ) -> tuple[Belief, Info]:
+    belief, apply_fn, whole = learned(belief, apply_fn)
     dtype = widths.common(belief, examples.x)
     narrow, belief, likelihood, examples = belief, *widths.cast((belief, likelihood, examples), dtype)
     apply_fn = widths.outputs_in(dtype, apply_fn)
@@ -217,7 +218,7 @@ def _update(
         diverged,
         step.size,
     )
-    return widths.like(Belief(mean, posterior), narrow), info
+    return whole(widths.like(Belief(mean, posterior), narrow)), info
 
 
 class _Problem(NamedTuple):

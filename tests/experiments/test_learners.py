@@ -112,7 +112,7 @@ def test_around_a_task_that_is_missing_its_neighbours_are_averaged() -> None:
 
 @pytest.mark.slow
 def test_whitened_steps_end_where_the_others_do(tasks: Tasks) -> None:
-    belief = lf.kronecker_init(NETWORK.init(jax.random.key(0)), 1.0)
+    belief = lf.init(NETWORK.init(jax.random.key(0)), 1.0, structure="kronecker")
     task = learners.Task(tasks.train_x[0, 0], tasks.train_y[0, 0], jax.random.key(1), np.asarray(True))
     belief, _ = lf.laplace_update(belief, belief.mean, NETWORK.apply, lf.Categorical(), task.x, task.y)
     hyper = {"learning_rate": 3e-2}

@@ -45,7 +45,7 @@ def test_after_two_tasks_the_penalty_is_the_sum_of_what_the_kernels_absorbed() -
     dense = 0.5 * jnp.eye(8)
     for _ in range(2):
         belief, _ = learner.step(network, training, belief, task, HYPER)
-        prior = lf.kronecker_init(belief.mean, 1.0)
+        prior = lf.init(belief.mean, 1.0, structure="kronecker")
         arguments = (network.apply, lf.Categorical(), task.x[:10], task.y[:10])
         _, info = lf.laplace_update(prior, belief.mean, *arguments, curvature_scale=6.0)
         dense += jax.vmap(_flat(info.site.matvec))(jnp.eye(8))
@@ -79,7 +79,7 @@ def _flat_form(belief: lf.Belief):
 @pytest.mark.usefixtures("x64")
 def test_the_penalty_of_what_is_coloured_is_half_a_square(form: str) -> None:
     params = {"b": jnp.ones(2), "w": jnp.ones((3, 2))}
-    belief = lf.kronecker_init(params, 0.5)
+    belief = lf.init(params, 0.5, structure="kronecker")
     site: lf.Kronecker = _rotated(belief)
     if form == "kronecker":
         belief = lf.Belief(params, site)

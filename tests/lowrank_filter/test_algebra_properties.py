@@ -49,8 +49,8 @@ def start(kind):
     structure, rank = kind
     params = jax.tree.map(jnp.asarray, ZERO)
     if structure == "kronecker":
-        return lf.kronecker_init(params)
-    return lf.init(params, rank=rank, blocks=structure)
+        return lf.init(params, structure="kronecker")
+    return lf.init(params, rank=rank, structure=structure)
 
 
 def columns_of(rng, shape, spectrum, scale):

@@ -10,6 +10,9 @@ from calls import INF, NAN, Call, Traced
 
 import lowrank_filter as lf
 
+# Some of the names are those of the release before.
+pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated, gone in the next:DeprecationWarning")
+
 PARAMS = {"b": jnp.zeros(2), "w": jnp.ones((3, 2))}
 BELIEF = lf.init(PARAMS, rank=2)
 STACK = jax.tree.map(lambda leaf: jnp.stack([leaf] * 4), BELIEF)
@@ -160,6 +163,7 @@ WRONG_FILTER = {"text": "ekf", "None": None, "function": lf.update, "class": lf.
 HEALTH = lf.Health(*jnp.ones((4, 5)))
 
 RANK, OPTIONAL_RANK, CHOICE = calls.count(0), calls.count(0, optional=True), calls.choice()
+NAMED = {kind: wrong for kind, wrong in CHOICE.items() if wrong is not None}
 POSITIVE = calls.number()
 WEIGHTS = {
     "text": "w",
@@ -198,12 +202,13 @@ def gaussian(covariance):
 TABLE = {
     "init": Call(
         lf.init,
-        {"params": PARAMS, "precision": 1.0, "rank": 2, "blocks": "unit"},
+        {"params": PARAMS, "precision": 1.0, "rank": 2, "structure": "unit"},
         {
             "params": NETWORK,
             "precision": prefix(zero=False, negative=False),
             "rank": RANK,
-            "blocks": CHOICE,
+            "structure": NAMED | {"a name in a prefix": {"b": "layer", "w": "layer"}, "no prefix": [lf.Diagonal()]},
+            "blocks": NAMED,
             "layers": LAYERS,
         },
     ),
@@ -216,6 +221,17 @@ TABLE = {
             "shared": CHOICE,
             "layers": LAYERS,
         },
+    ),
+    "LowRank": Call(
+        lambda **given: lf.init(PARAMS, structure=lf.LowRank(**given)),
+        {"rank": 2, "blocks": "unit"},
+        {"rank": RANK, "residual": CHOICE, "metric": CHOICE, "blocks": CHOICE, "layers": LAYERS},
+    ),
+    "Dense": Call(lf.Dense, {}, {"at_most": RANK}),
+    "KroneckerFactored": Call(
+        lambda **given: lf.init(PARAMS, structure=lf.KroneckerFactored(**given)),
+        {},
+        {"shared": CHOICE, "layers": LAYERS},
     ),
     "find_layers": Call(
         lf.find_layers, {"params": PARAMS}, {"params": {k: v for k, v in NETWORK.items() if k not in NOT_FINITE}}
@@ -279,7 +295,7 @@ TABLE = {
             "sites": {k: WRONG_PRECISION[k] for k in ("wrong type", "None", "dense matrix", "belief")}
             | {
                 "another structure": jax.tree.map(
-                    lambda leaf: jnp.stack([leaf] * 4), lf.kronecker_init(PARAMS).precision
+                    lambda leaf: jnp.stack([leaf] * 4), lf.init(PARAMS, structure="kronecker").precision
                 ),
                 "one step": BELIEF.precision,
             },
@@ -405,7 +421,7 @@ TABLE = {
         lf.store,
         {"belief": BELIEF, "dtype": jnp.bfloat16},
         {
-            "belief": BELIEFS | {"no factor": lf.kronecker_init(PARAMS)},
+            "belief": BELIEFS | {"no factor": lf.init(PARAMS, structure="kronecker")},
             "dtype": {"None": None, "text": "words", "integers": int, "number": 16, "complex": complex},
         },
     ),
@@ -435,9 +451,9 @@ TABLE = {
 # Containers, which are pytrees and take what JAX puts into them: what they hold is checked where they are used. And
 # likelihoods without a parameter. run_stream, which is the host's, has a table of its own in test_run_stream.
 WITHOUT = {
-    "AdaptiveBelief", "Belief", "Bernoulli", "Blocks", "Categorical", "ChangepointBelief", "DiagLowRank", "Filter",
-    "Health", "HeteroscedasticGaussian", "Info", "Kronecker", "Layer", "Likelihood", "OtherRunError", "Poisson",
-    "Prediction", "Precision", "Predictive", "Stream", "run_stream",
+    "AdaptiveBelief", "Belief", "Bernoulli", "Blocks", "Categorical", "ChangepointBelief", "DiagLowRank", "Diagonal",
+    "Filter", "Frozen", "FullMatrix", "Health", "HeteroscedasticGaussian", "Info", "Kronecker", "Layer", "Likelihood",
+    "OtherRunError", "Parts", "Poisson", "Prediction", "Precision", "Predictive", "Stream", "run_stream",
 }  # fmt: skip
 
 

@@ -78,7 +78,7 @@ def test_a_prediction_inside_an_update_is_a_prediction_before_it(blocks, metric)
 
     @jax.jit
     def both(noise, transition):
-        belief = lf.init(params, 0.5, rank=3, blocks=blocks)
+        belief = lf.init(params, 0.5, rank=3, structure=blocks)
         belief, _ = lf.update(belief, nested, LIKELIHOOD, x, y)
         ahead = lf.predict(belief, noise, transition)
         apart = lf.update(ahead, nested, LIKELIHOOD, x[:2], y[:2], metric=metric)

@@ -19,8 +19,8 @@ X, Y = np.asarray(jax.random.normal(KEYS[1], (4, 3))), np.array([0, 1, 1, 0])
 LIKELIHOOD = lf.Categorical()
 STARTS = {
     "network": lambda: lf.init(PARAMS, rank=2),
-    "unit": lambda: lf.init(PARAMS, rank=2, blocks="unit"),
-    "kronecker": lambda: lf.kronecker_init(PARAMS),
+    "unit": lambda: lf.init(PARAMS, rank=2, structure="unit"),
+    "kronecker": lambda: lf.init(PARAMS, structure="kronecker"),
 }
 
 

@@ -42,9 +42,9 @@ def smooth(beliefs=3, sites=3, noise=0.1, *rest, **options):
 
 FILTER = lf.extended_filter(net, lf.Categorical(), rank=2)
 STREAM = (FILTER, BELIEF)
-UNITS = lf.init({"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}, rank=2, blocks="unit")
+UNITS = lf.init({"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}, rank=2, structure="unit")
 LAYERED = {"one": {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}, "scale": jnp.ones(2)}
-KRONECKER = lf.kronecker_init(LAYERED)
+KRONECKER = lf.init(LAYERED, structure="kronecker")
 
 CASES = {
     # init
@@ -68,15 +68,48 @@ CASES = {
         ValueError,
         r"precision.*broadcasts to.*got \(7,\)",
     ),
-    "init: blocks": (lambda: lf.init(PARAMS, rank=1, blocks="row"), ValueError, "blocks: expected one of.*got 'row'"),
+    "init: blocks": (
+        lambda: lf.init(PARAMS, rank=1, structure="row"),
+        ValueError,
+        "structure: expected one of.*got 'row'",
+    ),
     "init: layers of a network": (
-        lambda: lf.init(PARAMS, rank=1, layers=lf.find_layers(PARAMS)),
+        lambda: lf.LowRank(1, layers=lf.find_layers(PARAMS)),
         ValueError,
         'layers: expected blocks="layer"',
     ),
-    "kronecker_init: integers": (lambda: lf.kronecker_init({"n": jnp.arange(3)}), TypeError, "floating-point.*int32"),
-    "kronecker_init: precision": (lambda: lf.kronecker_init(PARAMS, -1.0), ValueError, "precision: expected pos.*-1.0"),
-    "kronecker_init: shared": (lambda: lf.kronecker_init(PARAMS, shared="sum"), ValueError, "shared: .*got 'sum'"),
+    "init: integers, Kronecker": (
+        lambda: lf.init({"n": jnp.arange(3)}, structure="kronecker"),
+        TypeError,
+        "floating-point.*int32",
+    ),
+    "init: no rank": (lambda: lf.init(PARAMS), ValueError, r"rank: expected.*got None; give one, or structure="),
+    "init: rank twice": (lambda: lf.init(PARAMS, structure=lf.LowRank(1), rank=1), ValueError, "rank: expected None"),
+    "init: no structure": (lambda: lf.init(PARAMS, structure=3), TypeError, "structure: expected LowRank.*got 3; give"),
+    "init: a name in a prefix": (
+        lambda: lf.init(PARAMS, structure=dict.fromkeys(PARAMS, "layer")),
+        TypeError,
+        "got 'layer'.*network as a whole",
+    ),
+    "init: structure no prefix": (
+        lambda: lf.init(PARAMS, structure={"other": lf.Diagonal()}),
+        ValueError,
+        "structure: expected a pytree prefix.*got.*give one",
+    ),
+    "init: all frozen": (
+        lambda: lf.init(PARAMS, structure=lf.Frozen()),
+        ValueError,
+        "structure: .*not Frozen, got none",
+    ),
+    "init: a large dense part": (
+        lambda: lf.init(jnp.ones(2001), structure=lf.Dense()),
+        ValueError,
+        r"structure: expected at most 2,000.*got 2,001.*use LowRank, or.*at_most=2001",
+    ),
+    "KroneckerFactored": (lambda: lf.KroneckerFactored(shared="sum"), ValueError, "shared: .*got 'sum'"),
+    "LowRank: metric": (lambda: lf.LowRank(1, metric="l2"), ValueError, "metric: expected one of.*'l2'"),
+    "LowRank: rank": (lambda: lf.LowRank(-1), ValueError, "rank: expected.*>= 0, got -1"),
+    "Dense: at_most": (lambda: lf.Dense(at_most=0), ValueError, "at_most: expected.*>= 1, got 0"),
     "kronecker: noise for each parameter": (
         lambda: lf.predict(KRONECKER, jax.tree.map(lambda leaf: 0.1 * leaf, LAYERED)),
         ValueError,

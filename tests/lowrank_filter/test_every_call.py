@@ -22,9 +22,9 @@ FLOATS = RNG.uniform(size=(4, 2)).astype(np.float32)
 STARTS = {
     "diagonal": lambda p: lf.init(p, rank=0),
     "network": lambda p: lf.init(p, rank=3),
-    "layer": lambda p: lf.init(p, rank=3, blocks="layer"),
-    "unit": lambda p: lf.init(p, rank=3, blocks="unit"),
-    "kronecker": lf.kronecker_init,
+    "layer": lambda p: lf.init(p, rank=3, structure="layer"),
+    "unit": lambda p: lf.init(p, rank=3, structure="unit"),
+    "kronecker": lambda p: lf.init(p, structure="kronecker"),
 }
 
 

@@ -80,7 +80,7 @@ def test_the_second_derivative_gives_standard_errors(structure):
 
     def total(log_noise):
         noise = jnp.exp(log_noise)
-        belief = lf.kronecker_init(params) if structure == "kronecker" else lf.init(params, rank=3)
+        belief = lf.init(params, structure="kronecker") if structure == "kronecker" else lf.init(params, rank=3)
         evidence = 0.0
         for turn in range(2):
             belief = lf.predict(belief, noise)

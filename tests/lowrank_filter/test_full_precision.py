@@ -10,7 +10,7 @@ PARAMS = {"gain": jnp.ones(3), "shift": jnp.zeros(3)}
 BELIEFS = {
     "network": lf.init(PARAMS, rank=2),
     "many": lf.init({"gain": jnp.ones(60), "shift": jnp.zeros(60)}, rank=2),
-    "kronecker": lf.kronecker_init({"kernel": jnp.ones((4, 3)), "bias": jnp.zeros(3)}),
+    "kronecker": lf.init({"kernel": jnp.ones((4, 3)), "bias": jnp.zeros(3)}, structure="kronecker"),
 }
 
 

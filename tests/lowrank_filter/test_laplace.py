@@ -196,7 +196,7 @@ def test_what_the_site_leaves_out_is_reported(blocks, size, residual):
         def network(p, x):
             return jnp.tanh(x @ p[0]["kernel"]) @ p[1]["kernel"]
 
-        start = lf.init(unflat(belief.mean), rank=1, blocks="layer")
+        start = lf.init(unflat(belief.mean), rank=1, structure="layer")
 
         def update(p):
             return lf.laplace_update(start, p, network, lf.Categorical(), x, y, residual=residual)

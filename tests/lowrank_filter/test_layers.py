@@ -36,7 +36,7 @@ def ggn(apply_fn, params, x, variance=0.5):
 
 def site(apply_fn, params, x, *, likelihood=LIKELIHOOD, **options):
     """The Kronecker site of a batch as a dense matrix."""
-    belief = lf.kronecker_init(params, **options)
+    belief = lf.init(params, structure=lf.KroneckerFactored(**options))
     y = jnp.zeros((len(x), apply_fn(params, x).shape[1]))
     _, info = jax.jit(lambda b: lf.laplace_update(b, params, apply_fn, likelihood, x, y, batch_size=2))(belief)
     row, unravel = ravel_pytree(params)
@@ -186,7 +186,7 @@ def test_blocks_of_any_network(name, blocks):
     apply_fn, params, shape = NETWORKS[name]()
     x = x_of(*shape) ** 2
     row, unravel = ravel_pytree(params)
-    layout = lf.init(params, rank=1, blocks=blocks).precision.layout
+    layout = lf.init(params, rank=1, structure=blocks).precision.layout
 
     @jax.jit
     def product(params):
@@ -205,7 +205,7 @@ def test_blocks_of_any_network(name, blocks):
 def test_these_are_read_and_not_differentiated_example_by_example(name):
     apply_fn, params, shape = NETWORKS[name]()
     reading = network_reader.read(apply_fn, params, x_of(*shape))
-    layout = lf.kronecker_init(params).precision.layout
+    layout = lf.init(params, structure="kronecker").precision.layout
     found = [reading.layer_uses(layout.positions(group)) for group in layout.groups if group.layer]
     assert len(found) >= 2 and all(len(uses) == 1 for uses in found)
 
@@ -269,10 +269,13 @@ def test_layers_of_flax():
 def test_layers_can_be_told():
     params = {"table": jnp.ones((9, 3)), "out": {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}}
     told = tuple(layer for layer in lf.find_layers(params) if "table" not in layer.kernel)
-    groups = lf.init(params, rank=1, blocks="unit", layers=told).precision.layout.groups
+    groups = lf.init(params, structure=lf.LowRank(1, blocks="unit", layers=told)).precision.layout.groups
     assert [group.layer for group in groups] == [True, False]
     turned = (lf.Layer("['out']['w']", None, (0,)),)
-    assert lf.init(params, rank=1, blocks="unit", layers=turned).precision.parts[0].diag.shape == (3, 2)
+    assert lf.init(params, structure=lf.LowRank(1, blocks="unit", layers=turned)).precision.parts[0].diag.shape == (
+        3,
+        2,
+    )
 
 
 BAD_LAYERS = {
@@ -295,10 +298,10 @@ BAD_LAYERS = {
 def test_layers_that_do_not_fit(name):
     layer, error, message = BAD_LAYERS[name]
     with pytest.raises(error, match=message):
-        lf.kronecker_init({"w": jnp.ones((3, 2)), "b": jnp.ones(2)}, layers=[layer])
+        lf.init({"w": jnp.ones((3, 2)), "b": jnp.ones(2)}, structure=lf.KroneckerFactored(layers=[layer]))
 
 
 def test_a_parameter_in_two_layers():
     layer = lf.Layer("['w']", None, (1,))
     with pytest.raises(ValueError, match="in at most one layer"):
-        lf.init({"w": jnp.ones((3, 2))}, rank=1, blocks="unit", layers=[layer, layer])
+        lf.init({"w": jnp.ones((3, 2))}, structure=lf.LowRank(1, blocks="unit", layers=[layer, layer]))

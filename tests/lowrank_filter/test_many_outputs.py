@@ -22,8 +22,8 @@ def network(params, x):
 def belief(structure):
     params = {"kernel": jnp.asarray(RNG.normal(size=(FEATURES, CLASSES)), jnp.float32), "bias": jnp.zeros(CLASSES)}
     if structure == "kronecker":
-        return lf.kronecker_init(params)
-    return lf.init(params, rank=3, blocks=structure)
+        return lf.init(params, structure="kronecker")
+    return lf.init(params, rank=3, structure=structure)
 
 
 def fitted(belief, x, y):

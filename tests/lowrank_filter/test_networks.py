@@ -22,9 +22,9 @@ PARAMS = {"body": dense(KEYS[1], 3, 4), "first": dense(KEYS[2], 4, 2), "second":
 STARTS = {
     "diagonal": lambda p: lf.init(p, rank=0),
     "network": lambda p: lf.init(p, rank=3),
-    "layer": lambda p: lf.init(p, rank=3, blocks="layer"),
-    "unit": lambda p: lf.init(p, rank=3, blocks="unit"),
-    "kronecker": lf.kronecker_init,
+    "layer": lambda p: lf.init(p, rank=3, structure="layer"),
+    "unit": lambda p: lf.init(p, rank=3, structure="unit"),
+    "kronecker": lambda p: lf.init(p, structure="kronecker"),
 }
 
 
@@ -150,7 +150,7 @@ STATISTICS = {"linen": VARIABLES, "nnx": nnx.state(Net())}
 
 
 @pytest.mark.parametrize("name", STATISTICS)
-@pytest.mark.parametrize("start", [lambda p: lf.init(p, rank=1), lf.kronecker_init])
+@pytest.mark.parametrize("start", [lambda p: lf.init(p, rank=1), lambda p: lf.init(p, structure="kronecker")])
 def test_statistics_are_refused_by_name(name, start):
     with pytest.raises(
         ValueError, match=r"(?s)params: expected weights only.*got flax variables with (batch_stats|BatchStat)"

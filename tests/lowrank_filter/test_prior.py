@@ -34,7 +34,7 @@ def test_a_filter_takes_it_by_itself():
     given = lf.extended_filter(net, lf.Categorical(), rank=1, precision=2.0)
     jax.tree.map(np.testing.assert_array_equal, given.init(PARAMS, X), lf.init(PARAMS, 2.0, rank=1))
     kronecker = lf.extended_filter(net, lf.Categorical(), structure="kronecker").init(PARAMS, X)
-    expected = lf.kronecker_init(PARAMS, lf.scaled(net, X))
+    expected = lf.init(PARAMS, lf.scaled(net, X), structure="kronecker")
     jax.tree.map(np.testing.assert_array_equal, kronecker, expected)
 
 

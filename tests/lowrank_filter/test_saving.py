@@ -21,9 +21,9 @@ except ImportError:
 KEYS = jax.random.split(jax.random.key(0), 3)
 STARTS = {
     "network": lambda p: lf.init(p, rank=2),
-    "layer": lambda p: lf.init(p, rank=2, blocks="layer"),
-    "unit": lambda p: lf.init(p, rank=2, blocks="unit"),
-    "kronecker": lf.kronecker_init,
+    "layer": lambda p: lf.init(p, rank=2, structure="layer"),
+    "unit": lambda p: lf.init(p, rank=2, structure="unit"),
+    "kronecker": lambda p: lf.init(p, structure="kronecker"),
 }
 X, Y = jax.random.normal(KEYS[0], (4, 3)), jnp.array([0, 1, 1, 0])
 LINEAR = eqx.nn.Linear(3, 2, key=KEYS[1])

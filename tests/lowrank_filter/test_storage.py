@@ -41,7 +41,7 @@ def densified(belief):
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_kernels_give_back_what_they_were_given(structure):
-    belief = lf.store(lf.init(network((IN, HIDDEN, 1)), rank=RANK, blocks=structure), jnp.bfloat16)
+    belief = lf.store(lf.init(network((IN, HIDDEN, 1)), rank=RANK, structure=structure), jnp.bfloat16)
     x, y = np.ones((3, IN), np.float32), np.ones(3, np.float32)
 
     def step(belief):

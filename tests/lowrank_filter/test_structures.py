@@ -63,8 +63,8 @@ def densified(precision):
 def prior(structure, precision=0.7):
     params = random(0)
     if structure == "kronecker":
-        return lf.kronecker_init(params, precision)
-    return lf.init(params, precision, rank=FULL, blocks=structure)
+        return lf.init(params, precision, structure="kronecker")
+    return lf.init(params, precision, rank=FULL, structure=structure)
 
 
 def own_blocks(structure):
@@ -320,7 +320,7 @@ def test_one_block_is_the_network(blocks, rank):
         action = belief.precision.matvec(params)
         return belief.mean, action, first.log_evidence, second.log_evidence, second.truncated
 
-    came = filtered(lf.init(params, 2.0, rank=rank, blocks=blocks))
+    came = filtered(lf.init(params, 2.0, rank=rank, structure=blocks))
     for a, b in zip(jax.tree.leaves(came), jax.tree.leaves(filtered(lf.init(params, 2.0, rank=rank))), strict=True):
         assert dense.relative_error(a, b) < 1e-10
 
@@ -331,7 +331,7 @@ def test_each_block_keeps_its_leading_directions(blocks, metric):
     """By iteration: there are more examples than would be decomposed."""
     rng = np.random.default_rng(4)
     x, y, rank = jnp.asarray(rng.normal(size=(60, IN))), jnp.asarray(rng.integers(0, OUT, 60)), 2
-    belief = lf.init(random(0), jax.tree.map(lambda leaf: leaf**2 + 0.5, random(1)), rank=rank, blocks=blocks)
+    belief = lf.init(random(0), jax.tree.map(lambda leaf: leaf**2 + 0.5, random(1)), rank=rank, structure=blocks)
     _, info = jax.jit(
         lambda b: lf.laplace_update(b, b.mean, net, LIKELIHOOD, x, y, metric=metric, iterations=8, residual="drop")
     )(belief)

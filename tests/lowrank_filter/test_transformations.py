@@ -167,11 +167,11 @@ def structured(start):
 
 
 def unit(seed, value):
-    return structured(lambda params, value: lf.init(params, value, rank=K, blocks="unit"))(seed, value)
+    return structured(lambda params, value: lf.init(params, value, rank=K, structure="unit"))(seed, value)
 
 
 def kronecker(seed, value):
-    return structured(lf.kronecker_init)(seed, value)
+    return structured(functools.partial(lf.init, structure="kronecker"))(seed, value)
 
 
 KERNELS = {

@@ -122,7 +122,7 @@ def test_an_example_of_weight_two_is_there_twice(kernel, structure):
     likelihood, y = LIKELIHOODS["bernoulli"]
     weights = np.array([1, 2, 0, 1, 3])
     repeated = np.repeat(np.arange(B), weights)
-    belief = start() if structure == "network" else lf.kronecker_init(start().mean, 1.5)
+    belief = start() if structure == "network" else lf.init(start().mean, 1.5, structure="kronecker")
     came = run(kernel, belief, likelihood, X, y, weights=weights)
     expected = run(kernel, belief, likelihood, X[repeated], y[repeated])
     if structure == "network":

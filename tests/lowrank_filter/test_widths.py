@@ -16,8 +16,8 @@ X, Y = RNG.normal(size=(4, 3)), RNG.normal(size=(4, 2))
 STARTS = {
     "diagonal": lambda p: lf.init(p, rank=0),
     "network": lambda p: lf.init(p, rank=4),
-    "unit": lambda p: lf.init(p, rank=2, blocks="unit"),
-    "kronecker": lf.kronecker_init,
+    "unit": lambda p: lf.init(p, rank=2, structure="unit"),
+    "kronecker": lambda p: lf.init(p, structure="kronecker"),
 }
 NARROW = ("bfloat16", "float16", "float32")
 ALL = [(False, *pair) for pair in itertools.product(NARROW, NARROW)]

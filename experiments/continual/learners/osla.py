@@ -110,7 +110,7 @@ def osla(tasks: int | None = None, *, fit: Fit = fitted) -> Learner:
     """
 
     def init(start: Tree, hyper: Hyper) -> lf.Belief:
-        like: Any = lf.kronecker_init(start, 1.0).precision
+        like: Any = lf.init(start, 1.0, structure="kronecker").precision
         room = tasks or 1
         terms = tuple(
             Product(jnp.zeros((room, units, units)), jnp.zeros((room, inputs, inputs)))
@@ -126,7 +126,7 @@ def osla(tasks: int | None = None, *, fit: Fit = fitted) -> Learner:
         params = fit(network, training, belief, task, hyper)
         count = training.curvature_examples or len(task.y)
         _, info = lf.laplace_update(
-            lf.kronecker_init(params, 1.0),
+            lf.init(params, 1.0, structure="kronecker"),
             *(params, network.apply, lf.Categorical(), task.x[:count], task.y[:count]),
             curvature_scale=hyper["curvature"] * len(task.y) / count,
             mask=jnp.broadcast_to(task.present, (count,)),
