@@ -120,11 +120,14 @@ def truncate(
 
 
 def truncation_options(residual: Any, metric: Any) -> None:
-    """The two choices of a truncation are known ones, or left to the structure."""
-    if residual is not None:
-        checks.choice("residual", residual, ("diagonal", "drop"))
-    if metric is not None:
-        checks.choice("metric", metric, ("relative", "euclidean"))
+    """The two choices of a truncation are known ones."""
+    checks.choice("residual", residual, ("diagonal", "drop"))
+    checks.choice("metric", metric, ("relative", "euclidean"))
+
+
+def open_truncation_options(residual: Any, metric: Any) -> None:
+    """They are known ones, or None: left to the structure."""
+    truncation_options("diagonal" if residual is None else residual, "relative" if metric is None else metric)
 
 
 def truncation_choices(precision: Any, rank: Any, residual: Any, metric: Any) -> dict[str, Any]:
@@ -135,13 +138,13 @@ def truncation_choices(precision: Any, rank: Any, residual: Any, metric: Any) ->
     """
     if rank is not None:
         checks.rank(rank)
-    truncation_options(residual, metric)
+    open_truncation_options(residual, metric)
     given = {"rank": rank, "residual": residual, "metric": metric}
     for name, value in given.items():
         if value is not None and not getattr(precision, "has_choices", True):
             raise ValueError(
-                f"{name}: expected None for a {type(precision).__name__} precision, got {value!r}; leave it out: a part "
-                "has it from its structure in init, or has none"
+                f"{name}: expected None for a {type(precision).__name__} precision, got {value!r}; leave it out: a "
+                "structure has its own from init, or has none"
             )
     defaults = {"rank": precision.rank, "residual": "diagonal", "metric": "relative"}
     return {name: defaults[name] if value is None else value for name, value in given.items()}

@@ -309,16 +309,16 @@ def assigned(params: Tree, structure: Any) -> tuple[Membership, tuple[Structure,
     for kind in kinds:
         if not is_structure(kind):
             raise TypeError(
-                f"structure: expected LowRank, Dense, Diagonal, KroneckerFactored or Frozen, for all parameters or in a "
-                f"pytree prefix of them, got {kind!r}; give one of these"
+                f"structure: expected LowRank, Dense, Diagonal, KroneckerFactored or Frozen, for all parameters or in "
+                f"a pytree prefix of them, got {kind!r}; give one of these"
                 + (", and the names " + ", ".join(NAMES) + " for a network as a whole" if isinstance(kind, str) else "")
             )
     try:
         covered = prefix.flatten_up_to(params)
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"structure: expected a pytree prefix of the parameters, {jax.tree.structure(params)}, got {prefix}; give one "
-            "structure for all, or one in place of each part of that tree"
+            f"structure: expected a pytree prefix of the parameters, {jax.tree.structure(params)}, got {prefix}; give "
+            "one structure for all, or one in place of each part of that tree"
         ) from error
     structures: dict[Structure, int] = {}
     owned: list[int] = []

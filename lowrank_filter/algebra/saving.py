@@ -7,7 +7,7 @@ from typing import Any
 
 @functools.cache
 def known_to_flax(structure: type, arrays: str = "parts") -> None:
-    """``flax.serialization`` takes a structure's arrays, and what is static from the target; where flax is installed."""
+    """``flax.serialization`` takes a structure's arrays, what is static from the target; where flax is installed."""
     try:
         from flax import serialization  # noqa: PLC0415  a tenth of a second that most do not need
     except ImportError:

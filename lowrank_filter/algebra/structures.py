@@ -8,6 +8,8 @@ from lowrank_filter.algebra.partition import Layer
 from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.common import checks
 
+Couples = Literal["network", "layer", "unit"]
+
 
 @dataclasses.dataclass(frozen=True)
 class LowRank:
@@ -15,7 +17,7 @@ class LowRank:
 
     Attributes:
         rank: k, in the whole part or in each of its blocks; 0 keeps a diagonal only.
-        residual: "diagonal" adds the diagonal of what is truncated to d, so that diag(P) stays exact; "drop" forgets it.
+        residual: "diagonal" adds the diagonal of what is truncated to d, so that diag(P) stays exact; "drop" does not.
         metric: of the truncations, "relative" (KL-optimal) or "euclidean"; see :func:`truncate`.
         blocks: "network" couples all parameters of the part; "layer" those of a kernel with its bias, "unit" those that
             lead to one output of a layer. Parameters of no layer are one block for each container.
@@ -28,10 +30,11 @@ class LowRank:
     rank: int
     residual: Residual = "diagonal"
     metric: Metric = "relative"
-    blocks: Literal["network", "layer", "unit"] = "network"
+    blocks: Couples = "network"
     layers: Sequence[Layer] | None = None
 
     def __post_init__(self) -> None:
+        """Checked where it is written."""
         checks.rank(self.rank)
         checks.choice("residual", self.residual, ("diagonal", "drop"))
         checks.choice("metric", self.metric, ("relative", "euclidean"))
@@ -58,6 +61,7 @@ class Dense:
     at_most: int = 2_000
 
     def __post_init__(self) -> None:
+        """Checked where it is written."""
         checks.count("at_most", self.at_most, minimum=1)
 
 
@@ -85,6 +89,7 @@ class KroneckerFactored:
     layers: Sequence[Layer] | None = None
 
     def __post_init__(self) -> None:
+        """Checked where it is written."""
         checks.choice("shared", self.shared, ("expand", "reduce"))
         object.__setattr__(self, "layers", _hashable(self.layers))
 

@@ -8,7 +8,7 @@ import jax
 import optax
 from jaxtyping import Array, ArrayLike, Key
 
-from lowrank_filter.algebra.operations import truncation_options
+from lowrank_filter.algebra.operations import open_truncation_options
 from lowrank_filter.algebra.structures import LowRank
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
@@ -238,7 +238,7 @@ def _start(
 ) -> tuple[Callable[..., Belief], dict[str, Any]]:
     """The filter's init, and what its update takes of rank, residual and metric."""
     kind = structured(structure, rank)
-    truncation_options(**choices)
+    open_truncation_options(**choices)
     own = structure is None or isinstance(structure, str)
     for name, value in choices.items():
         if value is not None and not (own and isinstance(kind, LowRank)):

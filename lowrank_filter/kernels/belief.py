@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from lowrank_filter.algebra.diag_low_rank import Joined
 from lowrank_filter.algebra.operations import OPERATIONS
 from lowrank_filter.algebra.partition import Layer
 from lowrank_filter.algebra.precision import Precision
-from lowrank_filter.algebra.structures import NAMES, KroneckerFactored, LowRank
+from lowrank_filter.algebra.structures import NAMES, Couples, KroneckerFactored, LowRank
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import compiled
@@ -46,7 +46,7 @@ def init(
     *,
     structure: Any = None,
     rank: int | None = None,
-    blocks: Literal["network", "layer", "unit"] | None = None,
+    blocks: Couples | None = None,
     layers: Sequence[Layer] | None = None,
 ) -> Belief:
     """N(params, diag(precision)⁻¹), with what each part of the network has room to learn.
@@ -115,16 +115,16 @@ def structured(structure: Any, rank: int | None) -> Any:
         checks.choice("structure", structure, NAMES)
     if structure is None or (isinstance(structure, str) and structure != "kronecker"):
         if rank is None:
-            name = "" if structure is None else f" for structure={structure!r}"
             raise ValueError(
-                f"rank: expected a static integer >= 0{name}, got None; give one, or structure=LowRank(rank)"
+                f"rank: expected a static integer >= 0 for structure={structure or 'network'!r}, got None; give one, "
+                "or structure=LowRank(rank)"
             )
         checks.rank(rank)
-        return LowRank(rank, blocks=structure or "network")
+        return LowRank(rank, blocks=cast("Couples", structure or "network"))
     if rank is not None:
         raise ValueError(
-            f"rank: expected None for structure={structure!r}, got {rank!r}; leave it out, since a structure has its own "
-            "or none"
+            f"rank: expected None for structure={structure!r}, got {rank!r}; leave it out, since a structure has its "
+            "own or none"
         )
     return KroneckerFactored() if isinstance(structure, str) else structure
 
@@ -177,8 +177,8 @@ def check_frozen(belief: Belief, params: Tree) -> None:
     for (path, before), after in zip(jax.tree_util.tree_leaves_with_path(was), jax.tree.leaves(now), strict=True):
         if before is not after and checks.concrete((before, after)) and not np.array_equal(before, after):
             raise ValueError(
-                f"params{jax.tree_util.keystr(path)}: expected the frozen values of belief.mean, got others; train only "
-                "what is not Frozen (as fit does), or start a belief where these are"
+                f"params{jax.tree_util.keystr(path)}: expected the frozen values of belief.mean, got others; train "
+                "only what is not Frozen (as fit does), or start a belief where these are"
             )
 
 

@@ -177,7 +177,7 @@ WEIGHTS = {
 EXAMPLES = {"x": INPUTS | BAD_INPUTS, "y": TARGETS, "mask": calls.mask(4), "weights": WEIGHTS}
 BATCH = {"apply_fn": MODEL, "likelihood": LIKELIHOOD, **EXAMPLES}
 GOOD_BATCH = {"apply_fn": net, "likelihood": lf.Categorical(), "x": X, "y": Y}
-TRUNCATION = {"residual": CHOICE, "metric": CHOICE}
+TRUNCATION = {"residual": NAMED, "metric": NAMED}
 BELIEFS = WRONG_BELIEF | {f"{name} precision": BELIEF._replace(precision=p) for name, p in BAD_DIAGONALS.items()}
 PRECISION = WRONG_PRECISION | BAD_DIAGONALS
 CENTER = prefix(zero=True, negative=True, optional=True)
@@ -340,7 +340,7 @@ TABLE = {
     "truncate": Call(
         lf.truncate,
         {"precision": BELIEF.precision, "rank": 1},
-        {"precision": PRECISION, "rank": RANK, **TRUNCATION},
+        {"precision": PRECISION, "rank": RANK, "residual": CHOICE, "metric": CHOICE},
     ),
     "extended_filter": Call(
         lf.extended_filter,
@@ -349,7 +349,7 @@ TABLE = {
             "apply_fn": APPLY,
             "likelihood": LIKELIHOOD,
             "rank": RANK,
-            "structure": CHOICE,
+            "structure": NAMED,
             **OPEN_DYNAMICS,
             **TRUNCATION,
             "temperature": POSITIVE,
@@ -367,7 +367,7 @@ TABLE = {
             "optimizer": calls.optimizer(),
             "steps": calls.count(0),
             "rank": RANK,
-            "structure": CHOICE,
+            "structure": NAMED,
             "fit_batch_size": calls.count(1, optional=True),
             **OPEN_DYNAMICS,
             **TRUNCATION,

@@ -61,8 +61,8 @@ def test_towards_a_centre(center, transition):
 
 STRUCTURES = {
     "network": functools.partial(lf.init, rank=2),
-    "unit": functools.partial(lf.init, rank=2, blocks="unit"),
-    "kronecker": lf.kronecker_init,
+    "unit": functools.partial(lf.init, rank=2, structure="unit"),
+    "kronecker": functools.partial(lf.init, structure="kronecker"),
 }
 
 
