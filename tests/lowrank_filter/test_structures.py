@@ -388,7 +388,7 @@ def test_a_stream_through_a_built_filter(structure):
     built = lf.extended_filter(net, LIKELIHOOD, rank=rank, structure=structure, process_noise=0.01)
     last, steps = jax.jit(lambda b: lf.filter_stream(built, b, x, y, history="all"))(built.init(random(0)))
     belief = built.init(random(0))
-    one = jax.jit(lambda b, x, y: lf.update(lf.predict(b, 0.01), net, LIKELIHOOD, x, y, rank=4))
+    one = jax.jit(lambda b, x, y: lf.update(lf.predict(b, 0.01), net, LIKELIHOOD, x, y, rank=rank))
     for t in range(B):
         belief, _ = one(belief, x[t : t + 1], y[t : t + 1])
     assert dense.relative_error(flat(last.mean), flat(belief.mean)) < 1e-9
