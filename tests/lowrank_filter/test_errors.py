@@ -40,11 +40,16 @@ def smooth(beliefs=3, sites=3, noise=0.1, *rest, **options):
     return lf.smooth(stack(beliefs), stack(sites).precision, noise, *rest, **options)
 
 
+def layered(params, x):
+    return (x @ params["one"]["kernel"] + params["one"]["bias"]) * params["scale"]
+
+
 FILTER = lf.extended_filter(net, lf.Categorical(), rank=2)
 STREAM = (FILTER, BELIEF)
 UNITS = lf.init({"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}, rank=2, structure="unit")
 LAYERED = {"one": {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}, "scale": jnp.ones(2)}
 KRONECKER = lf.init(LAYERED, structure="kronecker")
+HEADED = lf.init(LAYERED, structure={"one": lf.Dense(), "scale": lf.Frozen()})
 
 CASES = {
     # init
@@ -105,6 +110,36 @@ CASES = {
         lambda: lf.init(jnp.ones(2001), structure=lf.Dense()),
         ValueError,
         r"structure: expected at most 2,000.*got 2,001.*use LowRank, or.*at_most=2001",
+    ),
+    "rank of a Kronecker belief": (
+        lambda: lf.update(KRONECKER, layered, lf.Categorical(), X, Y, rank=2),
+        ValueError,
+        "rank: expected None for a Kronecker precision, got 2; leave it out",
+    ),
+    "rank of a Kronecker belief, laplace_update": (
+        lambda: lf.laplace_update(KRONECKER, LAYERED, layered, lf.Categorical(), X, Y, rank=0),
+        ValueError,
+        "rank: expected None for a Kronecker precision, got 0; leave it out",
+    ),
+    "rank of a Kronecker belief, smooth": (
+        lambda: lf.smooth(*jax.tree.map(lambda leaf: leaf[None], (KRONECKER, KRONECKER.precision)), 0.1, rank=1),
+        ValueError,
+        "rank: expected None for a Kronecker precision, got 1; leave it out",
+    ),
+    "metric of parts": (
+        lambda: lf.update(HEADED, layered, lf.Categorical(), X, Y, metric="relative"),
+        ValueError,
+        "metric: expected None for a Parts precision, got 'relative'; leave it out",
+    ),
+    "filter: metric of a structure": (
+        lambda: lf.extended_filter(net, lf.Categorical(), structure=lf.LowRank(2), metric="relative"),
+        ValueError,
+        "metric: expected None for structure=LowRank.*got 'relative'; leave it out",
+    ),
+    "laplace_update: frozen parameters moved": (
+        lambda: lf.laplace_update(HEADED, jax.tree.map(lambda p: p + 1, LAYERED), layered, lf.Categorical(), X, Y),
+        ValueError,
+        r"params\['scale'\]: expected the frozen values of belief.mean, got others; train",
     ),
     "KroneckerFactored": (lambda: lf.KroneckerFactored(shared="sum"), ValueError, "shared: .*got 'sum'"),
     "LowRank: metric": (lambda: lf.LowRank(1, metric="l2"), ValueError, "metric: expected one of.*'l2'"),

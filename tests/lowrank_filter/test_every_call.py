@@ -25,6 +25,8 @@ STARTS = {
     "layer": lambda p: lf.init(p, rank=3, structure="layer"),
     "unit": lambda p: lf.init(p, rank=3, structure="unit"),
     "kronecker": lambda p: lf.init(p, structure="kronecker"),
+    "parts": lambda p: lf.init(p, structure={"w": lf.LowRank(3, "drop", "euclidean"), "b": lf.Dense()}),
+    "frozen": lambda p: lf.init(p, structure={"w": lf.KroneckerFactored(), "b": lf.Frozen()}),
 }
 
 
@@ -127,6 +129,8 @@ QUICK = {
     ("unit", "Poisson", vmap),
     ("layer", "Gaussian: vector", scan),
     ("diagonal", "HeteroscedasticGaussian", grad),
+    ("parts", "Categorical", vmap),
+    ("frozen", "Gaussian: Python", jit_passed_in),
 }
 CASES = [
     pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)

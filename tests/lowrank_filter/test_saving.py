@@ -24,6 +24,8 @@ STARTS = {
     "layer": lambda p: lf.init(p, rank=2, structure="layer"),
     "unit": lambda p: lf.init(p, rank=2, structure="unit"),
     "kronecker": lambda p: lf.init(p, structure="kronecker"),
+    "parts": lambda p: lf.init(p, structure=jax.tree.map(lambda w: lf.Dense() if w.ndim == 1 else lf.LowRank(2), p)),
+    "frozen": lambda p: lf.init(p, structure=jax.tree.map(lambda w: lf.Frozen() if w.ndim == 1 else lf.Dense(), p)),
 }
 X, Y = jax.random.normal(KEYS[0], (4, 3)), jnp.array([0, 1, 1, 0])
 LINEAR = eqx.nn.Linear(3, 2, key=KEYS[1])

@@ -174,16 +174,24 @@ def kronecker(seed, value):
     return structured(functools.partial(lf.init, structure="kronecker"))(seed, value)
 
 
+def parts(seed, value):
+    return structured(functools.partial(lf.init, structure={"w": lf.LowRank(K), "b": lf.Dense()}))(seed, value)
+
+
+def frozen(seed, value):
+    return structured(functools.partial(lf.init, structure={"w": lf.Dense(), "b": lf.Frozen()}))(seed, value)
+
+
 KERNELS = {
     function.__name__: function
     for function in (
         init, predict, update, laplace_update, fit, smooth, penalty, sample, predictive, algebra, truncate, stream,
-        adaptive, changepoint, unit, kronecker,
+        adaptive, changepoint, unit, kronecker, parts, frozen,
     )
 }  # fmt: skip
 
-# Whole steps of two structures and of filters around filters, which compile for twenty seconds: in the slow suite.
-LONG = ("unit", "kronecker", "adaptive", "changepoint")
+# Whole steps of two structures and of filters around filters, which compile for twenty seconds each: in the slow suite.
+LONG = ("unit", "kronecker", "parts", "frozen", "adaptive", "changepoint")
 MOST = [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in KERNELS]
 
 SEEDS = np.arange(LANES)

@@ -48,7 +48,6 @@ def by_evidence(structure: Structure, *, rounds: int = 2, steps: int = 10, rate:
             return lf.laplace_update(
                 lf.predict(state.belief, jax.tree.map(jnp.exp, log_noise)),
                 *(params, network.apply, lf.Categorical(), task.x[:count], task.y[:count]),
-                rank=structure.rank,
                 curvature_scale=hyper["curvature"] * len(task.y) / count,
                 mask=jnp.broadcast_to(task.present, (count,)),
             )

@@ -1,7 +1,6 @@
 """The filter of the weights: predict, train towards the belief, absorb the curvature."""
 
 from collections.abc import Callable
-from typing import Literal
 
 import jax.numpy as jnp
 
@@ -27,8 +26,6 @@ Noise = Callable[[Tree, Hyper], Tree]
 def filtering(
     structure: Structure,
     *,
-    residual: Literal["diagonal", "drop"] = "diagonal",
-    metric: Literal["relative", "euclidean"] = "relative",
     noise: Noise | None = None,
     fit: Fit = fitted,
 ) -> Learner:
@@ -64,9 +61,6 @@ def filtering(
             lf.Categorical(),
             task.x[:count],
             task.y[:count],
-            rank=structure.rank,
-            residual=residual,
-            metric=metric,
             curvature_scale=hyper["curvature"] * size / count,
             mask=jnp.broadcast_to(task.present, (count,)),
         )
