@@ -100,6 +100,13 @@ def kronecker_init(
     Raises:
         TypeError: a leaf of ``params`` is not floating point.
         ValueError: as :func:`init`.
+
+    Examples:
+        >>> import warnings
+        >>> with warnings.catch_warnings(action="ignore"):
+        ...     belief = lf.kronecker_init({"kernel": jnp.zeros((3, 2)), "bias": jnp.zeros(2)})
+        >>> [part.scale.shape for part in belief.precision.parts]  # two units; three inputs and a one
+        [(2, 4)]
     """
     _moved("kronecker_init", "init(params, precision, structure=KroneckerFactored())")
     return prior(params, precision, KroneckerFactored(shared, layers))
