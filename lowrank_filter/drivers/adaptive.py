@@ -1,11 +1,12 @@
-"""A filter whose process noise follows the data: a step of gradient ascent on the evidence at each observation."""
+"""A filter whose process noise follows the data: recursive maximum likelihood, a step at each observation."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import ArrayLike
+from jaxtyping import Array, ArrayLike, Float
 
 from lowrank_filter.algebra import tree
 from lowrank_filter.algebra.precision import Precision
@@ -24,12 +25,14 @@ class AdaptiveBelief(NamedTuple):
 
     Attributes:
         belief: about the parameters, for :func:`predictive`, :func:`sample` and the like.
-        unconstrained: log q, and log a/(1 − a) where the transition is adapted, by name.
+        unconstrained: log q, and log a/(1 − a) where the transition is adapted, by name: n numbers.
+        slopes: the derivatives of the belief's numbers by these, each stacked along n.
         search: of the ascent.
     """
 
     belief: Any
     unconstrained: dict[str, Tree]
+    slopes: list[Array]
     search: Any
 
     @property
@@ -50,10 +53,7 @@ class AdaptiveBelief(NamedTuple):
     @property
     def dynamics(self) -> dict[str, Tree]:
         """q, and a where it is adapted, by name."""
-        return {
-            name: jax.tree.map(jnp.exp if name == "process_noise" else jax.nn.sigmoid, value)
-            for name, value in self.unconstrained.items()
-        }
+        return _dynamics(self.unconstrained)
 
 
 def adaptive_filter(
@@ -61,28 +61,32 @@ def adaptive_filter(
 ) -> Filter:
     """A filter with a process noise that moves with every observation, in the direction that its evidence asks for.
 
-        log q_{t+1} = log q_t + η g_t / √v_t,   g_t = ∂ log p(y_t | y_{1:t−1}, q_t) / ∂ log q_t
+        log q_{t+1} = log q_t + η g_t / √v_t,   g_t = ∂ log p(y_t | y_{1:t−1}, q) / ∂ log q
 
-    with v_t the mean of g² over the last hundred steps (RMSProp): the gradient is proportional to q where q is small,
-    and such a q would never grow again by plain ascent. y_t moves what the steps after it add, so the log evidence
-    stays that of a prediction. An observation that is masked out moves nothing. Empirical Bayes of this kind is CPP-OU
-    in BONE (arXiv 2411.10153), there with plain ascent.
+    where g_t counts what q did in all steps so far: the belief's derivatives by log q go along with it, in forward mode
+    (recursive maximum likelihood, LeGland & Mevel 1997). The derivative through the last step alone asks for too little
+    noise where weights move steadily: what it costs is felt at once, what it brings only later. v_t is the mean of g²
+    over the last hundred steps (RMSProp), since the gradient is proportional to q where q is small, and such a q would
+    never grow again by plain ascent. y_t moves what the steps after it add, so the log evidence stays that of
+    predictions. An observation that is masked out moves nothing.
 
     The result is a :class:`Filter` for every driver, with an :class:`AdaptiveBelief` for its state; ``info.dynamics``
-    has the q (and a) of each step. Its ``step`` adapts, ``predict`` and ``update`` by themselves do not.
+    has the q (and a) of each step. Each number that is adapted costs one more belief of memory, and about the time of
+    another step.
 
     Args:
         filter: whose ``step`` takes a ``process_noise``: an :func:`extended_filter`, a :func:`changepoint_filter` or
-            one's own. The noise it was built with is not used. A :func:`laplace_filter` trains within the step, and the
-            gradient goes through all of that.
+            one's own. The noise it was built with is not used. In a :func:`laplace_filter` the derivatives go through
+            the training.
         learning_rate: η > 0, about the nats of log q per observation.
-        process_noise: q > 0 to start from, a variance per step; a scalar, or a pytree prefix of the parameters whose
-            leaves each go their own way, as one for each layer.
+        process_noise: q > 0 to start from, a variance per step: one number, or a pytree prefix of the parameters with
+            one for each part, such as a layer; each goes its own way.
         transition: a in (0, 1) to start from, likewise; None leaves the filter's own alone.
 
     Raises:
         TypeError: ``filter`` is none, or a number is of the wrong kind.
-        ValueError: a visible value is out of range; a step is given a noise, which the filter moves by itself.
+        ValueError: a visible value is out of range, or an array; a step is given a noise, which the filter moves by
+            itself.
 
     Examples:
         >>> apply_fn = lambda weights, x: x @ weights[:, None]
@@ -94,9 +98,9 @@ def adaptive_filter(
     """
     checks.instance("filter", filter, Filter, "build one with extended_filter")
     checks.scalar("learning_rate", learning_rate)
-    checks.positive("process_noise", process_noise)
+    _numbers("process_noise", process_noise)
     if transition is not None:
-        checks.positive("transition", transition)
+        _numbers("transition", transition)
         checks.positive("1 - transition", jax.tree.map(lambda a: 1 - a, transition))
     ascent = optax.chain(
         optax.scale_by_rms(decay=1 - 1 / _MEMORY, eps=1e-12, eps_in_sqrt=False, bias_correction=True),
@@ -115,42 +119,101 @@ def adaptive_filter(
         if transition is not None:
             checks.prefix("transition", transition, belief.mean)
             free["transition"] = each(jax.scipy.special.logit, transition)
-        return AdaptiveBelief(belief, free, ascent.init(free))
-
-    def given(state: AdaptiveBelief, others: dict[str, Tree]) -> dict[str, Tree]:
-        if twice := sorted(set(others) & set(state.unconstrained)):
-            raise ValueError(
-                f"{twice[0]}: expected none, since an adaptive filter moves its own, got one; leave it out, or use the "
-                "filter that was adapted"
-            )
-        return {**others, **state.dynamics}
-
-    def told(info: Info, state: AdaptiveBelief) -> Info:
-        return info._replace(dynamics={**(info.dynamics or {}), **state.dynamics})
+        count = len(jax.tree.leaves(free))
+        slopes = [jnp.zeros((count, *leaf.shape), leaf.dtype) for leaf in _split(belief)[0]]
+        return AdaptiveBelief(belief, free, slopes, ascent.init(free))
 
     def predict(state: AdaptiveBelief, **others: Tree) -> AdaptiveBelief:
-        return state._replace(belief=filter.predict(state.belief, **given(state, others)))
+        def ahead(belief: Any, dynamics: dict[str, Tree]) -> tuple[Any, Array, None]:
+            return filter.predict(belief, **_given(dynamics, others)), jnp.zeros(()), None
+
+        belief, slopes, _, _ = _pushed(ahead, state)
+        return state._replace(belief=belief, slopes=slopes)
 
     def update(
         state: AdaptiveBelief, x: Any, y: Any, mask: Any = None, weights: Any = None
     ) -> tuple[AdaptiveBelief, Info]:
-        belief, info = filter.update(state.belief, x, y, mask, **if_given(weights))
-        return state._replace(belief=belief), told(info, state)
+        return absorbed(state, lambda belief, _: filter.update(belief, x, y, mask, **if_given(weights)))
 
     def step(
         state: AdaptiveBelief, x: Any, y: Any, mask: Any = None, weights: Any = None, **others: Tree
     ) -> tuple[AdaptiveBelief, Info]:
+        return absorbed(
+            state,
+            lambda belief, dynamics: filter.step(belief, x, y, mask, **if_given(weights), **_given(dynamics, others)),
+        )
 
-        def evidence(free: dict[str, Tree]) -> tuple[Any, tuple[Any, Info]]:
-            dynamics = given(state._replace(unconstrained=free), others)
-            belief, info = filter.step(state.belief, x, y, mask, **if_given(weights), **dynamics)
-            return info.log_evidence, (belief, info)
+    def absorbed(state: AdaptiveBelief, absorb: Callable) -> tuple[AdaptiveBelief, Info]:
+        def seen(belief: Any, dynamics: dict[str, Tree]) -> tuple[Any, Array, Info]:
+            belief, info = absorb(belief, dynamics)
+            return belief, info.log_evidence, info
 
-        gradient, (belief, info) = jax.grad(evidence, has_aux=True)(state.unconstrained)
-        moving = tree.all_finite(gradient) & ~jnp.all(jnp.stack([jnp.all(g == 0) for g in jax.tree.leaves(gradient)]))
-        move, search = ascent.update(gradient, state.search)
+        belief, slopes, gradient, info = _pushed(seen, state)
+        structure = jax.tree.structure(state.unconstrained)
+        move, search = ascent.update(structure.unflatten(list(gradient)), state.search)
         after = (optax.apply_updates(state.unconstrained, move), search)
-        free, search = tree.select(moving, after, (state.unconstrained, state.search))
-        return AdaptiveBelief(belief, free, search), told(info, state)
+        free, search = tree.select(jnp.any(gradient != 0), after, (state.unconstrained, state.search))
+        info = info._replace(dynamics={**(info.dynamics or {}), **state.dynamics})
+        return AdaptiveBelief(belief, free, slopes, search), info
 
     return Filter(init, predict, update, step)
+
+
+def _pushed(function: Callable, state: AdaptiveBelief) -> tuple[Any, list[Array], Float[Array, " n"], Any]:
+    """The belief that (belief, dynamics) → (belief, number, aux) leads to, its slopes, those of the number, and aux."""
+    reals, whole = _split(state.belief)
+    numbers, structure = jax.tree.flatten(state.unconstrained)
+
+    def of(numbers: list[Array], reals: list[Array]) -> tuple[tuple[list[Array], Any], tuple[Any, Any]]:
+        belief, number, aux = function(whole(reals), _dynamics(structure.unflatten(numbers)))
+        return (_split(belief)[0], number), (belief, aux)
+
+    def along(direction: Array, slopes: list[Array]) -> tuple[Any, tuple[list[Array], Any]]:
+        _, slope, kept = jax.jvp(of, (numbers, reals), (list(direction), slopes), has_aux=True)
+        return kept, slope
+
+    directions = jnp.eye(len(numbers), dtype=numbers[0].dtype)
+    (belief, aux), found = jax.vmap(along, out_axes=(None, 0))(directions, state.slopes)
+    slopes, gradient = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(leaf), leaf, 0), found)
+    return belief, slopes, gradient, aux
+
+
+def _split(belief: Any) -> tuple[list[Array], Callable[[list[Array]], Any]]:
+    """A state's real numbers, and the state as a function of them: what counts steps has no derivative."""
+    leaves, structure = jax.tree.flatten(belief)
+    real = [jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves]
+
+    def whole(reals: list[Array]) -> Any:
+        given = iter(reals)
+        return structure.unflatten(
+            [next(given) if is_real else leaf for leaf, is_real in zip(leaves, real, strict=True)]
+        )
+
+    return [leaf for leaf, is_real in zip(leaves, real, strict=True) if is_real], whole
+
+
+def _dynamics(unconstrained: dict[str, Tree]) -> dict[str, Tree]:
+    return {
+        name: jax.tree.map(jnp.exp if name == "process_noise" else jax.nn.sigmoid, value)
+        for name, value in unconstrained.items()
+    }
+
+
+def _given(dynamics: dict[str, Tree], others: dict[str, Tree]) -> dict[str, Tree]:
+    if twice := sorted(set(others) & set(dynamics)):
+        raise ValueError(
+            f"{twice[0]}: expected none, since an adaptive filter moves its own, got one; leave it out, or use the "
+            "filter that was adapted"
+        )
+    return {**others, **dynamics}
+
+
+def _numbers(name: str, value: Tree) -> None:
+    """Positive, one for each part."""
+    checks.positive(name, value)
+    for leaf in jax.tree.leaves(value):
+        if jnp.shape(leaf) != ():
+            raise ValueError(
+                f"{name}: expected one number, or one for each part of the parameters, got an array of shape "
+                f"{jnp.shape(leaf)}; give a scalar, or a pytree prefix of scalars"
+            )

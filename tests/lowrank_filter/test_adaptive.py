@@ -54,32 +54,53 @@ def test_it_finds_the_noise_of_a_random_walk(start):
 
 
 @pytest.mark.usefixtures("x64")
-def test_a_step_moves_the_noise_along_the_evidences_gradient():
-    x, y = walk(0, 0.1, 4)
+def test_the_noise_moves_along_the_gradient_of_the_whole_evidence():
+    """By finite differences of a stream with a constant noise: what q did in earlier steps counts."""
+    x, y = walk(0, 0.1, 6)
     start = jax.tree.map(lambda p: p.astype(float), PARAMS)
-    method = lf.adaptive_filter(
-        inner(center=0.3), learning_rate=0.1, process_noise={"a": 0.02, "b": 0.3}, transition=0.9
-    )
-    state = method.init(start)
-    after, info = jax.jit(method.step)(state, x, y)
-    expected, _ = jax.jit(lambda belief: inner(center=0.3).step(belief, x, y, **state.dynamics))(state.belief)
-    assert dense.relative_error(after.mean["a"], expected.mean["a"]) < 1e-12
-    for came, given in zip(jax.tree.leaves(info.dynamics), (0.02, 0.3, 0.9), strict=True):
-        assert came == pytest.approx(given)
+    given = {"process_noise": {"a": 0.02, "b": 0.3}, "transition": 0.9}
+    # So slow that the dynamics stay what they are.
+    method = lf.adaptive_filter(inner(center=0.3), learning_rate=1e-9, **given)
+    state, steps = jax.jit(lambda: lf.filter_stream(method, method.init(start), x, y, chunk_size=2))()
+    for came, constant in zip(jax.tree.leaves(state.dynamics), (0.02, 0.3, 0.9), strict=True):
+        assert came == pytest.approx(constant, rel=1e-7)
 
     @jax.jit
-    def evidence(log_noise, logit):
+    def last(log_noise, logit):
         dynamics = {"process_noise": {"a": jnp.exp(log_noise), "b": 0.3}, "transition": jax.nn.sigmoid(logit)}
-        return lf.update(state.belief, net, lf.Gaussian(R), x, y, center=0.3, iterations=0, **dynamics)[1].log_evidence
+        known = inner(center=0.3)
+        belief, found = lf.filter_stream(known, known.init(start), x, y, chunk_size=2, **dynamics)
+        return belief.mean["a"], found.info.log_evidence
 
     at = np.log(0.02), np.log(9.0)
-    slopes = [
-        dense.finite_difference(lambda value: float(evidence(value, at[1])), at[0]),
-        dense.finite_difference(lambda value: float(evidence(at[0], value)), at[1]),
-    ]
-    moved = [after.unconstrained["process_noise"]["a"] - at[0], after.unconstrained["transition"] - at[1]]
-    assert min(map(abs, slopes)) > 1e-3
-    np.testing.assert_allclose(moved, 0.1 * np.sign(slopes), rtol=1e-6)  # the first step is all of √v
+    squares = state.search[0].nu
+    for index, known in ((0, squares["process_noise"]["a"]), (2, squares["transition"])):
+        which = index > 0
+
+        def along(value, which=which):
+            mean, evidence = last(*(value if place == which else at[place] for place in range(2)))
+            return np.append(evidence, mean)
+
+        slope = dense.finite_difference(along, at[which])
+        assert abs(slope[:3]).min() > 1e-4
+        assert known == pytest.approx(0.01 * sum(0.99 ** (2 - t) * slope[t] ** 2 for t in range(3)), rel=1e-4)
+        np.testing.assert_allclose(state.slopes[0][index], slope[3:], rtol=1e-5)
+    assert dense.relative_error(state.mean["a"], last(*at)[0]) < 1e-7
+    assert steps.info.dynamics["transition"].shape == (3,)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_step_is_a_prediction_and_an_update():
+    x, y = walk(0, 0.1, 4)
+    method = lf.adaptive_filter(inner(transition=0.9), process_noise=0.02)
+    state = two = method.init(jax.tree.map(lambda p: p.astype(float), PARAMS))
+    for t in range(2):
+        data = x[2 * t : 2 * t + 2], y[2 * t : 2 * t + 2]
+        state, info = method.step(state, *data)
+        two, apart = method.update(method.predict(two), *data)
+        assert info.log_evidence == pytest.approx(float(apart.log_evidence))
+    for a, b in zip(jax.tree.leaves(two), jax.tree.leaves(state), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12)
 
 
 def test_what_is_missing_moves_nothing():
@@ -87,7 +108,11 @@ def test_what_is_missing_moves_nothing():
     method = lf.adaptive_filter(inner(), process_noise=0.01)
     state, _ = lf.filter_stream(method, method.init(PARAMS), x, y)
     after, info = lf.filter_stream(method, state, x, y, mask=np.zeros(6, bool))
-    for a, b in zip(jax.tree.leaves(after[1:]), jax.tree.leaves(state[1:]), strict=True):
+    for a, b in zip(
+        jax.tree.leaves((after.unconstrained, after.search)),
+        jax.tree.leaves((state.unconstrained, state.search)),
+        strict=True,
+    ):
         np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(info.info.log_evidence, 0)
     assert lf.inverse_diagonal(after.precision)["b"] > lf.inverse_diagonal(state.precision)["b"] + 6 * 0.009

@@ -383,8 +383,8 @@ TABLE = {
         {
             "filter": WRONG_FILTER,
             "learning_rate": POSITIVE,
-            "process_noise": OPEN_DYNAMICS["precision"],
-            "transition": OPEN_DYNAMICS["precision"] | {"one": 1.0, "above one": 1.5},
+            "process_noise": OPEN_DYNAMICS["precision"] | {"an array": jnp.ones(7)},
+            "transition": OPEN_DYNAMICS["precision"] | {"an array": jnp.full(7, 0.5), "one": 1.0, "above one": 1.5},
         },
     ),
     "changepoint_filter": Call(
