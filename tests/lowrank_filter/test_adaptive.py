@@ -90,6 +90,28 @@ def test_the_noise_moves_along_the_gradient_of_the_whole_evidence():
 
 
 @pytest.mark.usefixtures("x64")
+def test_weights_that_turn():
+    """No noise in them, yet a noise is wanted, of which a step taken for itself would ask too little."""
+    angle, keys = jnp.deg2rad(5.0) * jnp.arange(240), jax.random.split(jax.random.key(0))
+    x = jax.random.uniform(keys[0], (240, 2), minval=-3, maxval=3)
+    logit = 10 * (x[:, 0] * jnp.sin(angle) + x[:, 1] * jnp.cos(angle))
+    y = jax.random.bernoulli(keys[1], jax.nn.sigmoid(logit)).astype(x.dtype)[:, None]
+
+    def steps(method):
+        return lf.filter_stream(method, method.init(jnp.zeros(2)), x, y)[1].info
+
+    def logistic(noise=0.0):
+        return lf.extended_filter(lambda weights, x: x @ weights[:, None], lf.Bernoulli(), rank=2, process_noise=noise)
+
+    known = jax.jit(jax.vmap(lambda q: steps(logistic(q)).log_evidence))(jnp.array([1e-3, 0.3, 10.0]))[:, 120:]
+    info = jax.jit(lambda: steps(lf.adaptive_filter(logistic(), learning_rate=0.1)))()
+    found, noise = info.log_evidence[120:], info.dynamics["process_noise"]
+    assert noise[0] == pytest.approx(1e-3) and noise[120:].min() > 0.1 and noise[120:].max() < 1.5
+    assert found.mean() > known[1].mean() - 0.02  # the best of a grid
+    assert found.mean() > max(known[0].mean(), known[2].mean()) + 0.05
+
+
+@pytest.mark.usefixtures("x64")
 def test_a_step_is_a_prediction_and_an_update():
     x, y = walk(0, 0.1, 4)
     method = lf.adaptive_filter(inner(transition=0.9), process_noise=0.02)
