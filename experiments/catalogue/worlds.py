@@ -1,8 +1,8 @@
 """Worlds of tokens with exact beliefs: is a transformer's hidden state one, is ψ a filter, what do its drafts save."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,20 @@ from rich.console import Console
 import latenttrack as lt
 from experiments.run import pictures, report, results, search
 from experiments.run.experiment import Arrays, Content, Experiment, Study
-from experiments.run.options import Count, NonNegative, Positive
+from experiments.run.options import Count, Natural, NonNegative, Positive, Range
 from experiments.run.report import Table
-from experiments.worlds import decoding, hidden_markov, measures, navigation, training, world
+from experiments.worlds import (
+    answers,
+    countdown,
+    decoding,
+    hidden_markov,
+    measures,
+    navigation,
+    path_star,
+    problems,
+    training,
+    world,
+)
 from experiments.worlds.methods import LABELS, METHODS
 from experiments.worlds.world import Data, World
 
@@ -26,11 +37,30 @@ steps of {batch} sequences, in the town by {walks} times as many, {seeds} seeds;
 on validation sequences; "ψ afterwards" is ψ trained as long again on the finished, frozen network. *regimes*: four
 regimes that last, six symbols of which 20 % are missing; *mess3*, *rrxor*: hidden Markov models of Shai et al.
 (2405.15943); *a5*: generators of the alternating group on five letters, and now and then their product;
-*navigation*: walks through a town of 4 × 4 crossings, five streets closed, from destination to destination. All laws
-and beliefs are exact. KL in nats a token: from the exact law of the next token to the network's over one window, and
-to ψ's, rolled out alone from the window's first token, over the last of 1, 2, 4 and 8 windows. Rank: effective rank of
-the hidden states, exp of their spectrum's entropy. R²: of the exact belief by a linear
-probe, and by the same probe on ψ's states at eight windows."""
+*navigation*: walks through a town of {side} × {side} crossings, {closed} streets closed, from destination to
+destination. Two are problems, as long as they are, of which the answer alone is predicted: *path-star*, the way along
+one of {arms} arms of {nodes} nodes from the start they share to the goal (2403.06963); *countdown*, a number from
+{numbers} others by arithmetic (2404.03683), one of all solutions. All laws and beliefs are exact. KL in nats a token:
+from the exact law of the next token to the network's over one window, and to ψ's, rolled out alone from the window's
+first token, over the last of 1, 2, 4 and 8 windows; of problems over the answer, ψ's from the prompt's end. Rank:
+effective rank of the hidden states, exp of their spectrum's entropy. R²: of the exact belief by a linear probe, and by
+the same probe on ψ's states at eight windows, or over the answer."""
+
+METRICS = {
+    "stationary": ["kl", *(f"kl_{m}x" for m in measures.MULTIPLES), "rank", "probe", "probe_8x"],
+    "problems": ["kl", "kl_psi", "begun", "solved", "begun_psi", "solved_psi", "rank", "probe", "probe_psi"],
+}
+HEADS = {
+    "stationary": ["KL", *(f"ψ, {m} ×" for m in measures.MULTIPLES), "rank", "R²", "R², ψ at 8 ×"],
+    "problems": ["KL", "ψ", "begun, %", "solved, %", "begun, ψ", "solved, ψ", "rank", "R²", "R², ψ"],
+}
+EACH = {
+    "kl_8x": "KL of ψ's law at 8 windows",
+    "begun": "Problems that the network begins well, %",
+    "solved": "Problems that the network solves, %",
+    "solved_psi": "Problems that ψ solves alone, %",
+}
+"""What is shown of every seed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +81,7 @@ class Worlds(Experiment):
     }
 
     worlds: tuple[str, ...] = ("regimes", "navigation")
-    """Which of regimes, navigation, mess3, rrxor, a5."""
+    """Which of regimes, navigation, mess3, rrxor, a5, path-star, countdown."""
     methods: tuple[str, ...] = ("nextlat_2", "nextlat_2_plain", "gpt_detached", "nextlat_1", "mtp")
     """Which of gpt, gpt_detached, mtp, nextlat_1, _2, _4, and _plain of those with ψ."""
     seeds: Count = 3
@@ -71,7 +101,17 @@ class Worlds(Experiment):
     layers: Count = 2
     """Of the network."""
     window: Count = 32
-    """Tokens of a training sequence."""
+    """Tokens of a training sequence; problems are as long as they are."""
+    side: Count = 4
+    """Crossings on each side of the town."""
+    closed: Natural = 5
+    """Streets of the town that are closed."""
+    arms: Count = 2
+    """Of a path-star graph."""
+    nodes: Annotated[int, Range(2)] = 4
+    """Of each arm, the start among them."""
+    numbers: Annotated[int, Range(2)] = 3
+    """Of a countdown."""
     learning_rates: tuple[Positive, ...] = (3e-3,)
     """Peaks to choose from."""
     weights: tuple[NonNegative, ...] = (1.0,)
@@ -86,7 +126,7 @@ class Worlds(Experiment):
     def run(self, console: Console) -> None:
         """Compute and write."""
         for name, given, known in (
-            ("worlds", self.worlds, (*hidden_markov.KINDS, "navigation")),
+            ("worlds", self.worlds, (*hidden_markov.KINDS, "navigation", "path-star", "countdown")),
             ("methods", (*self.methods, self.drafted_by), METHODS),
         ):
             if unknown := [one for one in given if one not in known]:
@@ -94,8 +134,10 @@ class Worlds(Experiment):
         sizes = {
             name: getattr(self, name) for name in ("layers", "width", "window", "steps", "walks", "batch", "seeds")
         }
-        depends = sizes | {"train": self.train, "held_out": self.held_out}
-        title, introduction = "Belief states in a transformer", INTRODUCTION.format(**sizes, given=self._given())
+        kinds = {name: getattr(self, name) for name in ("side", "closed", "arms", "nodes", "numbers")}
+        depends = sizes | kinds | {"train": self.train, "held_out": self.held_out}
+        introduction = INTRODUCTION.format(**sizes, **kinds, given=self._given())
+        title = "Belief states in a transformer"
         folder = "-".join(("worlds", *(self.worlds if self.worlds != Worlds.worlds else ())))
         with self.study(
             *(console, folder, title), introduction=introduction, depends=depends, **self.depends()
@@ -103,7 +145,7 @@ class Worlds(Experiment):
             found: list[tuple[str, str, str, float]] = []
             rows: list[dict[str, Any]] = []
             for name in self.worlds:
-                made = navigation.world(self.window) if name == "navigation" else hidden_markov.world(name, self.window)
+                made = self._made(name)
                 data = [world.draw(made, seed, self.train, self.held_out) for seed in range(self.seeds)]
                 with study.part(name, len(self.methods)) as advance:
                     found += self._rows(name, "exact", [measures.reference(made, one) for one in data])
@@ -115,6 +157,15 @@ class Worlds(Experiment):
                         study.write(results.collect(found) | {"decoding": rows})
                         advance()
             study.finish(results.collect(found) | {"decoding": rows})
+
+    def _made(self, name: str) -> World:
+        if name == "navigation":
+            return navigation.world(self.window, self.side, self.closed)
+        if name == "path-star":
+            return problems.world(path_star.problem(self.arms, self.nodes))
+        if name == "countdown":
+            return problems.world(countdown.problem(self.numbers))
+        return hidden_markov.world(name, self.window)
 
     def _given(self) -> str:
         """The options that differ from the preset's, as they are written."""
@@ -135,7 +186,8 @@ class Worlds(Experiment):
         """The parameters of all seeds at the best setting on validation sequences, and their scores."""
         method, model = METHODS[name], self._model(made)
         keys = jax.vmap(jax.random.key)(jnp.arange(self.seeds))
-        budget = training.Budget(self.steps * (self.walks if made.name == "navigation" else 1), self.batch)
+        steps = self.steps * (self.walks if made.name == "navigation" else 1)
+        budget = training.Budget(steps, self.batch, made.prompt)
         tokens = jnp.asarray(np.stack([one.train for one in data]))
         weights = self.weights if method.rolls else self.weights[:1]
         trials = []
@@ -148,20 +200,25 @@ class Worlds(Experiment):
             key = {"world": made.name, "method": dataclasses.asdict(method), **choice}
             params = study.cache.recall(key, fit, lambda fit=fit: jax.eval_shape(fit))
             params = jax.tree.map(jnp.asarray, params)
-            losses = [measures.held_out(model, method, self._of(params, s), data[s]) for s in range(self.seeds)]
+            each = [self._of(params, seed) for seed in range(self.seeds)]
+            losses = [measures.held_out(model, method, *one, made.prompt) for one in zip(each, data, strict=True)]
             trials.append(search.Trial(choice, (float(np.mean(losses)), params)))
         chosen = search.best(trials, lambda value: -value[0])
         params, scores = chosen.value[1], []
         for seed in range(self.seeds):
             one = self._of(params, seed)
-            came = measures.scores(model, method, one, data[seed])
+            if made.solved:
+                came = answers.scores(model, method, one, made.solved, made.prompt, data[seed])
+            else:
+                came = measures.scores(model, method, one, data[seed])
             if made.name == "navigation":
-                came |= measures.walks(model, method, one, jax.random.key(seed))
+                town = navigation.town(self.side, self.closed)
+                came |= measures.walks(model, method, one, town, jax.random.key(seed))
             scores.append(came | chosen.choice)
         return params, scores
 
     def _model(self, made: World) -> Any:
-        config = lt.TransformerConfig(width=self.width, layers=self.layers, heads=4, window=self.window)
+        config = lt.TransformerConfig(width=self.width, layers=self.layers, heads=4, window=made.window)
         return lt.transformer(config, made.vocabulary)
 
     def _decoded(
@@ -187,20 +244,23 @@ class Worlds(Experiment):
     def tables(cls, content: Content) -> dict[str, Table | str]:
         """Laws and states by world, walks, decoding."""
         frame = results.frame(content)
-        laws = ["kl", *(f"kl_{m}x" for m in measures.MULTIPLES), "rank", "probe", "probe_8x"]
-        heads = ["KL", *(f"ψ, {m} ×" for m in measures.MULTIPLES), "rank", "R²", "R², ψ at 8 ×"]
         made: dict[str, Table | str] = {}
         for name in frame["variant"].unique():
             part = frame[frame["variant"] == name]
-            rows = _lines(part, laws)
-            made[name] = Table(["", *heads], rows, f"*{name}*: mean ± standard error over seeds; KL in nats.")
-        far = frame[frame["metric"] == "kl_8x"]
-        rows = [
-            [str(name), LABELS[str(method)], *(f"{value:.4f}" for value in part["value"])]
-            for (name, method), part in far.groupby(["variant", "method"], sort=False)
-        ]
+            kind = "problems" if (part["metric"] == "solved").any() else "stationary"
+            caption = f"*{name}*: mean ± standard error over seeds; KL in nats."
+            if kind == "problems":
+                caption += " Greedy answers: shares whose first token begins a solution, and that are solutions."
+            made[name] = Table(["", *HEADS[kind]], _lines(part, METRICS[kind]), caption)
         seeds = [f"seed {s}" for s in range(content["settings"]["seeds"])]
-        made["seeds"] = Table(["world", "method", *seeds], rows, "KL of ψ's law at 8 windows, each seed.", 2)
+        for metric, what in EACH.items():
+            part = frame[frame["metric"] == metric]
+            rows = [
+                [str(name), LABELS[str(method)], *_cells(one["value"], metric)]
+                for (name, method), one in part.groupby(["variant", "method"], sort=False)
+            ]
+            if rows:
+                made[f"seeds, {metric}"] = Table(["world", "method", *seeds], rows, f"{what}, each seed.", 2)
         walks = [f"{kind}_{by}" for by in ("model", "psi") for kind in ("valid", "detours", "compression")]
         part = frame[frame["metric"].isin(walks)]
         if len(part):
@@ -239,6 +299,8 @@ pasts that led to the same crossing and destination."""
         """ψ's divergence against how far it was rolled out."""
         frame = results.frame(content)
         part = frame[frame["metric"].str.fullmatch(r"kl_\dx")]
+        if part.empty:
+            return {}
         part = part.assign(
             name=part["method"].map(LABELS), windows=part["metric"].str.extract(r"(\d)", expand=False).astype(int)
         ).rename(columns={"value": "nats a token"})
@@ -256,7 +318,18 @@ def _lines(part: pd.DataFrame, metrics: list[str]) -> list[list[str]]:
         cells = []
         for metric in metrics:
             values = found[found["metric"] == metric]["value"].to_numpy(float)
-            percent = metric.startswith(("valid", "detours"))
-            cells.append(report.shown(values, 100 if percent else 1, ".1f" if percent or metric == "rank" else ".4f"))
+            scale, form = _form(metric)
+            cells.append(report.shown(values, scale, form))
         rows.append([LABELS.get(str(method), "exact; KL of a constant law"), *cells])
     return rows
+
+
+def _cells(values: Iterable[float], metric: str) -> list[str]:
+    scale, form = _form(metric)
+    return [f"{scale * value:{form}}" for value in values]
+
+
+def _form(metric: str) -> tuple[int, str]:
+    """What a value is multiplied by, and how it is written."""
+    percent = metric.startswith(("valid", "detours", "begun", "solved"))
+    return 100 if percent else 1, ".1f" if percent or metric == "rank" else ".4f"

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Key
 
 import latenttrack as lt
 from experiments.worlds import navigation
-from experiments.worlds.methods import Method
+from experiments.worlds.methods import Method, asked
 from experiments.worlds.world import LONGEST, Data, World
 
 MULTIPLES = (1, 2, 4, 8)
@@ -102,7 +102,12 @@ def reference(world: World, data: Data) -> dict[str, float]:
 
 
 def walks(
-    model: Any, method: Method, params: lt.NextLatParams, key: Key[Array, ""], rows: int = 200
+    model: Any,
+    method: Method,
+    params: lt.NextLatParams,
+    town: navigation.Town,
+    key: Key[Array, ""],
+    rows: int = 200,
 ) -> dict[str, float]:
     """In the town: shares of tours that stay valid for a window, left alone and sent on detours, by model and by ψ.
 
@@ -110,14 +115,14 @@ def walks(
     any token that is possible there takes its place. Compression: mean total variation between the next-token laws of
     two pasts that led to the same crossing with the same destination; 0 for a belief state.
     """
-    town, window = navigation.town(), model.window
+    window = model.window
     tokens = town.sample(np.random.default_rng(0), rows, window)
     dynamics = lt.LatentDynamics(model.config.width, method.normalize)
     by = {"model": None} | ({"psi": dynamics} if method.rolls else {})
     came = {}
     for name, psi in by.items():
         for kind, share in (("valid", 0.0), ("detours", 0.3)):
-            good = _walk(model, psi, params, jnp.asarray(tokens[:, :2]), key, share)
+            good = _walk(model, psi, town, params, jnp.asarray(tokens[:, :2]), key, share)
             came[f"{kind}_{name}"] = float(np.mean(good))
     crossing, destination = town.places(tokens)
     found = jax.device_get(_passes(model, dynamics, params, jnp.asarray(np.tile(tokens, (1, LONGEST)))))
@@ -127,11 +132,16 @@ def walks(
     return came
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _walk(
-    model: Any, psi: Any, params: lt.NextLatParams, starts: Int[Array, "N 2"], key: Key[Array, ""], share: float
+    model: Any,
+    psi: Any,
+    town: navigation.Town,
+    params: lt.NextLatParams,
+    starts: Int[Array, "N 2"],
+    key: Key[Array, ""],
+    share: float,
 ) -> Array:
-    town = navigation.town()
     law, after, size = jnp.asarray(town.law), jnp.asarray(town.after), town.size
     rows, window = len(starts), model.window
 
@@ -177,11 +187,13 @@ def _same_place(said: np.ndarray, crossing: np.ndarray, destination: np.ndarray)
     return float(np.mean(distances))
 
 
-def held_out(model: Any, method: Method, params: lt.NextLatParams, data: Data) -> float:
+def held_out(model: Any, method: Method, params: lt.NextLatParams, data: Data, prompt: int = 0) -> float:
     """What is chosen by: cross-entropy on validation sequences, of the model, and where there is a ψ of one step of it.
 
     The same for all: no method's own weights enter.
     """
     dynamics = lt.LatentDynamics(model.config.width, method.normalize)
-    _, parts = lt.nextlat_loss(model, dynamics, params, jnp.asarray(data.validation), horizon=int(method.rolls))
+    tokens, horizon = jnp.asarray(data.validation), int(method.rolls)
+    masked = asked(tokens, prompt)
+    _, parts = lt.nextlat_loss(model, dynamics, params, tokens, horizon=horizon, token_mask=masked)
     return float(parts.cross_entropy + parts.divergence)

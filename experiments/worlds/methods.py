@@ -50,23 +50,29 @@ LABELS = {
 }
 
 
-def several_heads(model: Any, params: tuple[Any, Array], tokens: Array) -> Array:
-    """Mean over heads of −log p(x_{t+i} | h_t), i = 1 …; head 1 is the model's."""
+def several_heads(model: Any, params: tuple[Any, Array], tokens: Array, prompt: int = 0) -> Array:
+    """Mean over heads of −log p(x_{t+i} | h_t), i = 1 …; head 1 is the model's. A prompt is not predicted."""
     of_model, heads = params
     h = model.hidden(of_model, tokens)
     all_logits = [model.logits(of_model, h), *(h @ head for head in heads)]
     losses = []
     for ahead, logits in enumerate(all_logits, start=1):
-        law = jax.nn.log_softmax(logits[:, :-ahead])
-        losses.append(-jnp.mean(jnp.take_along_axis(law, tokens[:, ahead:, None], axis=-1)))
+        first = max(prompt, ahead)
+        law = jax.nn.log_softmax(logits[:, first - ahead : -ahead])
+        losses.append(-jnp.mean(jnp.take_along_axis(law, tokens[:, first:, None], axis=-1)))
     return jnp.mean(jnp.stack(losses))
 
 
-def loss(model: Any, method: Method, weight: Array, params: Any, tokens: Array) -> Array:
+def asked(tokens: Array, prompt: int) -> Array | None:
+    """True at tokens that are to be predicted; None: all."""
+    return jnp.broadcast_to(jnp.arange(tokens.shape[1]) >= prompt, tokens.shape) if prompt else None
+
+
+def loss(model: Any, method: Method, weight: Array, params: Any, tokens: Array, prompt: int = 0) -> Array:
     """What a method minimises, but for what it does afterwards."""
     if method.heads > 1:
-        return several_heads(model, params, tokens)
+        return several_heads(model, params, tokens, prompt)
     dynamics = lt.LatentDynamics(model.config.width, method.normalize)
     horizon = 0 if method.afterwards else method.horizon
-    options = {"horizon": horizon, "latent": weight, "divergence": weight}
+    options = {"horizon": horizon, "latent": weight, "divergence": weight, "token_mask": asked(tokens, prompt)}
     return lt.nextlat_loss(model, dynamics, params, tokens, **options)[0]

@@ -82,14 +82,14 @@ class Town:
 
 
 @functools.cache
-def town() -> Town:
-    """The town of the experiment."""
-    return Town()
+def town(side: int = 4, closed: int = 5) -> Town:
+    """One town for each choice, so that it is static under ``jax.jit``."""
+    return Town(side, closed)
 
 
-def world(window: int) -> World:
+def world(window: int, side: int = 4, closed: int = 5) -> World:
     """Tours through :func:`town`."""
-    made = town()
+    made = town(side, closed)
     return World("navigation", made.vocabulary, window, made.sample, made.exact, 2 * (made.size - 1))
 
 

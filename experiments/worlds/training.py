@@ -14,10 +14,11 @@ from experiments.worlds.methods import Method
 
 
 class Budget(NamedTuple):
-    """Of every training."""
+    """Of every training; sequences begin with so many tokens that are given."""
 
     steps: int
     batch: int
+    prompt: int = 0
 
 
 def optimizer(rate: Array, steps: int) -> optax.GradientTransformation:
@@ -42,7 +43,7 @@ def fit(
             params = params.model, jax.nn.initializers.lecun_normal()(third, shape)
 
         def objective(params: Any, batch: Array) -> Array:
-            return methods.loss(model, method, weight, params, batch)
+            return methods.loss(model, method, weight, params, batch, budget.prompt)
 
         trained = _descend(objective, params, tokens, order, rate, budget)
         if method.heads > 1:
@@ -53,7 +54,8 @@ def fit(
         def later(of_dynamics: Any, batch: Array) -> Array:
             pair = trained.model, of_dynamics
             options = {"horizon": method.horizon, "latent": weight, "divergence": weight, "detach": True}
-            return lt.nextlat_loss(model, dynamics, pair, batch, **options)[0]
+            masked = methods.asked(batch, budget.prompt)
+            return lt.nextlat_loss(model, dynamics, pair, batch, token_mask=masked, **options)[0]
 
         return lt.NextLatParams(trained.model, _descend(later, trained.dynamics, tokens, again, rate, budget))
 

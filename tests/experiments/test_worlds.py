@@ -1,14 +1,31 @@
 """Worlds whose belief is exact: against dynamax, enumeration, the definition of a walk; measures of what is known."""
 
 import itertools
+import operator
+from fractions import Fraction
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import token_models
 from rich.console import Console
 
+import latenttrack as lt
 from experiments.catalogue.worlds import Worlds
 from experiments.run import results
-from experiments.worlds import hidden_markov, measures, navigation, world
+from experiments.worlds import (
+    answers,
+    countdown,
+    hidden_markov,
+    measures,
+    methods,
+    navigation,
+    path_star,
+    problems,
+    world,
+)
 
 
 def test_regimes_against_dynamax():
@@ -116,6 +133,140 @@ def test_walks_have_the_law_of_a_discounted_random_walk():
         np.testing.assert_allclose(laws - laws[0], weights - weights[0], atol=1e-9)
 
 
+@pytest.mark.parametrize(("arms", "nodes"), [(2, 2), (2, 4), (3, 3)])
+def test_one_arm_of_a_path_star_ends_at_the_goal(arms, nodes):
+    problem = path_star.problem(arms, nodes)
+    rng, goals = np.random.default_rng(0), []
+    for _ in range(200):
+        prompt = problem.ask(rng)
+        assert prompt.shape == (problem.prompt,) and prompt.max() < problem.vocabulary
+        edges, (goal, start) = prompt[:-2].reshape(-1, 2), prompt[-2:]
+        ways = [[start, end] for first, end in edges if first == start]
+        assert len(ways) == arms
+        while len(ways[0]) < nodes:
+            ways = [[*way, end] for way in ways for first, end in edges if first == way[-1]]
+        [answer] = problem.answers(prompt)
+        assert [way[1:] for way in ways if way[-1] == goal] == [answer.tolist()]
+        assert len(np.unique(ways)) == problem.vocabulary  # no two arms meet but at the start
+        goals.append(int(np.flatnonzero((edges[:, 0] == start).nonzero()[0] == (edges[:, 1] == answer[0]).argmax())[0]))
+    assert np.bincount(goals, minlength=arms).min() > 200 / arms / 2  # the order of the edges says nothing
+
+
+def by_hand(numbers, target):
+    """Every number of three, every operation, in every order, with fractions: how many ways there are, as sets."""
+    ways = set()
+    do = {countdown.PLUS: operator.add, countdown.MINUS: operator.sub, countdown.TIMES: operator.mul}
+    do[countdown.OVER] = lambda a, b: Fraction(a, b) if b else Fraction(-1)
+    for a, b, c in itertools.permutations(numbers):
+        for first, second in itertools.product(do, repeat=2):
+            middle = do[first](a, b)
+            for left, right in ((middle, c), (c, middle)):
+                result = do[second](left, right)
+                whole = all(value.denominator == 1 and 1 <= value <= 99 for value in map(Fraction, (middle, result)))
+                if whole and result == target and a >= b and left >= right:
+                    ways.add(tuple(map(int, (a, first, b, middle, left, second, right, result))))
+    return ways
+
+
+def test_countdown_knows_every_solution():
+    problem, rng = countdown.problem(), np.random.default_rng(0)
+    for prompt in [*(problem.ask(rng) for _ in range(50)), np.array([2, 2, 4, 4]), np.array([1, 1, 1, 1])]:
+        found = problem.answers(prompt)
+        assert {tuple(row) for row in found.tolist()} == by_hand(prompt[:3].tolist(), prompt[3])
+        assert len(found) and found.shape[1] == problem.answer and found.max() < problem.vocabulary
+    four = countdown.problem(4)
+    prompt = four.ask(rng)
+    assert four.answers(prompt).shape[1] == 12 and (four.answers(prompt)[:, -1] == prompt[-1]).all()
+
+
+def test_laws_of_answers_are_shares_of_solutions():
+    made = problems.world(countdown.problem())
+    tokens = made.sample(np.random.default_rng(0), 40, made.window)
+    assert made.solved is not None and made.solved(tokens).all()
+    belief, law = made.exact(tokens)
+    belief = belief.reshape(40, 8, 8, made.vocabulary)
+    assert np.array_equal(belief[:, :, 0], law)
+    several = 0
+    for row, ahead in zip(tokens, belief, strict=True):
+        every = np.array(sorted(by_hand(row[:3].tolist(), row[3])))
+        several += len(every) > 1
+        for t, k in itertools.combinations_with_replacement(range(8), 2):
+            left = every[(every[:, :t] == row[4 : 4 + t]).all(1)]
+            np.testing.assert_allclose(ahead[t, k - t], np.bincount(left[:, k], minlength=made.vocabulary) / len(left))
+        assert not any(ahead[t, 8 - t :].any() for t in range(8))
+    assert several > 5
+    wrong = tokens.copy()
+    wrong[:, -1] += 1
+    assert not made.solved(wrong).any()
+
+
+def test_no_problem_is_asked_that_was_trained_on():
+    made = problems.world(path_star.problem(2, 3))
+    data = world.draw(made, 0, 300, 40)
+    asked = [{row[: made.prompt].tobytes() for row in part} for part in (data.train, data.validation, data.test)]
+    assert len(asked[1]) == len(asked[2]) == 40 and not asked[0] & asked[1] and not asked[1] & asked[2]
+    assert not asked[0] & asked[2] and data.law.shape == (40, 2, 5)
+    few = problems.world(path_star.problem(2, 2))
+    with pytest.raises(ValueError, match=r"held_out: expected 80 problems of path-star.*found.*train on fewer"):
+        world.draw(few, 0, 300, 40)
+
+
+class Clairvoyant(NamedTuple):
+    """A model of one-token answers that knows the law, and a ψ that keeps it; for every question a row of its own."""
+
+    vocabulary: int
+    window: int
+    config: Any
+
+    def init(self, key):
+        raise NotImplementedError
+
+    def hidden(self, params, tokens):
+        return jnp.tile(jnp.log(params[tokens[:, 0]])[:, None], (1, tokens.shape[1], 1))
+
+    def embed(self, params, tokens):
+        return jnp.zeros((*tokens.shape, self.vocabulary))
+
+    def logits(self, params, h):
+        return h
+
+    def initial_cache(self, params, batch, length):
+        return jnp.zeros((batch, 1), int)
+
+    def extend(self, params, cache, tokens, position):
+        first = jnp.where(position == 0, tokens[:, :1], cache)
+        return jnp.tile(jnp.log(params[first]), (1, tokens.shape[1], 1)), first
+
+
+def test_answers_are_counted():
+    """Of one token; the model is sure of the right one for half of the questions, of a wrong one for the rest."""
+    tokens = np.stack([np.arange(4), np.arange(4)], axis=1).astype(np.int32)
+    law = np.eye(4)[tokens[:, 1]][:, None]
+    data = world.Data(tokens, tokens, tokens, law, law)
+    said = np.where(np.eye(4)[[0, 1, 3, 2]], 0.7, 0.1)
+    model = Clairvoyant(4, 2, lt.TransformerConfig(width=4, heads=1))
+    params = lt.NextLatParams(jnp.asarray(said), lt.LatentDynamics(4).init(jax.random.key(0)))
+    came = answers.scores(model, methods.METHODS["nextlat_1"], params, lambda t: t[:, 0] == t[:, 1], 1, data)
+    assert came["solved"] == came["begun"] == came["solved_psi"] == came["begun_psi"] == 0.5
+    expected = -(np.log(0.7) + np.log(0.1)) / 2
+    assert abs(came["kl"] - expected) < 1e-6 and abs(came["kl_psi"] - expected) < 1e-6
+
+
+def test_a_prompt_is_not_predicted():
+    """Its logits get no gradient, by several heads and by one."""
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 4, (2, 7)))
+    model = token_models.Table()
+    params = {"h": jnp.asarray(np.random.default_rng(1).normal(size=(2, 7, 4))), "head": jnp.eye(4)}
+    heads = jnp.stack([0.5 * jnp.eye(4), 2 * jnp.eye(4)])
+    slope = jax.grad(lambda p: methods.several_heads(model, (p, heads), tokens, 3))(params)["h"]
+    # The third head looks three ahead: from the first token to the first of the answer.
+    assert np.array_equal(jnp.abs(slope).sum((0, 2)) > 0, [True] * 6 + [False])
+    value = methods.several_heads(model, (params, heads[:0]), tokens, 3)
+    law = jax.nn.log_softmax(params["h"][:, 2:-1])
+    np.testing.assert_allclose(value, -jnp.take_along_axis(law, tokens[:, 3:, None], -1).mean(), rtol=1e-6)
+    assert methods.asked(tokens, 0) is None and np.array_equal(methods.asked(tokens, 5)[0], [False] * 5 + [True] * 2)
+
+
 def test_measures():
     rng = np.random.default_rng(0)
     h = rng.normal(size=(4, 500, 6))
@@ -144,19 +295,22 @@ def test_from_options_to_a_page_and_again(tmp_path):
     """Small, and a second time without any training."""
     sizes = {"seeds": 2, "steps": 3, "train": 32, "held_out": 8, "width": 8, "window": 8}
     methods = ("nextlat_1", "gpt_detached", "mtp")
-    small = Worlds.of("minutes", worlds=("mess3",), methods=methods, output=tmp_path, **sizes)
+    small = Worlds.of("minutes", worlds=("mess3", "path-star"), methods=methods, output=tmp_path, **sizes)
     small.run(Console(quiet=True))
-    content = results.read(tmp_path / "worlds-mess3")
+    folder = tmp_path / "worlds-mess3-path-star"
+    content = results.read(folder)
     found = content["variants"]["mess3"]["methods"]
     assert list(found) == ["exact", *methods]
     assert all(len(found[name]["kl"]["per_seed"]) == 2 and found[name]["kl"]["mean"] > 0 for name in found)
     assert "kl_8x" in found["gpt_detached"] and "kl_8x" not in found["mtp"]
-    page = (tmp_path / "worlds-mess3" / "README.md").read_text(encoding="utf-8")
-    assert "NextLat, d = 1" in page and "rollouts.png" in page
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "worlds-mess3" / "cache").iterdir()}
+    solved = content["variants"]["path-star"]["methods"]
+    assert "solved_psi" in solved["gpt_detached"] and "solved_psi" not in solved["mtp"]
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    assert "NextLat, d = 1" in page and "rollouts.png" in page and "| path-star | Four tokens at once |" in page
+    kept = {path: path.stat().st_mtime_ns for path in (folder / "cache").iterdir()}
     small.run(Console(quiet=True))
-    assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "worlds-mess3" / "cache").iterdir()}
-    assert results.read(tmp_path / "worlds-mess3")["variants"] == content["variants"]
+    assert kept == {path: path.stat().st_mtime_ns for path in (folder / "cache").iterdir()}
+    assert results.read(folder)["variants"] == content["variants"]
 
 
 def test_unknown_names_are_refused(tmp_path):
