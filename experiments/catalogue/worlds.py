@@ -1,6 +1,7 @@
 """Worlds of tokens with exact beliefs: is a transformer's hidden state one, is ψ a filter, what do its drafts save."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, ClassVar
 
@@ -82,7 +83,7 @@ class Worlds(Experiment):
 
     worlds: tuple[str, ...] = ("regimes", "navigation")
     """Which of regimes, navigation, mess3, rrxor, a5, path-star, countdown."""
-    methods: tuple[str, ...] = ("nextlat_2", "nextlat_2_plain", "gpt_detached", "nextlat_1", "mtp")
+    methods: tuple[str, ...] = ("nextlat_2", "nextlat_2_plain", "gpt_detached")
     """Which of gpt, gpt_detached, mtp, nextlat_1, _2, _4, and _plain of those with ψ."""
     seeds: Count = 3
     """Number of seeds: each has other sequences and starting weights."""
@@ -292,6 +293,7 @@ pasts that led to the same crossing and destination."""
             by = LABELS[content["settings"]["drafted_by"]]
             caption = f"Decoding one tour, and 64 at once, with {by}; times of the ways in turn, medians."
             made["decoding"] = Table(heads, cells, caption, 4)
+            made["drafts"] = _fastest(rows)
         return made
 
     @classmethod
@@ -322,6 +324,24 @@ def _lines(part: pd.DataFrame, metrics: list[str]) -> list[list[str]]:
             cells.append(report.shown(values, scale, form))
         rows.append([LABELS.get(str(method), "exact; KL of a constant law"), *cells])
     return rows
+
+
+def _fastest(rows: list[dict[str, Any]]) -> str:
+    """By time, of each number of tours: the fixed draft and the adaptive one that pay most."""
+    sentences = []
+    for tours, part in itertools.groupby(rows, lambda row: row["rows"]):
+        drafted = [row for row in part if row["draft"]]
+        named = []
+        for kind in ("fixed", "adaptive"):
+            best = max((row for row in drafted if bool(row["confidence"]) == (kind == "adaptive")), key=_speedup)
+            of = f" from confidence {best['confidence']:g} on" if best["confidence"] else ""
+            named.append(f"{kind} drafts {best['rule']}, {best['draft']}{of}, {best['speedup']:.2f} times as fast")
+        sentences.append(f"Of {tours} at once the best {' and the best '.join(named)} as generation.")
+    return " ".join(sentences)
+
+
+def _speedup(row: dict[str, Any]) -> float:
+    return row["speedup"]
 
 
 def _cells(values: Iterable[float], metric: str) -> list[str]:
