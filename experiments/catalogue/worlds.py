@@ -334,9 +334,11 @@ def _fastest(rows: list[dict[str, Any]]) -> str:
         named = []
         for kind in ("fixed", "adaptive"):
             best = max((row for row in drafted if bool(row["confidence"]) == (kind == "adaptive")), key=_speedup)
-            of = f" from confidence {best['confidence']:g} on" if best["confidence"] else ""
-            named.append(f"{kind} drafts {best['rule']}, {best['draft']}{of}, {best['speedup']:.2f} times as fast")
-        sentences.append(f"Of {tours} at once the best {' and the best '.join(named)} as generation.")
+            how = f"{best['rule']}, {best['draft']} tokens" + f", confidence {best['confidence']:g}" * (
+                kind == "adaptive"
+            )
+            named.append(f"the best {kind} draft ({how}) is {best['speedup']:.2f} times as fast as generation")
+        sentences.append(f"Tours at once, {tours}: {', '.join(named)}.")
     return " ".join(sentences)
 
 

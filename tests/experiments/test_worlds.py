@@ -13,6 +13,7 @@ import token_models
 from rich.console import Console
 
 import latenttrack as lt
+from experiments.catalogue import worlds as catalogue
 from experiments.catalogue.worlds import Worlds
 from experiments.run import results
 from experiments.worlds import (
@@ -265,6 +266,20 @@ def test_a_prompt_is_not_predicted():
     law = jax.nn.log_softmax(params["h"][:, 2:-1])
     np.testing.assert_allclose(value, -jnp.take_along_axis(law, tokens[:, 3:, None], -1).mean(), rtol=1e-6)
     assert methods.asked(tokens, 0) is None and np.array_equal(methods.asked(tokens, 5)[0], [False] * 5 + [True] * 2)
+
+
+def test_the_page_says_which_drafts_pay():
+    rows = [
+        {"rows": tours, "rule": rule, "draft": draft, "confidence": confidence, "speedup": tours + draft * scale}
+        for tours, scale in ((1, 0.25), (64, -0.25))
+        for rule, draft, confidence in (("generate", 0, 0), ("coupled", 2, 0), ("greedy", 4, 0), ("rejection", 4, 0.3))
+    ]
+    assert catalogue._fastest(rows).split(". ") == [
+        "Tours at once, 1: the best fixed draft (greedy, 4 tokens) is 2.00 times as fast as generation, the best "
+        "adaptive draft (rejection, 4 tokens, confidence 0.3) is 2.00 times as fast as generation",
+        "Tours at once, 64: the best fixed draft (coupled, 2 tokens) is 63.50 times as fast as generation, the best "
+        "adaptive draft (rejection, 4 tokens, confidence 0.3) is 63.00 times as fast as generation.",
+    ]
 
 
 def test_measures():
