@@ -39,7 +39,7 @@ on validation sequences; "ψ afterwards" is ψ trained as long again on the fini
 regimes that last, six symbols of which 20 % are missing; *mess3*, *rrxor*: hidden Markov models of Shai et al.
 (2405.15943); *a5*: generators of the alternating group on five letters, and now and then their product;
 *navigation*: walks through a town of {side} × {side} crossings, {closed} streets closed, from destination to
-destination. Two are problems, as long as they are, of which the answer alone is predicted: *path-star*, the way along
+destination. Two are problems, of a length of their own, of which the answer alone is predicted: *path-star*, the way along
 one of {arms} arms of {nodes} nodes from the start they share to the goal (2403.06963); *countdown*, a number from
 {numbers} others by arithmetic (2404.03683), one of all solutions. All laws and beliefs are exact. KL in nats a token:
 from the exact law of the next token to the network's over one window, and to ψ's, rolled out alone from the window's
@@ -138,8 +138,9 @@ class Worlds(Experiment):
         kinds = {name: getattr(self, name) for name in ("side", "closed", "arms", "nodes", "numbers")}
         depends = sizes | kinds | {"train": self.train, "held_out": self.held_out}
         introduction = INTRODUCTION.format(**sizes, **kinds, given=self._given())
-        title = "Belief states in a transformer"
-        folder = "-".join(("worlds", *(self.worlds if self.worlds != Worlds.worlds else ())))
+        others = self.worlds if self.worlds != Worlds.worlds else ()
+        title = ": ".join(("Belief states in a transformer", *([", ".join(others)] if others else [])))
+        folder = "-".join(("worlds", *others))
         with self.study(
             *(console, folder, title), introduction=introduction, depends=depends, **self.depends()
         ) as study:
