@@ -39,8 +39,8 @@ on validation sequences; "ψ afterwards" is ψ trained as long again on the fini
 regimes that last, six symbols of which 20 % are missing; *mess3*, *rrxor*: hidden Markov models of Shai et al.
 (2405.15943); *a5*: generators of the alternating group on five letters, and now and then their product;
 *navigation*: walks through a town of {side} × {side} crossings, {closed} streets closed, from destination to
-destination. Two are problems, of a length of their own, of which the answer alone is predicted: *path-star*, the way along
-one of {arms} arms of {nodes} nodes from the start they share to the goal (2403.06963); *countdown*, a number from
+destination. Two are problems, of a length of their own, of which the answer alone is predicted: *path-star*, the way
+along one of {arms} arms of {nodes} nodes from the start they share to the goal (2403.06963); *countdown*, a number from
 {numbers} others by arithmetic (2404.03683), one of all solutions. All laws and beliefs are exact. KL in nats a token:
 from the exact law of the next token to the network's over one window, and to ψ's, rolled out alone from the window's
 first token, over the last of 1, 2, 4 and 8 windows; of problems over the answer, ψ's from the prompt's end. Rank:
