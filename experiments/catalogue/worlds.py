@@ -118,7 +118,7 @@ class Worlds(Experiment):
     weights: tuple[NonNegative, ...] = (1.0,)
     """λ_h = λ_KL to choose from."""
     drafted_by: str = "nextlat_2"
-    """The method whose ψ drafts in the town."""
+    """The method whose ψ drafts in the town, where it is among the methods."""
     drafts: tuple[Count, ...] = (2, 4, 6)
     """Draft lengths."""
     confidences: tuple[Positive, ...] = (0.3, 0.6)
@@ -128,7 +128,8 @@ class Worlds(Experiment):
         """Compute and write."""
         for name, given, known in (
             ("worlds", self.worlds, (*hidden_markov.KINDS, "navigation", "path-star", "countdown")),
-            ("methods", (*self.methods, self.drafted_by), METHODS),
+            ("methods", self.methods, METHODS),
+            ("drafted_by", (self.drafted_by,), [name for name, method in METHODS.items() if method.rolls]),
         ):
             if unknown := [one for one in given if one not in known]:
                 raise ValueError(f"{name}: expected names of {', '.join(known)}, got {', '.join(unknown)}; correct it")

@@ -331,3 +331,9 @@ def test_from_options_to_a_page_and_again(tmp_path):
 def test_unknown_names_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"methods: expected names of gpt.*got lstm; correct it"):
         Worlds.of("default", methods=("lstm",), output=tmp_path).run(Console(quiet=True))
+    with pytest.raises(ValueError, match=r"drafted_by: expected names of gpt_detached, .*got mtp; correct it"):
+        Worlds.of("default", drafted_by="mtp", output=tmp_path).run(Console(quiet=True))
+    with pytest.raises(ValueError, match=r"worlds: expected names of regimes.*path-star, countdown, got maze; correct"):
+        Worlds.of("default", worlds=("maze",), output=tmp_path).run(Console(quiet=True))
+    with pytest.raises(ValueError, match="nodes: expected an integer of at least 2, got 1"):
+        Worlds.of("default", nodes=1)
