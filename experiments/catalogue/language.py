@@ -21,11 +21,14 @@ from experiments.run.options import Count, Positive
 from experiments.run.report import Table
 
 INTRODUCTION = """WikiText-2 in {vocabulary:,} byte-pair tokens, windows of {window}, made by `python -m experiments
-language`: {steps} steps of {batch} windows, learning rates of {rates} chosen by the same search for all models,
-{seeds} seeds, scored on {windows} windows of the test part. Nats per token unless said otherwise. A likelihood, a
-prequential score and a bound speak of text that was not seen; a reconstruction has seen the token that it scores."""
-PROTOTYPE = ("tcn", "ou", "iid", "matern 3/2", "sum", "coupled", "switching", "ou mean field", "hybrid prequential")
-QUICK = ("tcn", "ou", "prequential", "hybrid prequential", "switching", "ou mean field", "paper form")
+language`: {steps} steps of {batch} windows, {search}, {seeds} seeds, scored on {windows}
+windows of the test part. Nats per token unless said otherwise. A likelihood, a prequential score and a bound speak of
+text that was not seen; a reconstruction has seen the token that it scores."""
+PROTOTYPE = (
+    *("tcn", "ou", "hybrid", "hybrid prequential", "ou mean field", "ou causal", "ou pointwise", "iid"),
+    *("coupled pointwise", "matern 3/2", "sum", "rbf mean field", "paper form", "switching"),
+)
+QUICK = ("tcn", "ou", "hybrid", "hybrid prequential", "ou mean field", "paper form")
 _AHEAD = [f"horizon {horizon}" for horizon in scores.HORIZONS[1:]]
 
 
@@ -35,7 +38,7 @@ class Language(Experiment):
 
     presets: ClassVar = {
         "minutes": {"steps": 400, "rates": (1e-2,), "characters": 3_000_000, "models": QUICK},
-        "prototype": {"seeds": 1, "characters": 3_000_000, "models": PROTOTYPE},
+        "prototype": {"rates": (1e-2, 2e-2), "characters": 3_000_000, "models": PROTOTYPE},
         "published": {"steps": 800, "rates": (1e-3, 3e-3, 1e-2), "windows": 256},
     }
 
@@ -73,7 +76,10 @@ class Language(Experiment):
             raise ValueError(f"models: expected names of {known}, got {', '.join(unknown)}; correct them")
         corpus, _ = text.load(self.vocabulary, self.characters)
         depends = {name: value for name, value in self.depends().items() if name not in ("models", "seeds")}
-        head: Any = {"introduction": INTRODUCTION.format(**self.depends()), "depends": depends, "data": corpus[:3]}
+        several = f"learning rates of {self.rates} chosen by the same search for all models"
+        search = several if len(self.rates) > 1 else f"a learning rate of {self.rates[0]} for all models"
+        introduction = INTRODUCTION.format(**self.depends(), search=search)
+        head: Any = {"introduction": introduction, "depends": depends, "data": corpus[:3]}
         settings: Any = self.depends() | {"bytes_per_token": corpus.bytes_per_token}
         folder = "language-prototype" if self.preset == "prototype" else "language"
         with self.study(console, folder, "Gaussian-process language models", **head, **settings) as study:

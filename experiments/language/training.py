@@ -18,7 +18,7 @@ class Budget(NamedTuple):
     steps: int
     batch: int
     window: int
-    warmup: float = 0.4
+    warmup: float = 0.2
 
 
 def train(model: Language, budget: Budget, key: Array, tokens: Array, learning_rate: float) -> Any:

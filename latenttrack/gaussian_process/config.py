@@ -32,7 +32,9 @@ class Config:
             "bidirectional": the same, seeing both sides; "transformer": with attention to both sides.
         dilations: of the convolutional encoder's blocks; of the transformer, one block each.
         decoder: from latents to logits. "pointwise": of z_t; "convolutional": of z_{≤t}, causal; "autoregressive":
-            of z_t and the last ``context`` tokens.
+            of z_t and the last ``context`` tokens. With "pointwise" and channels of positive correlation ρ, two tokens
+            are alike given √ρ w of z = √ρ w + √(1 − ρ) ε: p(x_1, x_2) = E p(x_1 | w) p(x_2 | w) has no negative
+            eigenvalue, and tokens that take turns are out of reach of every such model.
         context: tokens that an autoregressive decoder sees.
         latent: how posteriors and paths are computed; one law. "sequential": scans; "parallel": associative scans;
             "block": Cholesky factors of the whole window, one channel at a time.
