@@ -25,6 +25,7 @@ Name = Literal[
     "observe",
     "accelerator",
     "gaussian_process",
+    "gaussian_regression",
 ]
 
 
