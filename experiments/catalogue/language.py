@@ -77,7 +77,7 @@ class Language(Experiment):
         corpus, _ = text.load(self.vocabulary, self.characters)
         depends = {name: value for name, value in self.depends().items() if name not in ("models", "seeds")}
         several = f"learning rates of {self.rates} chosen by the same search for all models"
-        search = several if len(self.rates) > 1 else f"a learning rate of {self.rates[0]} for all models"
+        search = several if len(self.rates) > 1 else f"a learning rate of {max(self.rates)} for all models"
         introduction = INTRODUCTION.format(**self.depends(), search=search)
         head: Any = {"introduction": introduction, "depends": depends, "data": corpus[:3]}
         settings: Any = self.depends() | {"bytes_per_token": corpus.bytes_per_token}

@@ -337,7 +337,7 @@ def _round(
                 return log_expectation(at, centre, covariance, a, found)
 
             # The evidence is that of the first linearisation.
-            if log_evidence is None or first is None:
+            if last is None or first is None:
                 log_evidence = by_points_at(found)
             else:
                 log_evidence = jax.lax.cond(first, by_points_at, lambda _: last.step.log_evidence, found)
