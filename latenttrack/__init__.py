@@ -6,6 +6,7 @@ h, z ─predict→ p(z) ─generate→ weights ─emit(x)→ prediction ─updat
 from typing import TYPE_CHECKING, Any
 
 from latenttrack import metrics
+from latenttrack.adapted import Adapted, AdaptedState, adapted
 from latenttrack.discriminative import DiscriminativeBelief, discriminative_update, stationary_covariance
 from latenttrack.drivers.fit import Data, Fit, History, fit
 from latenttrack.drivers.forecast import Forecast, forecast
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from latenttrack.drivers.forecaster import Forecaster
 
 __all__ = [
+    "Adapted",
+    "AdaptedState",
     "Aux",
     "Config",
     "Data",
@@ -50,6 +53,7 @@ __all__ = [
     "State",
     "StreamModel",
     "TransformerConfig",
+    "adapted",
     "build",
     "discriminative_update",
     "fit",

@@ -31,7 +31,19 @@ threshold) was widened by hand after looks at 2009–2014, where an earlier one,
 diverged. The tuning has one seed per trial. Times per step are of all models in turn, in one process on two cores."""
 
 SMALL = (
-    *("lt_structured", "latent_input", "gru_mixture", "gru_32", "vrnn", "dssm", "transformer", "nextlat", "gp"),
+    *(
+        "lt_structured",
+        "lt_adapted",
+        "latent_input",
+        "gru_mixture",
+        "gru_32",
+        "gru_32_adapted",
+        "vrnn",
+        "dssm",
+        "transformer",
+        "nextlat",
+        "gp",
+    ),
     *("discriminative", "kalman", "persistence"),
 )
 

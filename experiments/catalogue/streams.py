@@ -28,7 +28,18 @@ SETTINGS = {
     "exchange": Setting("Britain", lag=1, day=1, label="pound sterling, US$"),
 }
 
-SMALL = ("lt_structured", "latent_input", "gru_32", "vrnn", "transformer", "nextlat", "gp", "discriminative")
+SMALL = (
+    "lt_structured",
+    "lt_adapted",
+    "latent_input",
+    "gru_32",
+    "gru_32_adapted",
+    "vrnn",
+    "transformer",
+    "nextlat",
+    "gp",
+    "discriminative",
+)
 
 INTRODUCTION = """One step ahead, made by `python -m experiments streams`: train on the first 60 % of the rows, choose
 on the next 20 %, one streaming pass over the rest without gradients. NLL in nats of the standardised target; models,

@@ -36,6 +36,8 @@ LABELS = {
     "joint": "Joint training",
     "lt_structured": "LatentTrack, structured",
     "lt_unstructured": "LatentTrack, unstructured",
+    "lt_adapted": "LatentTrack, adapted by a filter",
+    "gru_32_adapted": "GRU, mixture of 32, adapted by a filter",
     "vrnn": "VRNN",
     "gru": "GRU, Gaussian head",
     "gru_mixture": "GRU, mixture of 8",

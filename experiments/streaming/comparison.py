@@ -21,10 +21,12 @@ from experiments.streaming.models.latent import LT
 from experiments.streaming.protocol import Stream
 from experiments.streaming.training import Budget, Found
 
-OURS = ("lt_structured", "lt_unstructured")
+OURS = ("lt_structured", "lt_unstructured", "lt_adapted")
 THEIRS = ("vrnn", "dssm", "gru", "gru_mixture", "gru_32", "latent_input", "transformer", "nextlat", "gp")
 PAIRS = (
     *((ours, theirs) for ours in OURS for theirs in THEIRS),
+    *(("lt_adapted", theirs) for theirs in ("lt_structured", "gru_32_adapted")),
+    ("gru_32_adapted", "gru_32"),
     *((ours, "vrnn") for ours in ("gru_32", "latent_input", "transformer", "nextlat")),
 )
 """Models compared seed by seed, where no others are named."""

@@ -8,6 +8,7 @@ from lowrank_filter.common import checks
 Transition = Literal["structured", "unstructured"]
 Points = Literal["random", "fixed"]
 Conditioning = Literal["weights", "input"]
+Adapt = Literal["filter"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,9 @@ class Config:
         conditioning: what z does to the predictor. "weights": generates its weights. "input": enters its first layer
             beside x and nothing is generated, so that the two together say what generating weights buys;
             ``generator_hidden`` is not used then.
+        adapt: what goes on learning once training is over. "filter": a low-rank filter of the weights of a last layer
+            more, from the predictor's last hidden layer and the summary, that moves each prediction and widens or
+            narrows it (:func:`latenttrack.adapted`); parameters and training are the same. None: nothing.
     """
 
     latent_dim: int = 8
@@ -46,6 +50,7 @@ class Config:
     prior_samples: int = 32
     points: Points = "fixed"
     conditioning: Conditioning = "weights"
+    adapt: Adapt | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError on a size below one, an unknown choice, a floor that is negative or not static."""
@@ -60,6 +65,8 @@ class Config:
             for width in widths:
                 checks.count(name, width, minimum=1)
         checks.choice("conditioning", self.conditioning, ("weights", "input"))
+        if self.adapt is not None:
+            checks.choice("adapt", self.adapt, ("filter",))
         checks.choice("transition", self.transition, ("structured", "unstructured"))
         checks.choice("points", self.points, ("random", "fixed"))
         checks.static("variance_floor", self.variance_floor)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from latenttrack import stream_checks
+from latenttrack.adapted import AdaptedState, adapted
 from latenttrack.algebra import gaussian, quadrature
 from latenttrack.interface import Aux, Outputs, Params
 from latenttrack.tracking.config import Config
@@ -48,6 +49,7 @@ class Model(NamedTuple):
 
     ``init(key)`` → params. ``initial_state(params)`` → state. ``predict(params, state)`` → prior over z_t.
     ``generate(params, z, state=None)`` → θ, the predictor's parameters. ``emit(theta, x)`` → (mean, variance) [y_dim].
+    ``features(params, state, x)`` → what the last layer of the predictor at the prior's mean sees, the summary, and 1.
     ``update(params, state, x, y, mask=None, channels=None)`` → state. ``rollout(params, key, xs, ys, state=None,
     samples=32, mask=None, channels=None)`` → (state, :class:`Outputs`). ``loss(params, key, xs, ys, state, mask=None,
     *, beta=1.0, weights=None, predictive=0.5, channels=None)`` → (scalar, :class:`Aux`).
@@ -58,6 +60,7 @@ class Model(NamedTuple):
     predict: Callable[..., Prior]
     generate: Callable[..., Theta]
     emit: Callable[..., tuple[Array, Array]]
+    features: Callable[..., Array]
     update: Callable[..., State]
     rollout: Callable[..., tuple[State, Outputs]]
     loss: Callable[..., tuple[Array, Aux]]
@@ -157,6 +160,14 @@ def _build(config: Config, x_dim: int, y_dim: int) -> Model:
         checks.like("theta", theta, theta_shapes(), "take it from generate")
         x = check_width("x", x, x_dim, "one step's inputs; vmap over several")
         return emit(theta, x, config.variance_floor)
+
+    def features(params: Params, state: State, x: Float[Array, " x_dim"]) -> Float[Array, " features"]:
+        """Regressors of y: the last hidden layer of the predictor at the prior's mean, the summary, and 1."""
+        return compiled(_features, params, state, x)
+
+    def _features(params: Params, state: State, x: Any) -> Float[Array, " features"]:
+        x = check_width("x", x, x_dim, "one step's inputs; vmap over several")
+        return call("features", params, _predict(params, state).mean, state.summary, x)
 
     def update(
         params: Params,
@@ -360,7 +371,43 @@ def _build(config: Config, x_dim: int, y_dim: int) -> Model:
         last = _last(state, step, beliefs, hidden, mean, scale, mask)
         return total, Aux(reconstruction, kl, jax.lax.stop_gradient(last), scored)
 
-    return Model(init, initial_state, predict, generate, emit_, update, rollout, loss)
+    model = Model(init, initial_state, predict, generate, emit_, features, update, rollout, loss)
+    if config.adapt is None:
+        return model
+    width = (x_dim, *config.predictor_hidden)[-1] + config.hidden_dim + 1
+    return _adapted(model, width, y_dim, config.prior_samples)
+
+
+def _adapted(model: Model, width: int, y_dim: int, samples: int) -> Model:
+    """A latent filter with a correction; its prior and the weights that it generates are its own."""
+    corrected = adapted(model, model.features, width=width, y_dim=y_dim)
+
+    def predict(params: Params, state: AdaptedState) -> Prior:
+        return model.predict(params, state.inner)
+
+    def generate(params: Params, z: Float[Array, " d"], state: AdaptedState | None = None) -> Theta:
+        return model.generate(params, z, None if state is None else state.inner)
+
+    def features(params: Params, state: AdaptedState, x: Float[Array, " x_dim"]) -> Float[Array, " features"]:
+        return model.features(params, state.inner, x)
+
+    def update(
+        params: Params, state: AdaptedState, x: Any, y: Any, mask: Any = None, channels: Any = None
+    ) -> AdaptedState:
+        x, y = (checks.numbers(name, value, "one step's values")[None] for name, value in (("x", x), ("y", y)))
+        mask, channels = (None if value is None else jnp.asarray(value)[None] for value in (mask, channels))
+        key = jax.random.key(0)  # a prediction at fixed points needs none
+        return corrected.rollout(params, key, x, y, state, samples, mask, channels)[0]
+
+    return model._replace(
+        predict=predict,
+        generate=generate,
+        features=features,
+        update=update,
+        initial_state=corrected.initial_state,
+        rollout=corrected.rollout,
+        loss=corrected.loss,
+    )
 
 
 def _valid(x: Float[Array, " x_dim"], y: Float[Array, " y_dim"]) -> Bool[Array, ""]:

@@ -121,6 +121,14 @@ class Network(linen.Module):
             theta = ((weight, bias + hidden @ self.summary), *rest)
         return theta
 
+    def features(
+        self, z: Float[Array, " d"], hidden: Float[Array, " H"], x: Float[Array, " x"]
+    ) -> Float[Array, " features"]:
+        """What the predictor's last layer sees, the summary, and 1."""
+        for weight, bias in self.weights(z, hidden)[:-1]:
+            x = jnp.tanh(x @ weight + bias)
+        return _with_one(jnp.concatenate([x, hidden]))
+
     def emissions(
         self, z: Float[Array, "*batch S d"], hidden: Float[Array, "*batch H"], x: Float[Array, "*batch x"]
     ) -> tuple[Float[Array, "*batch S y"], Float[Array, "*batch S y"]]:

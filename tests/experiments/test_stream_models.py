@@ -33,6 +33,7 @@ LATENT = lt.Config(
 )
 BUILDERS = {
     "gru_mixture": lambda: gru.build(X, 1, hidden=5, encoder=4, width=4, components=3),
+    "gru_adapted": lambda: gru.build(X, 1, hidden=5, encoder=4, width=4, components=3, adapt=True),
     "lt_unstructured": lambda: lt.build(dataclasses.replace(LATENT, transition="unstructured", points="random"), X, 1),
     "vrnn": lambda: vrnn.build(X, 1, latent=2, hidden=5, encoder=4, width=4),
     "dssm": lambda: dssm.build(X, 1, latent=2, hidden=5, encoder=4, width=4),

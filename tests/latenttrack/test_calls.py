@@ -139,6 +139,7 @@ TABLE = {
             | {"tracer": Traced(1e-4)},
             "points": calls.choice(),
             "conditioning": calls.choice(),
+            "adapt": {k: v for k, v in calls.choice().items() if k != "None"},
         },
     ),
     "build": Call(
@@ -147,6 +148,16 @@ TABLE = {
         {
             "config": {"None": None, "text": "structured", "mapping": latent.SIZES, "class": lt.Config},
             "x_dim": calls.count(0),
+            "y_dim": calls.count(1),
+        },
+    ),
+    "adapted": Call(
+        lt.adapted,
+        {"model": MODEL, "features": lambda params, state, x: jnp.ones(1), "width": 1, "y_dim": 2},
+        {
+            "model": {"None": None, "text": "lt", "number": 1, "without a loss": {"init": MODEL.init}},
+            "features": {"None": None, "text": "features", "number": 1, "array": jnp.ones(1)},
+            "width": calls.count(1),
             "y_dim": calls.count(1),
         },
     ),
@@ -225,6 +236,11 @@ TABLE = {
         {"params": like(PARAMS), "z": vector(CONFIG.latent_dim), "state": like(STATE, optional=True)},
     ),
     "emit": Call(MODEL.emit, {"theta": THETA, "x": XS[0]}, {"theta": like(THETA), "x": vector(latent.X)}),
+    "features": Call(
+        MODEL.features,
+        {"params": PARAMS, "state": STATE, "x": XS[0]},
+        {"params": like(PARAMS), "state": like(STATE), "x": vector(latent.X)},
+    ),
     "update": Call(
         MODEL.update,
         {"params": PARAMS, "state": STATE, "x": XS[0], "y": YS[0]},
@@ -386,6 +402,8 @@ TABLE = {
 }  # fmt: skip
 # Containers, and the module of the metrics; what they hold is checked where it is used.
 WITHOUT = {
+    "Adapted",
+    "AdaptedState",
     "Aux",
     "Data",
     "DiscriminativeBelief",

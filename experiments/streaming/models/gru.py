@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+import latenttrack as lt
 from experiments.streaming.models import parts
 from experiments.streaming.models.entry import Entry
 from experiments.streaming.models.parts import StreamFunctions
@@ -24,8 +25,13 @@ def build(
     width: int = 48,
     components: int = 1,
     floor: float = parts.FLOOR,
-) -> StreamFunctions:
-    """The network of these sizes; with ``components`` > 1 the head gives an equal mixture of Gaussians."""
+    adapt: bool = False,
+) -> StreamFunctions | lt.Adapted:
+    """The network of these sizes; with ``components`` > 1 the head gives an equal mixture of Gaussians.
+
+    ``adapt``: whether a filter corrects it, of the same kind of features as that of a latent filter: the last hidden
+    layer, the state, and 1.
+    """
 
     def init(key: Array) -> dict[str, Any]:
         keys = jax.random.split(key, 4)
@@ -70,11 +76,22 @@ def build(
         total = -jnp.sum(parts.share(observed, weights) * score)
         return total, Aux(total, jnp.zeros(()), jax.lax.stop_gradient(after[-1]), total)
 
-    return StreamFunctions(init, initial_state, rollout, loss)
+    model = StreamFunctions(init, initial_state, rollout, loss)
+    if not adapt:
+        return model
+
+    def features(params: Any, h: Array, x: Array) -> Array:
+        first, *_ = params["head"]
+        return jnp.concatenate([jnp.tanh(parts.network((first,), h, x)), h, jnp.ones(1)])
+
+    return lt.adapted(model, features, width=width + hidden + 1, y_dim=y_dim)
 
 
 MODELS = {
     "gru": Entry(lambda x, y, _, **sizes: build(x, y, **sizes)),
     "gru_mixture": Entry(lambda x, y, _, **sizes: build(x, y, **sizes), {"components": 8, "hidden": 60}),
     "gru_32": Entry(lambda x, y, _, **sizes: build(x, y, **sizes), {"components": 32, "hidden": 60}),
+    "gru_32_adapted": Entry(
+        lambda x, y, _, **sizes: build(x, y, **sizes), {"components": 32, "hidden": 60, "adapt": True}
+    ),
 }

@@ -21,6 +21,7 @@ def _build(x_dim: int, y_dim: int, steps: int, **config: Any) -> Any:
 MODELS = {
     "lt_structured": latent(transition="structured"),
     "lt_unstructured": latent(transition="unstructured"),
+    "lt_adapted": latent(adapt="filter"),
     # A wider predictor has about as many parameters as the generator that it does without.
     "latent_input": latent(conditioning="input", predictor_hidden=(60,)),
 }

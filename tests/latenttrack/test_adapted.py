@@ -1,0 +1,147 @@
+"""A correction that goes on learning, against a dense filter of the same weights and against none."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import latent
+import numpy as np
+import pytest
+
+import latenttrack as lt
+import lowrank_filter as lf
+
+STEPS = 40
+KEY = jax.random.key(5)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """A latent filter, the same one corrected, parameters, a stream that the filter was not trained for."""
+    plain, corrected = latent.model(), latent.model(adapt="filter")
+    params = latent.params(plain)
+    xs, ys = (leaf.astype(jnp.float32) for leaf in latent.stream(STEPS))
+    mask = jnp.asarray(np.random.default_rng(1).uniform(size=STEPS) > 0.1)
+    return plain, corrected, params, xs, ys, mask
+
+
+@pytest.fixture(scope="module")
+def run():
+    return jax.jit(latent.model(adapt="filter").rollout, static_argnames="samples")
+
+
+def test_the_first_prediction_is_the_filters_own_but_for_what_the_weights_may_be(pair, run):
+    plain, _, params, xs, ys, _ = pair
+    _, before = plain.rollout(params, KEY, xs[:1], ys[:1], samples=latent.K)
+    state, after = run(params, KEY, xs[:1], ys[:1], samples=latent.K)
+    np.testing.assert_allclose(jnp.mean(after.mean, 1), jnp.mean(before.mean, 1), rtol=1e-5)
+    assert jnp.all(after.variance > before.variance)
+    assert jnp.all(after.variance < 1.3 * before.variance)
+    assert jnp.any(state.belief.mean["mean"] != 0)
+
+
+def last_layer(weights, inputs):
+    phi, scale = inputs
+    return jnp.concatenate([phi @ weights["mean"] / scale, phi @ weights["log_variance"]], axis=1)
+
+
+def test_weights_are_those_of_a_filter_beside_the_stream(pair, run):
+    """By hand: rollout, residuals, one lf.update a step; then the mixture moved and widened."""
+    plain, corrected, params, xs, ys, mask = pair
+    steps = 6
+    state, belief = plain.initial_state(params), corrected.initial_state(params).belief
+    _, outputs = run(params, KEY, xs[:steps], ys[:steps], samples=latent.K, mask=mask[:steps].at[2].set(False))
+    for t in range(steps):
+        belief = lf.predict(belief, process_noise={"mean": 1e-6, "log_variance": 1e-5})
+        phi = plain.features(params, state, xs[t])
+        assert phi.shape == (11,) and phi[-1] == 1
+        np.testing.assert_array_equal(phi[5:10], state.summary)
+        seen = bool(mask[t]) and t != 2
+        step = slice(t, t + 1)
+        state, found = plain.rollout(params, KEY, xs[step], ys[step], state, latent.K, jnp.asarray([seen]))
+        mean, variance = found.mean[0], found.variance[0]
+        centre, scale = mean.mean(0), jnp.sqrt(variance.mean(0) + mean.var(0))
+        moved = phi @ belief.mean["mean"]
+        factor = jnp.exp(phi @ belief.mean["log_variance"])
+        np.testing.assert_allclose(outputs.mean[t].mean(0), centre + moved, rtol=1e-4)
+        wide = factor * variance
+        assert jnp.all(outputs.variance[t] >= wide * (1 - 1e-5)) and jnp.all(outputs.variance[t] < 1.3 * wide)
+        expected = lt.metrics.nll(ys[step], outputs.mean[step], outputs.variance[step])
+        np.testing.assert_allclose(-outputs.log_prob[step], expected if seen else jnp.nan, rtol=1e-4)
+        if seen:
+            target = ((ys[t] - centre) / scale)[None]
+            belief, _ = lf.update(belief, last_layer, lf.HeteroscedasticGaussian(), (phi[None], scale[None]), target)
+
+
+def test_what_training_never_saw_is_learned(pair, run):
+    """An offset and a noise five times as wide, which the filter's parameters know nothing of."""
+    plain, _, params, xs, _, _ = pair
+    rng = np.random.default_rng(3)
+    xs = jnp.asarray(rng.normal(size=(600, latent.X)), jnp.float32)
+    _, found = plain.rollout(params, KEY, xs, jnp.zeros((600, latent.Y)), samples=latent.K)
+    # The state follows y, and predictions the state: these targets are not quite what the second rollout is away from.
+    spread = jnp.sqrt(found.variance.mean(1) + found.mean.var(1))
+    ys = found.mean.mean(1) + 0.5 + 3 * spread * jnp.asarray(rng.normal(size=(600, latent.Y)), jnp.float32)
+    _, before = plain.rollout(params, KEY, xs, ys, samples=latent.K)
+    _, after = run(params, KEY, xs, ys, samples=latent.K)
+    late = slice(300, None)
+    assert jnp.mean(after.log_prob[late]) > jnp.mean(before.log_prob[late]) + 0.5
+    shares = jnp.mean(lt.metrics.coverage(lt.metrics.pit(ys, after.mean, after.variance)[late], 0.8))
+    assert abs(shares - 0.8) < 0.08
+
+
+def test_chunks_masks_channels_and_single_updates(pair, run):
+    _, corrected, params, xs, ys, mask = pair
+    last, outputs = run(params, KEY, xs, ys, samples=latent.K, mask=mask)
+    state, first = run(params, KEY, xs[:20], ys[:20], samples=latent.K, mask=mask[:20])
+    state, second = run(params, KEY, xs[20:], ys[20:], state, samples=latent.K, mask=mask[20:])
+    joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
+    jax.tree.map(np.testing.assert_array_equal, (state, joined), (last, outputs))
+    assert jnp.all(jnp.isnan(outputs.log_prob) == ~mask)
+    # An unknown y, however it is written, moves nothing but adds the noise of a step.
+    spoilt = ys.at[3].set(jnp.nan)
+    missing, came = run(params, KEY, xs, spoilt, samples=latent.K, mask=mask.at[3].set(True))
+    masked, _ = run(params, KEY, xs, ys, samples=latent.K, mask=mask.at[3].set(False))
+    jax.tree.map(np.testing.assert_array_equal, missing, masked)
+    assert came.invalid[3] and not came.invalid[4]
+    one = corrected.update(params, last, xs[0], ys[0], True, jnp.asarray([True, False]))
+    moved = one.belief.mean["mean"] - last.belief.mean["mean"]
+    assert jnp.all(moved[:, 1] == 0) and jnp.any(moved[:, 0] != 0)
+    assert one.inner.step == STEPS + 1
+
+
+def test_training_is_that_of_the_filter_alone(pair):
+    plain, corrected, params, xs, ys, mask = pair
+    jax.tree.map(np.testing.assert_array_equal, corrected.init(KEY), plain.init(KEY))
+    state = corrected.initial_state(params)
+    jax.tree.map(np.testing.assert_array_equal, state.inner, plain.initial_state(params))
+    ours, aux = corrected.loss(params, KEY, xs, ys, state, mask)
+    theirs, other = plain.loss(params, KEY, xs, ys, state.inner, mask)
+    assert ours == theirs
+    jax.tree.map(np.testing.assert_array_equal, aux.state.inner, other.state)
+    z = jnp.ones(3)
+    jax.tree.map(np.testing.assert_array_equal, corrected.generate(params, z, state), plain.generate(params, z))
+    prior = corrected.predict(params, state).mean
+    np.testing.assert_array_equal(prior, plain.predict(params, state.inner).mean)
+
+
+def test_paths_ahead_are_corrected_too(pair, run):
+    plain, corrected, params, xs, ys, _ = pair
+    state, _ = run(params, KEY, xs, ys, samples=latent.K)
+    weights = {**state.belief.mean, "mean": state.belief.mean["mean"].at[-1].add(jnp.asarray([3.0, -3.0]))}
+    state = state._replace(belief=state.belief._replace(mean=weights))
+    ahead = lt.forecast(corrected, params, KEY, state, xs[:2], samples=256, components=16)
+    assert ahead.samples.shape == (256, 2, 2) and jnp.all(jnp.isfinite(ahead.samples))
+    _, found = plain.rollout(params, KEY, xs[:1], ys[:1], state.inner, 512)
+    moved = corrected.features(params, state, xs[0]) @ state.belief.mean["mean"]
+    first = ahead.samples[:, 0]
+    error = jnp.std(first, axis=0) / 16
+    assert jnp.all(jnp.abs(jnp.mean(first, axis=0) - found.mean[0].mean(0) - moved) < 4 * error)
+    assert jnp.all(jnp.abs(moved) > 6 * error)
+
+
+def test_a_state_of_the_uncorrected_filter_is_refused(pair):
+    plain, corrected, params, xs, ys, _ = pair
+    with pytest.raises(TypeError, match=r"state: expected a AdaptedState.*initial_state"):
+        corrected.rollout(params, KEY, xs, ys, plain.initial_state(params))
+    assert dataclasses.replace(lt.Config(), adapt="filter") != lt.Config()
