@@ -1,5 +1,6 @@
 """A frame in, a frame out: training, forecasts, a stream of rows, replayed forecasts, one file."""
 
+import dataclasses
 import functools
 import math
 import sys
@@ -19,7 +20,7 @@ from latenttrack.drivers import fit as training
 from latenttrack.drivers import forecast as paths_ahead
 from latenttrack.drivers.forecast import Forecast
 from latenttrack.drivers.frames import Columns, Kind, Rows
-from latenttrack.tracking.config import Config
+from latenttrack.tracking.config import Adapt, Config
 from latenttrack.tracking.increments import Increments, increments, side_by_side
 from lowrank_filter.common import checks
 
@@ -86,6 +87,8 @@ class Forecaster:
         id: the column that tells series apart. They share parameters, and each has its own scale and state.
         time: the column of times; by default the only one of dates, or pandas' index.
         freq: "30min", "1h", "1d", "1w", "1mo" …; by default inferred from the most common step.
+        adapt: "filter" lets a low-rank filter correct each prediction by the rows that came since the fit, as
+            ``Config(adapt="filter")`` does (:func:`latenttrack.adapted`).
 
     Raises:
         ImportError: narwhals is not installed.
@@ -103,10 +106,13 @@ class Forecaster:
         id: str | None = None,
         time: str | None = None,
         freq: str | None = None,
+        adapt: Adapt | None = None,
     ) -> None:
         """Keep the roles of the columns."""
         self.config = Config() if config is None else config
         checks.instance("config", self.config, Config, "write latenttrack.Config(...)")
+        if adapt is not None:
+            self.config = dataclasses.replace(self.config, adapt=adapt)
         self.target, self.past, self.future = (
             _names(name, value) for name, value in (("target", target), ("past", past), ("future", future))
         )

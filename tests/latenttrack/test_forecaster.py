@@ -123,6 +123,22 @@ def test_a_backtest_is_predict_and_observe_along_the_way(tmp_path):
     assert len(anew) == 4 * H and anew["actual"].isna().sum() == 2
 
 
+def test_a_filter_corrects_what_comes_after_the_fit_and_is_in_the_file(tmp_path):
+    with pytest.warns(UserWarning, match="training rows are few"):
+        adapted = lt.Forecaster(CONFIG, adapt="filter", **ROLES).fit(frame(), **SMALL)
+    plain = fitted()
+    jax.tree.map(np.testing.assert_array_equal, adapted.values.params, plain.values.params)
+    assert np.any(adapted.values.states.inner.belief.mean["mean"])
+    adapted.save(tmp_path / "adapted")
+    loaded = lt.Forecaster.load(tmp_path / "adapted")
+    pd.testing.assert_frame_equal(
+        loaded.predict(H, future=ahead(), paths=8), adapted.predict(H, future=ahead(), paths=8)
+    )
+    before = loaded.values.states.inner.belief.mean["mean"]
+    loaded.observe(row())
+    assert np.any(loaded.values.states.inner.belief.mean["mean"] != before)
+
+
 def test_one_file_holds_all_and_is_there_whole(tmp_path):
     path = tmp_path / "load.forecaster"
     fitted(pd).save(path)
@@ -351,6 +367,7 @@ WRONG_CALLS = {
     "past: target": (lambda: forecaster(past="load"), ValueError, "'load'"),
     "id: number": (lambda: forecaster(id=1), TypeError, "id"),
     "time: list": (lambda: forecaster(time=["time"]), TypeError, "time"),
+    "adapt: word": (lambda: forecaster(adapt="sgd"), ValueError, "adapt"),
     "freq: word": (lambda: forecaster(freq="hourly"), ValueError, "freq"),
     "freq: number": (lambda: forecaster(freq=1), TypeError, "freq"),
     "freq: zero": (lambda: forecaster(freq="0h"), ValueError, "freq"),
