@@ -14,6 +14,7 @@ import tyro
 Name = Literal[
     "cost",
     "compile",
+    "defaults",
     "streaming",
     "laplace",
     "large",

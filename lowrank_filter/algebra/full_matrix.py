@@ -29,7 +29,7 @@ class FullMatrix:
         layout: which parameters they are; static.
     """
 
-    root: Float[Array, "D D"]
+    root: Array
     layout: Layout = dataclasses.field(metadata={"static": True})
     has_choices = False
 
