@@ -57,5 +57,5 @@ def test_the_rule():
     assert not Joined.of(single.precision, single.mean).buffer.joined
     large = jax.eval_shape(lambda p: lf.init(p, rank=3), [jnp.zeros(10), jax.ShapeDtypeStruct((2**18,), float)])
     assert not Joined.of(large.precision, large.mean).buffer.joined
-    blocks = lf.init(belief.mean, rank=1, blocks="layer")
+    blocks = lf.init(belief.mean, rank=1, structure="layer")
     assert not Joined.of(blocks.precision, blocks.mean).buffer.joined
