@@ -264,7 +264,11 @@ def _evaluate(apply_fn: Callable, params: Tree, x: Any, probes: Sequence[Array] 
     The axis that counts the examples is the one that is longer in the jaxpr of a batch with one example more.
     """
     longer = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] + 1, *leaf.shape[1:]), leaf.dtype), x)
-    closed, other = jax.make_jaxpr(apply_fn)(params, x), jax.make_jaxpr(apply_fn)(params, longer)
+    closed = jax.make_jaxpr(apply_fn)(params, x)
+    try:
+        other = jax.make_jaxpr(apply_fn)(params, longer)
+    except (TypeError, ValueError, AssertionError):  # a network for even batches, say: no axis is found, nothing read
+        other = closed
     unknown = np.zeros(tree.dimension(params), bool)
     inputs, weights, uses = [], [], []
 

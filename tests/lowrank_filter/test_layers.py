@@ -234,6 +234,18 @@ def test_columns_of_shared_weights_cost_as_much_for_each_example(name):
     assert dense.relative_error(came, expected) < 1e-9
 
 
+def test_a_network_that_takes_no_other_number_of_examples_is_not_read():
+    def halves(params, x):
+        return jnp.concatenate([half @ params for half in jnp.split(x, 2)])
+
+    found = network_reader.read(halves, jnp.ones((3, OUT)), jnp.ones((4, 3)))
+    assert found.unknown.all() and not found.uses
+    batch = Batch(jnp.ones((4, 3)), jnp.zeros((4, OUT)), jnp.ones(4, bool), jnp.ones(4, bool))
+    root = jnp.broadcast_to(jnp.eye(OUT), (4, OUT, OUT))
+    _, columns = example_gradients(jnp.ones((3, OUT)), halves, batch, lambda _: root)
+    assert columns.stack().shape == (4 * OUT, 3, OUT)
+
+
 def test_a_layer_used_otherwise_is_an_error_that_names_it():
     apply_fn, params, shape = NETWORKS["not to be read"]()
     with pytest.raises(ValueError, match=r"\['w'\]: expected a layer whose kernel multiplies.*layers="):
