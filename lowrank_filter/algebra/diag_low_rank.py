@@ -232,16 +232,21 @@ class DiagLowRank(NamedTuple):
             ends = old.factor.combine(first), columns.combine(second)
             return jax.tree.map(lambda a, b, v: (a + b)[0] * v, *ends, variance)
 
+        buffer = OneBuffer.of(old.diag, len(gram))
+
+        def root() -> Tree:
+            return jax.tree.map(jax.lax.rsqrt, buffer.vector(old.diag))
+
         def rows() -> Tree:
-            root = jax.tree.map(jax.lax.rsqrt, old.diag)
-            return jax.tree.map(jnp.multiply, tree.join((old.factor.stack(), columns.stack())), root)
+            joined = buffer.stack(tree.join((old.factor.stack(), columns.stack())))
+            return jax.tree.map(jnp.multiply, joined, root())
 
         solution = solve_many_parameters(
             gram,
             jnp.concatenate([jnp.zeros(self.rank, gram.dtype), target]),
             plain,
             rows,
-            lambda whole: jax.tree.map(lambda w, d: w * jax.lax.rsqrt(d), whole, old.diag),
+            lambda whole: buffer.vector_back(jax.tree.map(jnp.multiply, whole, root())),
         )
         logdet = 2 * jnp.sum(jnp.log(jnp.diagonal(solution.lower)[self.rank :]))
         correction = Correction(*solution[:3], logdet, solution.lower)

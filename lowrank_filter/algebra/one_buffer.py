@@ -2,25 +2,27 @@
 
 A compiler's time grows with the number of leaves; a program's with the bytes that are moved. So the rule: several
 leaves of few numbers become one array. More numbers stay as they are: joining would copy them, and move them between
-devices where leaves are sharded in different ways. So do the vectors that each step of a stream works on, which reads
-the layers of a network; but not what it does in the rare case that rounding asks for square roots.
+devices where leaves are sharded in different ways. So do the products of an update, which are faster by layers; but
+neither its line search nor what it does in the rare case that rounding asks for square roots.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 import jax
+from jaxtyping import Array, Bool
 
 from lowrank_filter.algebra import tree
 from lowrank_filter.algebra.tree import Tree
 
-# 4 MiB of float32.
-_NUMBERS = 2**20
+# Of a vector, which nobody shards below, and of all that are worked on together: 4 MiB of float32.
+_PARAMETERS, _NUMBERS = 2**16, 2**20
 
 
 def few(like: Tree, count: int) -> bool:
     """Whether ``count`` vectors shaped like ``like`` are few numbers."""
-    return tree.dimension(like) * count <= _NUMBERS
+    size = tree.dimension(like)
+    return size <= _PARAMETERS and size * count <= _NUMBERS
 
 
 def repeated(count: int, function: Callable[[Any], Any], start: Any, *, small: bool) -> Any:
@@ -53,6 +55,11 @@ class OneBuffer(NamedTuple):
         """The rule, for a stack, or one of ``count`` vectors like its own."""
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), stack)
         return cls.of(like, tree.length(stack) if count is None else count)
+
+    @classmethod
+    def all_finite(cls, vector: Tree) -> Bool[Array, ""]:
+        """Whether every number of a vector is finite."""
+        return tree.all_finite(cls.of(vector, 1).vector(vector))
 
     def vector(self, vector: Tree) -> Tree:
         """A vector as one array [D]."""

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from lowrank_filter.algebra import small_matrices, tree
-from lowrank_filter.algebra.one_buffer import OneBuffer, few, repeated
+from lowrank_filter.algebra.one_buffer import few, repeated
 from lowrank_filter.algebra.tree import Tree
 
 
@@ -49,8 +49,8 @@ def solve_many_parameters(
 
     Args:
         plain: c to F Vᵀc, for some linear function F.
-        rows: V, called only where it has to be built.
-        back: F.
+        rows: V, called only where it has to be built, in whatever coordinates.
+        back: F, of a vector in those.
     """
     scaled, scale = small_matrices.scaled_plus_identity(gram)
     first = small_matrices.cholesky(scaled)
@@ -69,8 +69,6 @@ def solve_many_parameters(
     def by_square_root() -> Solution:
         lower = small_matrices.cholesky(small_matrices.raised(scaled, first)) / scale[:, None]
         vectors = rows()
-        buffer = OneBuffer.of_stack(vectors)
-        vectors = buffer.stack(vectors)
         root = orthonormalised(lower, vectors)
         halfway = jnp.matmul(root.border, target, precision=tree.HIGHEST)
         whole = tree.combine(halfway, root.basis)
@@ -79,7 +77,7 @@ def solve_many_parameters(
         found = Solution(whole, explained, jnp.sum(halfway**2), root.lower)
         # One of many that are solved at once may need no square root.
         found = tree.select(short, found, by_gram(lower, lambda coefficients: tree.combine(coefficients, vectors)))
-        return found._replace(vector=back(buffer.vector_back(found.vector)))
+        return found._replace(vector=back(found.vector))
 
     here = small_matrices.anywhere(short)
     return jax.lax.cond(here, by_square_root, lambda: by_gram(first / scale[:, None], plain))

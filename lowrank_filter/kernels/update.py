@@ -9,6 +9,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from lowrank_filter.algebra import tree, widths
 from lowrank_filter.algebra.example_gradients import Columns
+from lowrank_filter.algebra.one_buffer import OneBuffer
 from lowrank_filter.algebra.operations import truncation_choices
 from lowrank_filter.algebra.precision import Correction, Misfit, Precision
 from lowrank_filter.algebra.tree import Tree
@@ -194,8 +195,9 @@ def _update(
     options = {"rank": rank, "residual": residual, "metric": metric, "noise": noise, "transition": decay}
     problem = _Problem(mean, precision, apply_fn, likelihood, batch, temperature, outlier_threshold)
     step = _guarded(problem, iterations, options) if iterations else _plain(problem, options)
-    broken = ~tree.all_finite(mean)
-    diverged = broken | ~(step.settled & tree.all_finite((step.mean, step.log_evidence, step.misfit)))
+    broken = ~OneBuffer.all_finite(mean)
+    finite = OneBuffer.all_finite(step.mean) & tree.all_finite((step.log_evidence, step.misfit))
+    diverged = broken | ~(step.settled & finite)
 
     def predicted() -> tuple[Tree, Precision, Precision]:
         prior = precision if noise is None else precision.propagate(noise, decay)
