@@ -61,6 +61,15 @@ LABELS = {
     "seasonal_naive": "Seasonal naive",
     "transformer": "Transformer",
     "nextlat": "Transformer, served by ψ",
+    "known_weights": "Weights known",
+    "static": "No noise",
+    "chosen_noise": "Chosen noise",
+    "chosen_decay": "Chosen noise and decay",
+    "adaptive_default": "Adaptive noise, defaults",
+    "adaptive_noise": "Adaptive noise",
+    "changepoints": "Changepoints",
+    "changepoints_noise": "Changepoints, chosen noise",
+    "changepoints_adaptive": "Changepoints, adaptive noise",
 }
 
 
