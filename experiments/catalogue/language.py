@@ -68,6 +68,8 @@ class Language(Experiment):
     """Draws of bounds and prequential scores."""
     long: Count = 1024
     """The longer of the two lengths at which generation is timed."""
+    timed: bool = True
+    """Whether generation is timed."""
 
     def run(self, console: Console) -> None:
         """Compute and write."""
@@ -75,7 +77,7 @@ class Language(Experiment):
             known = ", ".join((*AUTOREGRESSIVE, *ENTRIES))
             raise ValueError(f"models: expected names of {known}, got {', '.join(unknown)}; correct them")
         corpus, _ = text.load(self.vocabulary, self.characters)
-        depends = {name: value for name, value in self.depends().items() if name not in ("models", "seeds")}
+        depends = {name: value for name, value in self.depends().items() if name not in ("models", "seeds", "timed")}
         several = f"learning rates of {self.rates} chosen by the same search for all models"
         search = several if len(self.rates) > 1 else f"a learning rate of {max(self.rates)} for all models"
         introduction = INTRODUCTION.format(**self.depends(), search=search)
@@ -108,7 +110,7 @@ class Language(Experiment):
                     divergence, scales = scores.channels(model, trained[0], test)
                     facts["channels"][name] = {"KL": divergence, "length scale": scales}
                 study.write(results.collect(found) | facts)
-            for name in {"tcn", "ou", "hybrid"} & {"tcn", *self.models}:
+            for name in {"tcn", "ou", "hybrid"} & {"tcn", *self.models} if self.timed else ():
                 facts["speed"][name] = self._speeds(name)
             study.finish(results.collect(found) | facts)
 
