@@ -18,12 +18,14 @@ LENGTHS = (256, 1024, 4096, 16_384)
 SCALES = jnp.geomspace(2.0, 50.0, CHANNELS)
 
 
-def state_space(order: float, *, parallel: bool = False) -> Callable[[jax.Array], Any]:
-    """All of the posterior of 16 channels [16, T]."""
+def state_space(order: float, *, parallel: bool = False, together: bool = True) -> Callable[[jax.Array], Any]:
+    """All of the posterior of 16 channels [16, T], together or one after another."""
 
     def one(scale: jax.Array, y: jax.Array) -> gp.Posterior:
         return gp.posterior(gp.matern(order, scale), gp.Site(y, jnp.full_like(y, 1 / NOISE)), parallel=parallel)
 
+    if not together:
+        return lambda ys: jax.lax.map(lambda pair: one(*pair), (SCALES, ys))
     return lambda ys: jax.vmap(one)(SCALES, ys)
 
 
@@ -87,6 +89,10 @@ def main(repeats: int = 15) -> None:
         "OU": (state_space(0.5), LENGTHS),
         "Matérn 3/2": (state_space(1.5), LENGTHS),
         "Matérn 5/2": (state_space(2.5), LENGTHS),
+        # Loops over small arrays are compiled whole on a CPU.
+        "OU, one channel at a time": (state_space(0.5, together=False), LENGTHS),
+        "Matérn 3/2, one channel at a time": (state_space(1.5, together=False), LENGTHS),
+        "Matérn 5/2, one channel at a time": (state_space(2.5, together=False), LENGTHS),
         "OU, associative scan": (state_space(0.5, parallel=True), LENGTHS[:3]),
         "OU, dense": (by_cholesky, LENGTHS[:2]),
     }
