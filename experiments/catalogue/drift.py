@@ -140,7 +140,7 @@ METHODS = {
 def scored(method: lf.Filter, stream: Labelled) -> dict[str, Float[Array, ""]]:
     """Accuracy and NLL of the labels, each predicted before it is seen, and the steps that diverged."""
 
-    def body(state: Any, seen: tuple[Array, Array]) -> tuple[Any, tuple[Array, Array]]:
+    def body(state: Any, seen: tuple[Array, Array]) -> tuple[Any, Any]:
         x, y = seen[0][None], seen[1][None, None]
         chance = _chance(method.predict(state), x)
         state, info = method.step(state, x, y)
