@@ -61,3 +61,10 @@ hypothesis.settings.load_profile("repeatable")
 def x64() -> Iterator[None]:
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgetful() -> Iterator[None]:
+    """Programs of one file serve few others, and fill a machine's memory."""
+    yield
+    jax.clear_caches()

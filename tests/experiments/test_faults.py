@@ -301,6 +301,7 @@ def classified(name):
     return y, *jax.tree.map(lambda leaf: leaf[0 if name == "none" else 1], found)
 
 
+@pytest.mark.slow
 def test_a_label_never_seen_is_a_surprise_and_then_known():
     y, belief, stream = classified("none")
     assert finite((belief, stream.info))

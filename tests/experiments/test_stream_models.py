@@ -77,7 +77,9 @@ def everything():
     return jnp.ones(T, bool)
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n == "weight_filter" else []) for n in BUILDERS]
+)
 def test_predictions_know_only_the_past(name: str) -> None:
     _, _, run = prepared(name)
     start = run(*stream(), None, everything())[0]

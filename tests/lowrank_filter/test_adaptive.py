@@ -140,9 +140,8 @@ def test_what_is_missing_moves_nothing():
     assert lf.inverse_diagonal(after.precision)["b"] > lf.inverse_diagonal(state.precision)["b"] + 6 * 0.009
 
 
-@pytest.mark.parametrize(
-    "nested", ["adaptive in changepoint", pytest.param("changepoint in adaptive", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("nested", ["adaptive in changepoint", "changepoint in adaptive"])
+@pytest.mark.slow
 def test_drift_and_jumps_together(nested):
     """Either way round: beside each other in one stream, cut anywhere, with a history of means."""
     if nested == "adaptive in changepoint":

@@ -68,7 +68,7 @@ def test_products_are_the_gradients(name, size):
     assert columns.size == built.size
 
 
-@pytest.mark.parametrize("metric", ["relative", "euclidean"])
+@pytest.mark.parametrize("metric", ["relative", pytest.param("euclidean", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("blocks", ["network", pytest.param("unit", marks=pytest.mark.slow)])
 def test_a_prediction_inside_an_update_is_a_prediction_before_it(blocks, metric):
     rng = np.random.default_rng(3)

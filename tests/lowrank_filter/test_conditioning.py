@@ -97,6 +97,7 @@ def network(params, x):
     return hidden @ params["out"] + params["out bias"]
 
 
+@pytest.mark.slow
 def test_a_classifier_of_320_parameters_on_1500_columns():
     """The same kernel in float64, which has digits to spare."""
     rng = np.random.default_rng(0)
@@ -156,7 +157,7 @@ def test_any_scale_is_right_or_called_ruined(shape, wide, variance, prior, sprea
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("dynamics", [False, True])
-@pytest.mark.parametrize("metric", ["relative", "euclidean"])
+@pytest.mark.parametrize("metric", ["relative", pytest.param("euclidean", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("dimension", "repeats"), [(6, False), (60, False), (60, True)])
 def test_the_reference(dimension, repeats, metric, dynamics):
     """Fewer parameters than columns (4 old, 5 new), more, and more with columns that are almost repeated."""

@@ -112,6 +112,7 @@ def test_memory_stays_flat_over_two_hundred_calls():
     assert after[0] - before[0] < 4096, (before, after)  # kB; one program alone takes more
 
 
+@pytest.mark.slow
 def test_closures_over_much_are_not_kept():
     def call(size):
         big = jnp.ones(size)

@@ -54,6 +54,7 @@ def test_truncated_laplace_update(residual, metric):
     assert agrees("laplace_update", "process noise", zeros=0, rank=3, metric=metric, residual=residual) < 1e-6
 
 
+@pytest.mark.slow
 def test_through_two_steps():
     """What the first step's truncation kept depends on the noise too."""
 

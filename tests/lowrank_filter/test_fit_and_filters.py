@@ -216,6 +216,7 @@ def test_a_stream_goes_on_where_it_stopped(cut):
     assert_equal(resumed, whole)
 
 
+@pytest.mark.slow
 def test_no_mask_is_all_present():
     assert_equal(stream(belief(), X, Y, None), stream(belief(), X, Y, np.ones(N, bool)))
 

@@ -113,6 +113,7 @@ def test_iterations_approach_the_map_of_the_network(name):
     assert slopes[1] < 0.3 * slopes[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_the_gradient_goes_through_the_map():
     belief, apply_fn, likelihood, x, y = problem("categorical", 2)

@@ -180,7 +180,9 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("blocks", [pytest.param("layer", marks=pytest.mark.slow), "unit"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in ("attention", "convolutions") else []) for n in NETWORKS]
+)
 def test_blocks_of_any_network(name, blocks):
     """Blocks from layer inputs and output gradients where they can be read, from whole gradients where not."""
     apply_fn, params, shape = NETWORKS[name]()
@@ -210,7 +212,7 @@ def test_these_are_read_and_not_differentiated_example_by_example(name):
     assert len(found) >= 2 and all(len(uses) == 1 for uses in found)
 
 
-@pytest.mark.parametrize("name", ["convolutions", "attention"])
+@pytest.mark.parametrize("name", ["convolutions", pytest.param("attention", marks=pytest.mark.slow)])
 def test_columns_of_shared_weights_cost_as_much_for_each_example(name):
     """The same numbers as a Jacobian, and operations that grow with the batch and not with its square."""
     apply_fn, params, shape = NETWORKS[name]()

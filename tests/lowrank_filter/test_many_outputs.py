@@ -66,7 +66,7 @@ def test_checks_hold_no_more_than_the_outputs():
     assert largest(program.jaxpr) <= EXAMPLES * CLASSES
 
 
-@pytest.mark.parametrize("structure", ["network", "unit", "kronecker"])
+@pytest.mark.parametrize("structure", ["network", pytest.param("unit", marks=pytest.mark.slow), "kronecker"])
 def test_columns_in_pieces_are_all_of_them(structure, monkeypatch):
     from lowrank_filter.kernels import ggn  # noqa: PLC0415
 

@@ -172,7 +172,7 @@ def test_gradients_do_not_leak_either(name, belief, data):
     assert np.isfinite(jax.jit(jax.grad(evidence))(0.1))
 
 
-@pytest.mark.parametrize("apply_fn", [network, normalised])
+@pytest.mark.parametrize("apply_fn", [network, pytest.param(normalised, marks=pytest.mark.slow)])
 def test_the_filling_of_a_streams_last_chunk_changes_nothing(apply_fn, belief, data):
     x, y = data
     rank = belief.precision.rank

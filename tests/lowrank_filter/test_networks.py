@@ -55,7 +55,8 @@ def stopped(params, x):
     ("structure", "network"),
     [
         *((s, one_head) for s in STARTS if s != "unit"),
-        *(("kronecker", n) for n in (both_heads, dead_end, stopped)),
+        *(("kronecker", n) for n in (both_heads, stopped)),
+        pytest.param("kronecker", dead_end, marks=pytest.mark.slow),
         *(pytest.param("unit", n, marks=pytest.mark.slow) for n in (one_head, stopped)),
     ],
 )

@@ -115,7 +115,7 @@ def reference():
         return results("flat")
 
 
-@pytest.mark.parametrize("form", ["flax", "class"])
+@pytest.mark.parametrize("form", ["flax", pytest.param("class", marks=pytest.mark.slow)])
 def test_the_result_is_the_same(form, reference):
     for came, expected in zip(results(form), reference, strict=True):
         for name in expected:
