@@ -182,17 +182,18 @@ class Language(Experiment):
         ]
         parts: dict[str, Table | str] = {
             "scores": Table(head, honest, "Scores and bounds of unseen text; mean ± standard error over seeds."),
-            "horizons": Table(
-                ("model", *(f"h = {h}" for h in scores.HORIZONS)),
-                ahead,
-                "The price of parallelism: −log p of the h-th of the tokens that are made at once after the past.",
-            ),
             "reconstruction": Table(
                 ("model", "real text", "own text", "own text judged by the TCN", "exp, real text", "exp, own text"),
                 others,
                 "Reconstruction has seen the token it scores and predicts nothing; what a TCN thinks of samples.",
             ),
         }
+        if ahead:
+            parts["horizons"] = Table(
+                ("model", *(f"h = {h}" for h in scores.HORIZONS)),
+                ahead,
+                "The price of parallelism: −log p of the h-th of the tokens that are made at once after the past.",
+            )
         if content["speed"]:
             sizes = sorted({size for each in content["speed"].values() for size in each}, key=lambda s: (len(s), s))
             rows = [
