@@ -242,7 +242,7 @@ def _latent(model: Any, params: Any, key: Array, stream: Stream) -> np.ndarray:
 
         def body(state: Any, inputs: tuple[Array, Array]) -> tuple[Any, Array]:
             state = model.update(params, state, *inputs)
-            return state, state.mean
+            return state, (state.inner if isinstance(state, lt.AdaptedState) else state).mean
 
         return jax.lax.scan(body, state, (xs, ys))[1]
 
