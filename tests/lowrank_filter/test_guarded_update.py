@@ -166,6 +166,50 @@ def test_recovers_from_a_shock(name):
     assert loss[500:].mean() < loss[250:300].mean() + 0.5
 
 
+def test_shuffled_labels_are_survived():
+    """By default; ``info`` tells by its losses alone: no step diverges, none has to be shortened."""
+    rng = np.random.default_rng(1)
+    y = rng.integers(3, size=600)
+    angle = 2 * np.pi * y / 3
+    x = 2 * np.stack([np.cos(angle), np.sin(angle)], 1) + 0.7 * rng.normal(size=(600, 2))
+    x, seen = x.astype(np.float32), y.copy()
+    seen[250:350] = rng.permutation(y[250:350])
+    params = {"a": jnp.asarray(rng.normal(size=(2, 8)), jnp.float32), "b": jnp.zeros((8, 3))}
+
+    def net(params, x):
+        return jnp.tanh(x @ params["a"]) @ params["b"]
+
+    filter = lf.extended_filter(net, lf.Categorical(), rank=4)
+    start = filter.init(params, x[:100])
+    belief, steps = jax.jit(lambda b: lf.filter_stream(filter, b, x, seen, history="means"))(start)
+    before = jax.tree.map(lambda leaf: leaf[:-1], steps.means)
+    right = jax.vmap(lambda params, x: jnp.argmax(net(params, x)))(before, x[1:]) == y[1:]
+    assert np.isfinite(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(belief)])).all()
+    assert right[150:249].mean() > 0.9
+    assert right[450:].mean() > 0.9
+    loss = np.asarray(steps.info.loss)
+    assert loss[250:350].mean() > loss[150:250].mean() + 0.5
+    assert not steps.info.diverged.any() and not steps.info.invalid.any()
+
+
+def test_a_noise_that_depends_on_x():
+    """Clean data, nothing chosen: a log score a tenth of a nat from the truth's after three hundred examples."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-2, 2, size=(600, 1)).astype(np.float32)
+    deviation, noise = np.exp(0.7 * x - 0.5), rng.normal(size=x.shape)
+    y = (np.sin(2 * x) + deviation * noise).astype(np.float32)
+    truth = 0.5 * noise**2 + np.log(deviation) + 0.5 * np.log(2 * np.pi)
+    params = {"a": jnp.asarray(rng.normal(size=(1, 16)), jnp.float32), "b": jnp.zeros(16), "c": jnp.zeros((16, 2))}
+
+    def net(params, x):
+        return jnp.tanh(x @ params["a"] + params["b"]) @ params["c"]
+
+    filter = lf.extended_filter(net, lf.HeteroscedasticGaussian(), rank=10)
+    _, steps = jax.jit(lambda b: lf.filter_stream(filter, b, x, y))(filter.init(params, x[:100]))
+    assert abs(np.mean(steps.info.log_evidence[300:]) + truth[300:].mean()) < 0.1
+    assert not steps.info.diverged.any()
+
+
 @functools.partial(jax.jit, static_argnames="rank")
 def step(belief, x, y, rank=2):
     return lf.update(belief, linear, lf.Gaussian(1.0), x, y, process_noise=0.1, rank=rank)
