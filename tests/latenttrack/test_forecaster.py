@@ -123,6 +123,7 @@ def test_a_backtest_is_predict_and_observe_along_the_way(tmp_path):
     assert len(anew) == 4 * H and anew["actual"].isna().sum() == 2
 
 
+@pytest.mark.slow
 def test_a_filter_corrects_what_comes_after_the_fit_and_is_in_the_file(tmp_path):
     with pytest.warns(UserWarning, match="training rows are few"):
         adapted = lt.Forecaster(CONFIG, adapt="filter", **ROLES).fit(frame(), **SMALL)

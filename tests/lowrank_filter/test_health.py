@@ -120,6 +120,7 @@ def operations(update):
     return sum(" = stablehlo." in line for line in text.splitlines())
 
 
+@pytest.mark.slow
 def test_what_is_not_asked_for_is_not_computed():
     """The programs differ by the record's own few operations, and by nothing that the belief is made of."""
     plain, asked = UPDATES["plain"](BELIEF, X, Y), UPDATES["health"](BELIEF, X, Y)

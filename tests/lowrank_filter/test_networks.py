@@ -54,9 +54,10 @@ def stopped(params, x):
 @pytest.mark.parametrize(
     ("structure", "network"),
     [
-        *((s, one_head) for s in STARTS if s != "unit"),
+        *((s, one_head) for s in STARTS if s not in ("layer", "unit")),
         *(("kronecker", n) for n in (both_heads, stopped)),
         pytest.param("kronecker", dead_end, marks=pytest.mark.slow),
+        pytest.param("layer", one_head, marks=pytest.mark.slow),
         *(pytest.param("unit", n, marks=pytest.mark.slow) for n in (one_head, stopped)),
     ],
 )
