@@ -6,6 +6,7 @@ suite, 10,000 in the slow one.
 
 import functools
 from typing import NamedTuple
+from unittest import mock
 
 import dense
 import hypothesis.strategies as st
@@ -17,6 +18,7 @@ from hypothesis import example, given, settings
 from jax.flatten_util import ravel_pytree
 
 import lowrank_filter as lf
+from lowrank_filter.algebra import diag_low_rank
 from lowrank_filter.algebra.example_gradients import Stack
 
 SHAPES = {"a": {"bias": (3,), "kernel": (2, 3)}, "gain": (2,)}
@@ -176,9 +178,15 @@ def everything(kind, precision, other, vector, noise, decay, columns, target):
 
 
 @functools.cache
-def compiled(kind, dtype):
-    del dtype  # one program for each
-    return jax.jit(functools.partial(everything, kind))
+def compiled(kind, dtype, few):
+    """One program for each; ``few``: whether these few parameters are solved for densely, as they are, or as many."""
+    del dtype
+
+    def traced(*args):
+        with mock.patch.object(diag_low_rank, "_FEW", diag_low_rank._FEW if few else 0):
+            return everything(kind, *args)
+
+    return jax.jit(traced)
 
 
 class Case(NamedTuple):
@@ -239,13 +247,13 @@ def woodbury(kind, precision, matrix):
     return (np.diag(matrix) / flat(diag)).max() ** 2
 
 
-def check(case):
+def check(case, few):
     kind, dtype = case.kind, case.dtype
     (*rest, columns, target), matrix, added = build(case)
     rows = jax.tree.map(lambda *leaves: np.stack(leaves), *[unravel(row) for row in columns])
     with jax.enable_x64(dtype == "float64"):
         narrow = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (*rest, rows, target))
-        came = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), compiled(kind, dtype)(*narrow))
+        came = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), compiled(kind, dtype, few)(*narrow))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(came))
     assert (flat(came["variances"]) > 0).all() and came["whitened"] >= 0
     assert came["share"] >= 0 and (came["share"] <= 1 or kind[0] == "kronecker")
@@ -314,14 +322,14 @@ def check(case):
 
 
 @settings(max_examples=60)
-@given(cases(SOME))
-def test_the_algebra_is_the_dense_one(case):
-    check(case)
+@given(cases(SOME), st.booleans())
+def test_the_algebra_is_the_dense_one(case, few):
+    check(case, few)
 
 
 @pytest.mark.slow
 @settings(max_examples=10_000)
-@given(cases(EVERY))
-@example(Case(("layer", 3), "float64", "opposite", (0.1, 1e3), 0.0, 0.5, 1e-2, 128))
-def test_the_algebra_is_the_dense_one_in_ten_thousand_cases(case):
-    check(case)
+@given(cases(EVERY), st.booleans())
+@example(Case(("layer", 3), "float64", "opposite", (0.1, 1e3), 0.0, 0.5, 1e-2, 128), True)
+def test_the_algebra_is_the_dense_one_in_ten_thousand_cases(case, few):
+    check(case, few)
