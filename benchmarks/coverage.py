@@ -3,11 +3,12 @@
 One model of the default configuration each, trained on the first 60 % of the hours with the default options and kept
 where it scores best on the next 20 %; in the last 20 % a forecast starts at each midnight, from a state that has seen
 everything before it. Inputs are the calendar's alone, so that every input of a step ahead is known: the level itself by
-``lt.forecast``, with phases of day and week; and ``lt.Forecaster``, which models increments.
+``lt.forecast``, with phases of day and week; and ``lt.Forecaster``, which models increments, alone and adapted.
 """
 
+import functools
 import time
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,13 +74,13 @@ def of_the_level(data: Oil, days: int) -> Daily:
     return Daily(np.asarray(mean)[..., 0], [(np.asarray(low)[..., 0], np.asarray(high)[..., 0]) for low, high in ends])
 
 
-def of_the_forecaster(data: Oil, days: int) -> Daily:
+def of_the_forecaster(data: Oil, days: int, adapt: Literal["filter"] | None = None) -> Daily:
     """A frame in, a frame out."""
     import pandas as pd  # noqa: PLC0415  one of two libraries that it takes
 
     frame = pd.DataFrame({"time": data.time, TARGET: data.level})
     share = 1 - data.validation / data.test
-    found = lt.Forecaster(target=TARGET).fit(frame[: data.test], validation=share)
+    found = lt.Forecaster(target=TARGET, adapt=adapt).fit(frame[: data.test], validation=share)
     rows = frame[data.test :][: days * DAY]
     ahead = found.backtest(rows, DAY, level=[100 * level for level in LEVELS], paths=PATHS)
 
@@ -100,7 +101,12 @@ def main() -> None:
     columns = ("hours ahead", *(f"in {level:.0%}" for level in LEVELS), "MAE", "MAE, last value")
     rows: list[tuple] = []
     facts: dict[str, Any] = {"forecasts": days, "paths": PATHS}
-    for name, run in (("the level, lt.forecast", of_the_level), ("lt.Forecaster", of_the_forecaster)):
+    runs = {
+        "the level, lt.forecast": of_the_level,
+        "lt.Forecaster": of_the_forecaster,
+        "lt.Forecaster, adapted": functools.partial(of_the_forecaster, adapt="filter"),
+    }
+    for name, run in runs.items():
         began = time.perf_counter()
         found = run(data, days)
         shares = [np.mean((low <= targets) & (targets <= high), axis=0) for low, high in found.ends]

@@ -39,7 +39,7 @@ FAULTS = {
     "leverage": Fault(LOW_RANK, "jnp.maximum(1 - leverage, ", "jnp.maximum(1 + leverage, ", ALGEBRA),
     "draw-scale": Fault(LOW_RANK, "d.dtype) / jnp.sqrt(d)", "d.dtype) / d", ALGEBRA),
     "propagate-transition": Fault(LOW_RANK, "a * r * w, shrink", "r * w, shrink", ALGEBRA),
-    "retrodict-square": Fault(LOW_RANK, "a * a * d, transition", "a * d, transition", SMOOTH),
+    "retrodict-square": Fault(LOW_RANK, "a * a * d, transition", "a * d, transition", f"{SMOOTH} {ALGEBRA}"),
     "gain-noise": Fault(LOW_RANK, "x - q * r * w, scaled", "x - r * w, scaled", SMOOTH),
     "shrink-square": Fault(LOW_RANK, "1 / (a * a + q * d)", "1 / (a + q * d)", ALGEBRA),
     "prior-weight": Fault(LOW_RANK, "s * s / d, scale, diag", "s / d, scale, diag", UPDATE),
