@@ -20,6 +20,9 @@ from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import compiled
 from lowrank_filter.kernels.prior import Scaled
 
+# k where none is given: a stream's, see docs/start/choosing.md.
+RANK = 10
+
 
 class Belief(NamedTuple):
     """θ ~ N(mean, precision⁻¹).
@@ -61,8 +64,9 @@ def init(
             per layer, an array per parameter), or the network's own, :func:`scaled`. Frozen parameters take none.
         structure: a :class:`LowRank`, :class:`Dense`, :class:`Diagonal`, :class:`KroneckerFactored` or
             :class:`Frozen`, or a pytree prefix of ``params`` of them.
-        rank: k, for short: ``rank=k`` is ``structure=LowRank(k)``, and with it ``structure="layer"`` or "unit" is
-            ``LowRank(k, blocks="layer")``, "network" the same as none; "kronecker" is ``KroneckerFactored()``.
+        rank: k, for short, and 10 if neither this nor a structure is given: ``rank=k`` is ``structure=LowRank(k)``, and
+            with it ``structure="layer"`` or "unit" is ``LowRank(k, blocks="layer")``, "network" the same as none;
+            "kronecker" is ``KroneckerFactored()``.
         blocks, layers: as in :class:`LowRank`; deprecated, give them to the structure.
 
     Raises:
@@ -116,16 +120,12 @@ def structured(structure: Any, rank: int | None) -> Any:
     """The structures that are meant.
 
     Raises:
-        ValueError: a name is unknown, or a rank is missing, or is given where there is none.
+        ValueError: a name is unknown, or a rank is given where there is none.
     """
     if isinstance(structure, str):
         checks.choice("structure", structure, NAMES)
     if structure is None or (isinstance(structure, str) and structure != "kronecker"):
-        if rank is None:
-            raise ValueError(
-                f"rank: expected a static integer >= 0 for structure={structure or 'network'!r}, got None; give one, "
-                "or structure=LowRank(rank)"
-            )
+        rank = RANK if rank is None else rank
         checks.rank(rank)
         return LowRank(rank, blocks=cast("Couples", structure or "network"))
     if rank is not None:

@@ -206,7 +206,7 @@ TABLE = {
         {
             "params": NETWORK,
             "precision": prefix(zero=False, negative=False),
-            "rank": RANK,
+            "rank": OPTIONAL_RANK,
             "structure": NAMED | {"a name in a prefix": {"b": "layer", "w": "layer"}, "no prefix": [lf.Diagonal()]},
             "blocks": NAMED,
             "layers": LAYERS,
@@ -348,7 +348,7 @@ TABLE = {
         {
             "apply_fn": APPLY,
             "likelihood": LIKELIHOOD,
-            "rank": RANK,
+            "rank": OPTIONAL_RANK,
             "structure": NAMED,
             **OPEN_DYNAMICS,
             **TRUNCATION,
@@ -366,7 +366,7 @@ TABLE = {
             "likelihood": LIKELIHOOD,
             "optimizer": calls.optimizer(),
             "steps": calls.count(0),
-            "rank": RANK,
+            "rank": OPTIONAL_RANK,
             "structure": NAMED,
             "fit_batch_size": calls.count(1, optional=True),
             **OPEN_DYNAMICS,

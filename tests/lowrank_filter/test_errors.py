@@ -88,7 +88,6 @@ CASES = {
         TypeError,
         "floating-point.*int32",
     ),
-    "init: no rank": (lambda: lf.init(PARAMS), ValueError, r"rank: expected.*got None; give one, or structure="),
     "init: rank twice": (lambda: lf.init(PARAMS, structure=lf.LowRank(1), rank=1), ValueError, "rank: expected None"),
     "init: no structure": (lambda: lf.init(PARAMS, structure=3), TypeError, "structure: expected LowRank.*got 3; give"),
     "init: a name in a prefix": (
@@ -286,7 +285,6 @@ CASES = {
         ValueError,
         "structure: expected one of.*'row'",
     ),
-    "filter: no rank": (lambda: lf.extended_filter(net, lf.Categorical()), ValueError, "rank.*'network', got None"),
     "stream: history": (
         lambda: lf.filter_stream(*STREAM, X, Y, history="some"),
         ValueError,

@@ -47,3 +47,11 @@ def test_traced():
 def test_parameters_that_the_outputs_do_not_see():
     belief = lf.init(PARAMS, lf.scaled(lambda p, x: x[:, :2], X), rank=0)
     np.testing.assert_array_equal(belief.precision.diag["a"]["w"], 1)
+
+
+def test_a_rank_that_is_not_given_is_ten():
+    assert lf.init(PARAMS).precision.rank == 10
+    built = lf.extended_filter(net, lf.Categorical())
+    belief, _ = built.step(built.init(PARAMS, X), X[:2], jnp.zeros(2, int))
+    assert belief.precision.rank == 10
+    assert lf.init(PARAMS, structure="kronecker").precision.rank == 0
