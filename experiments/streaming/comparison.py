@@ -90,6 +90,7 @@ class StreamComparison(Experiment):
                 for variant in variants:
                     with study.part(f"{variant}, {label(model)}") as advance:
                         put(model, entry, variant, fresh=True)
+                        jax.clear_caches()  # a process may map only so many programs
                         advance()
                     study.write(content_of(variants, found, pairs))
             times = {}
