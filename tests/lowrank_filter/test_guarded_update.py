@@ -99,7 +99,7 @@ def test_the_gaussian_nearest_to_a_posterior_of_unknown_noise():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", ["gaussian", pytest.param("categorical", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [pytest.param("gaussian", marks=pytest.mark.slow), "categorical"])
 def test_iterations_approach_the_map_of_the_network(name):
     belief, apply_fn, likelihood, x, y = problem(name, 2)
 
