@@ -10,6 +10,7 @@ import pytest
 from problems import LIKELIHOODS, B, problem
 
 import lowrank_filter as lf
+from lowrank_filter.kernels.line_search import line_search
 
 
 @functools.partial(jax.jit, static_argnums=(1,), static_argnames=("rank", "iterations"))
@@ -268,3 +269,27 @@ def test_a_network_that_bends_is_guarded():
 
     assert info.step_size < 1
     assert loss(updated) < loss(belief) < loss(plain)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("seed", range(4))
+def test_a_step_is_halved_until_the_penalised_loss_falls(seed):
+    """Between two points that are both away from the prior's mean, as in an update's second linearisation."""
+    start, step, target = np.random.default_rng(seed).normal(size=(3, 3))
+    end = start + 6 * step
+
+    def loss(point):
+        return jnp.sum((point - target) ** 4)
+
+    products = start @ start, start @ end, end @ end
+    arguments = jnp.asarray(loss(start)), jnp.asarray(start), jnp.asarray(end), tuple(map(jnp.asarray, products))
+    point, length, distance, found = line_search(loss, *arguments)
+    lengths = 0.5 ** np.arange(25)
+    points = start + lengths[:, None] * (end - start)
+    penalised = np.sum((points - target) ** 4, axis=1) + 0.5 * np.sum(points**2, axis=1)
+    fell = penalised <= float(loss(start)) + 0.5 * start @ start
+    assert bool(found) == fell.any()
+    if fell.any():
+        assert length == lengths[fell.argmax()]
+    np.testing.assert_allclose(point, start + length * (end - start), rtol=1e-12)
+    np.testing.assert_allclose(distance, point @ point, rtol=1e-12)
