@@ -125,9 +125,7 @@ class Network(linen.Module):
         self, z: Float[Array, " d"], hidden: Float[Array, " H"], x: Float[Array, " x"]
     ) -> Float[Array, " features"]:
         """What the predictor's last layer sees, the summary, and 1."""
-        for weight, bias in self.weights(z, hidden)[:-1]:
-            x = jnp.tanh(x @ weight + bias)
-        return _with_one(jnp.concatenate([x, hidden]))
+        return _with_one(jnp.concatenate([_last_hidden(self.weights(z, hidden), x), hidden]))
 
     def emissions(
         self, z: Float[Array, "*batch S d"], hidden: Float[Array, "*batch H"], x: Float[Array, "*batch x"]
@@ -167,10 +165,15 @@ def _with_one(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n+1"]:
 
 def emit(theta: Theta, x: Float[Array, " x"], variance_floor: float) -> tuple[Float[Array, " y"], Float[Array, " y"]]:
     """Mean and variance of the predictor f_θ(x)."""
+    weight, bias = theta[-1]
+    return head(_last_hidden(theta, x) @ weight + bias, variance_floor)
+
+
+def _last_hidden(theta: Theta, x: Float[Array, " x"]) -> Float[Array, " hidden"]:
+    """What the last layer of the predictor sees."""
     for weight, bias in theta[:-1]:
         x = jnp.tanh(x @ weight + bias)
-    weight, bias = theta[-1]
-    return head(x @ weight + bias, variance_floor)
+    return x
 
 
 def head(
