@@ -453,9 +453,8 @@ def summary(outputs: Outputs, ys: Targets, mask: Bool[Array, " T"] | None = None
 
 
 def _summary(outputs: Outputs, ys: Array, mask: Array | None) -> Summary:
-    mask = _valid(outputs, mask)
-    seen = jnp.ones(len(ys), bool) if mask is None else mask
-    share = _shares(len(ys), mask)
+    seen = _valid(outputs, mask)
+    share = _shares(len(ys), seen)
     ys = jnp.where(seen[:, None], ys, 0)
     scores = jnp.where(seen, -outputs.log_prob, jnp.nan)
     pits = _pit(ys, outputs.mean, outputs.variance)
@@ -471,7 +470,7 @@ def _summary(outputs: Outputs, ys: Array, mask: Array | None) -> Summary:
         average(_squared_error(ys, outputs.mean)),
         average(_crps(ys, outputs.mean, outputs.variance, batch_size=_STEPS)),
         average(_covered(pits, 0.9)),
-        _calibration_error(pits, mask, levels=_LEVELS),
+        _calibration_error(pits, seen, levels=_LEVELS),
         average(aleatoric),
         average(epistemic),
         _spikes(jnp.where(seen, -outputs.log_prob, -jnp.inf), _SPIKE),
@@ -516,8 +515,7 @@ def health(outputs: Outputs, ys: Targets, mask: Bool[Array, " T"] | None = None,
 
 
 def _health(outputs: Outputs, ys: Array, mask: Array | None, *, window: int) -> Health:
-    mask = _valid(outputs, mask)
-    seen = jnp.ones(len(ys), bool) if mask is None else mask
+    seen = _valid(outputs, mask)
     ys = jnp.where(seen[:, None], ys, 0)
     aleatoric, epistemic = _uncertainty(outputs.mean, outputs.variance)
     error, total = _squared_error(ys, outputs.mean), aleatoric + epistemic
@@ -542,11 +540,10 @@ def _observed(outputs: Outputs, ys: Targets, mask: Any) -> tuple[Targets, Bool[A
     return ys, mask
 
 
-def _valid(outputs: Outputs, mask: Array | None) -> Array | None:
+def _valid(outputs: Outputs, mask: Array | None) -> Bool[Array, " T"]:
     """Which steps are scored: those observed that were not invalid."""
-    if outputs.invalid is None:
-        return mask
-    return ~outputs.invalid if mask is None else mask & ~outputs.invalid
+    seen = jnp.ones(outputs.log_prob.shape, bool) if mask is None else mask
+    return seen if outputs.invalid is None else seen & ~outputs.invalid
 
 
 def _shares(size: int, mask: Bool[Array, " T"] | None) -> Float[Array, " T"]:
