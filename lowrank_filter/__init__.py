@@ -15,6 +15,7 @@ from lowrank_filter.algebra.parts import Parts
 from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.structures import Dense, Diagonal, Frozen, KroneckerFactored, LowRank
 from lowrank_filter.common.pieces import OtherRunError
+from lowrank_filter.common.registered import registered
 from lowrank_filter.drivers.adaptive import AdaptiveBelief, adaptive_filter
 from lowrank_filter.drivers.changepoint import ChangepointBelief, changepoint_filter
 from lowrank_filter.drivers.filters import Filter, extended_filter, laplace_filter
@@ -86,6 +87,7 @@ __all__ = [
     "penalty",
     "predict",
     "predictive",
+    "registered",
     "run_stream",
     "sample",
     "scaled",

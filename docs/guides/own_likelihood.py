@@ -3,8 +3,8 @@
 Subclass `lf.Likelihood` and define `nll` for one example: the rest follows by automatic differentiation of the
 Hessian. Where that is not positive semi-definite, as for a Student-t far from its centre, give `root` and
 `whitened_score` in closed form: any S whose S Sᵀ is a good curvature, and u with S u = ∇ nll. Here S Sᵀ = w/scale², w
-= (ν + 1)/(ν + z²), the weight of iterated least squares: an outlier says little. Registered as a dataclass, its
-numbers are traced.
+= (ν + 1)/(ν + z²), the weight of iterated least squares: an outlier says little. Registered with
+`lf.registered`, its numbers are traced.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import lowrank_filter as lf
 
 
-@jax.tree_util.register_dataclass
+@lf.registered
 @dataclasses.dataclass(frozen=True)
 class StudentT(lf.Likelihood):
     """y ~ f + scale·t_ν: tails that do not believe an outlier."""

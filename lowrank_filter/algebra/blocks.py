@@ -18,9 +18,10 @@ from lowrank_filter.algebra.precision import Correction, Curvature, Misfit, Proj
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.common import checks
+from lowrank_filter.common.registered import registered
 
 
-@jax.tree_util.register_dataclass
+@registered
 @dataclasses.dataclass(frozen=True)
 class Blocks:
     """P with blocks Pᵤ = diag(dᵤ) + WᵤWᵤᵀ on its diagonal and nothing beside them; memory (k + 1)·D.

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from lowrank_filter.algebra import tree
 from lowrank_filter.algebra.tree import Tree
+from lowrank_filter.common.registered import registered
 
 
 class Combinable(Protocol):
@@ -149,7 +150,7 @@ def _leaf_of(places: Sequence[Place], arrays: Sequence[Array], like: Any) -> Arr
     return flat.reshape(count, *like.shape)
 
 
-@jax.tree_util.register_dataclass
+@registered
 @dataclasses.dataclass(frozen=True)
 class LayerGradients:
     """The gradients of dense layers: for example b and root r, and for each array of parameters, x_b ⊗ g_br.

@@ -16,9 +16,10 @@ from lowrank_filter.algebra.square_root import shortened, solve_few_parameters
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.common import checks
+from lowrank_filter.common.registered import registered
 
 
-@jax.tree_util.register_dataclass
+@registered
 @dataclasses.dataclass(frozen=True)
 class FullMatrix:
     """P = RᵀR over few parameters: the square-root information filter (Bierman 1977, Factorization methods for discrete

@@ -16,6 +16,7 @@ from lowrank_filter.algebra.precision import Correction, Curvature, KroneckerFac
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.common import checks
+from lowrank_filter.common.registered import registered
 
 
 class Diagonal(NamedTuple):
@@ -105,7 +106,7 @@ class _SquaredMisfit(NamedTuple):
     whole: Float[Array, ""]
 
 
-@jax.tree_util.register_dataclass
+@registered
 @dataclasses.dataclass(frozen=True)
 class Kronecker:
     """P = (U ⊗ V) diag(S) (U ⊗ V)ᵀ for each layer, S of shape [U, m]; memory U² + m² + U·m a layer.

@@ -28,6 +28,7 @@ from lowrank_filter.algebra.structures import (
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.common import checks
+from lowrank_filter.common.registered import registered
 
 _FROZEN = -1
 
@@ -105,7 +106,7 @@ def _restored(example: Tree, *rest: Any) -> Membership:
     return Membership(jax.tree.structure(example), *rest)
 
 
-@jax.tree_util.register_dataclass
+@registered
 @dataclasses.dataclass(frozen=True)
 class Parts:
     """P with the precision of each part on its diagonal and nothing beside them; frozen parameters are in none.

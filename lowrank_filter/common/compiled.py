@@ -11,6 +11,8 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from lowrank_filter.common.registered import registered
+
 # Programs kept, and of those that hold many bytes through their functions' closures.
 _PROGRAMS, _HEAVY_PROGRAMS, _HEAVY = 64, 2, 2**20
 # An array of so many bytes is told from another one by what it holds, a larger one by being another object.
@@ -30,11 +32,11 @@ def compiled(core: Callable, /, *args: Any, **static: Any) -> Any:
         core: a function of a module; its arguments ``args`` are traced.
         static: its keyword arguments, which are not.
     """
-    leaves = jax.tree.leaves(args)
+    leaves, structure = jax.tree.flatten(args)
     if not all(map(_is_number, leaves)) or (any(isinstance(leaf, Tracer) for leaf in leaves) and _staged()):
         return _lenient(core, *args, **static)
     try:
-        choices = Static(static)
+        choices = Static(static, structure)
     except _TracedError:
         return _lenient(core, *args, **static)
     return (_heavy_program if choices.weight > _HEAVY else _program)(core, choices)(*args)
@@ -43,7 +45,7 @@ def compiled(core: Callable, /, *args: Any, **static: Any) -> Any:
 def output_of(apply_fn: Callable, *args: Any) -> Any:
     """``jax.eval_shape(apply_fn, *args)``, traced once for each function and shape."""
     try:
-        choices = Static({"apply_fn": apply_fn})
+        choices = Static({"apply_fn": apply_fn}, jax.tree.structure(args))
     except _TracedError:
         return jax.eval_shape(apply_fn, *args)
     program: Any = _program if choices.weight <= _HEAVY and not _staged() else _jitted
@@ -88,7 +90,7 @@ def _filled(cell: types.CellType) -> bool:
     return True
 
 
-@jax.tree_util.register_dataclass
+@registered
 @dataclasses.dataclass(frozen=True)
 class Shared:
     """A pytree in which one number that stands in several places stays one where it is traced.
@@ -120,17 +122,18 @@ class Shared:
 
 
 class Static:
-    """Static arguments as one hashable value: equal where no program could tell the difference.
+    """Static arguments, and the structure of the others, as one hashable value: equal where no program could differ.
 
     Attributes:
         values: the arguments.
         weight: bytes of the arrays that they hold.
     """
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+    def __init__(self, values: Mapping[str, Any], structure: Any = None) -> None:
         self.values = values
         reading = _Reading()
-        self.key = tuple((name, reading.key(value)) for name, value in values.items())
+        # Structures of two of a caller's dataclasses may be equal (see `registered`); their hashes are not.
+        self.key = (hash(structure), *((name, reading.key(value)) for name, value in values.items()))
         self.weight = reading.weight
 
     def __hash__(self) -> int:

@@ -36,6 +36,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from lowrank_filter.common import checks
+from lowrank_filter.common.registered import registered
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -188,7 +189,7 @@ def _floor(dtype: Any) -> float:
     return float(jnp.finfo(dtype).tiny) ** 0.75
 
 
-@jax.tree_util.register_dataclass
+@registered
 @dataclasses.dataclass(frozen=True)
 class Categorical(Likelihood):
     """y ∈ {0 … C−1}, p = softmax(f). S = diag(√p) − p √pᵀ, u = √p − e_y/√p_y; targets are integers."""
@@ -258,7 +259,7 @@ class Categorical(Likelihood):
         return jnp.maximum(jax.nn.softmax(output), _floor(output.dtype))
 
 
-@jax.tree_util.register_dataclass
+@registered
 @dataclasses.dataclass(frozen=True)
 class Gaussian(Likelihood):
     """y ~ N(f, R), R = L Lᵀ. S = L⁻ᵀ, u = L⁻¹(f − y).
@@ -340,7 +341,7 @@ class Gaussian(Likelihood):
         return jnp.broadcast_to(jnp.asarray(self.covariance, output.dtype), output.shape)
 
 
-@jax.tree_util.register_dataclass
+@registered
 @dataclasses.dataclass(frozen=True)
 class Bernoulli(_Independent):
     """y ∈ [0, 1]^C, independent, p = sigmoid(f). S = √(p(1 − p)), u = (p − y)/√(p(1 − p))."""
@@ -382,7 +383,7 @@ class Bernoulli(_Independent):
         return jnp.sqrt(jnp.maximum(variance, _floor(output.dtype)))
 
 
-@jax.tree_util.register_dataclass
+@registered
 @dataclasses.dataclass(frozen=True)
 class Poisson(_Independent):
     """y ∈ {0, 1, …}^C, independent, rate = exp(f). S = √rate, u = (rate − y)/√rate."""
@@ -435,7 +436,7 @@ class Poisson(_Independent):
         return jnp.sqrt(jnp.maximum(jnp.exp(output), _floor(output.dtype)))
 
 
-@jax.tree_util.register_dataclass
+@registered
 @dataclasses.dataclass(frozen=True)
 class HeteroscedasticGaussian(_Independent):
     """y ~ N(μ, diag σ²), outputs f = (μ, log σ²) concatenated, C = 2m for m targets.
@@ -497,7 +498,7 @@ class HeteroscedasticGaussian(_Independent):
         return (target - mean) * jnp.exp(-log_variance / 2), log_variance
 
 
-@jax.tree_util.register_dataclass
+@registered
 @dataclasses.dataclass(frozen=True)
 class UncertainGaussian(_Independent):
     """:class:`HeteroscedasticGaussian` expected under outputs N((μ, s), V), s = log σ².

@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, Key
 from lowrank_filter.algebra import small_matrices, tree
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import compiled
+from lowrank_filter.common.registered import registered
 from lowrank_filter.kernels.evidence import log_expectation, standard_points
 from lowrank_filter.kernels.examples import Batch, check_targets
 from lowrank_filter.kernels.expansion import Local, expand
@@ -17,7 +18,7 @@ from lowrank_filter.kernels.likelihoods import Gaussian, Likelihood
 from lowrank_filter.kernels.output_map import output_map
 
 
-@jax.tree_util.register_dataclass
+@registered
 @dataclasses.dataclass(frozen=True)
 class Prediction:
     """p(y | x) = E p(y | f), f ~ N(f̂, Σ), of each of B examples by itself.

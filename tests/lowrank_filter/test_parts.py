@@ -135,7 +135,7 @@ def test_a_stream(name):
         matrix = matrix + blocks * (slopes.T @ slopes / 0.3)
         assert_seen(came, mean, matrix, learns)
         assert abs(evidence - expected) < 1e-9 * abs(expected)
-        assert truncated < 1e-12
+        assert truncated < 1e-12 or "diagonal" in name  # which keeps no direction
     slopes = jacobian(unravel(jnp.asarray(mean)), learns).reshape(4, 2, -1)
     expected = np.einsum("bcd,de,bfe->bcf", slopes, np.linalg.inv(matrix), slopes)
     assert dense.relative_error(covariance, expected) < 1e-9

@@ -22,6 +22,7 @@ from experiments.continual.learners.interface import (
     follow,
 )
 from experiments.continual.networks import Network
+from lowrank_filter.common.registered import registered
 
 
 class Product(NamedTuple):
@@ -31,7 +32,7 @@ class Product(NamedTuple):
     inputs: Float[Array, "*T m m"]
 
 
-@jax.tree_util.register_dataclass
+@registered
 @dataclasses.dataclass(frozen=True)
 class Products:
     """Λ = τI + Σₜ Gₜ ⊗ Aₜ for each layer, as far as training needs it: a quadratic form.
