@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import lowrank_filter as lf
+from lowrank_filter.common.pieces import fetched
 
 SIZES, RANK, STEPS, SEEDS, EXAMPLES = (64, 512, 512, 8), 5, 3, 2, 4
 LIKELIHOOD = lf.Categorical()
@@ -88,11 +89,15 @@ def comparable(belief):
 
 
 def difference(came, expected):
-    pairs = zip(*map(jax.tree.leaves, jax.device_get((came, expected))), strict=True)
+    pairs = zip(*map(jax.tree.leaves, fetched((came, expected))), strict=True)
     return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs if np.abs(b).max() > 0)
 
 
 def main():
+    print(json.dumps(measured()))
+
+
+def measured():
     mesh = Mesh(np.array(jax.devices()).reshape(SEEDS, -1), ("seeds", "params"))
     keys = jax.random.split(jax.random.key(0), 3)
     x, y = jax.random.normal(keys[1], (EXAMPLES, SIZES[0])), jax.random.randint(keys[2], (EXAMPLES,), 0, SIZES[-1])
@@ -111,7 +116,7 @@ def main():
             "moved": moved(split.as_text()),
             "sharded": came.precision.factor[1]["w"].addressable_shards[0].data.shape[2] * 4 == SIZES[1],
         }
-    print(json.dumps(found))
+    return found
 
 
 if __name__ == "__main__":

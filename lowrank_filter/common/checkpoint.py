@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lowrank_filter.common.checks import concrete
+from lowrank_filter.common.checksum import checksum
 from lowrank_filter.common.lock import alone
 from lowrank_filter.common.pieces import OtherRunError
 
@@ -44,7 +46,8 @@ class Checkpoint:
         self._folder = Path(folder).absolute()
         self._identity = {name: _shown(value) for name, value in identity.items()}
         self._open = contextlib.ExitStack()
-        self._open.enter_context(alone(self._folder))
+        if jax.process_index() == 0:  # the others of a run on several machines come with it
+            self._open.enter_context(alone(self._folder))
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
         self._manager = self._open.enter_context(ocp.CheckpointManager(self._folder, options=options))
 
@@ -96,11 +99,11 @@ class Checkpoint:
 
     def save(self, position: int, state: Tree) -> None:
         """Copy the state after ``position`` steps now, and write it in the background."""
-        leaves = [np.asarray(leaf) for leaf in jax.device_get(_plain(state))]
+        # Arrays over several devices are written from where they are.
+        leaves = [leaf if _split(leaf) else np.asarray(leaf) for leaf in _plain(state)]
         about = {
             "identity": self._identity,
-            "leaves": [[leaf.dtype.name, list(leaf.shape)] for leaf in leaves],
-            "sha256": _digest(leaves),
+            "leaves": [[leaf.dtype.name, list(leaf.shape), checksum(leaf)] for leaf in leaves],
         }
         args = ocp.args.Composite(
             state=ocp.args.StandardSave({str(i): leaf for i, leaf in enumerate(leaves) if leaf.size}),
@@ -111,7 +114,7 @@ class Checkpoint:
     def _about(self, position: int) -> dict[str, Any]:
         args = ocp.args.Composite(about=ocp.args.JsonRestore())
         about = self._manager.restore(position, args=args)["about"]
-        if not isinstance(about, dict) or set(about) != {"identity", "leaves", "sha256"}:
+        if not isinstance(about, dict) or set(about) != {"identity", "leaves"}:
             raise ValueError("expected a checkpoint of this program, got one of another")
         before = about["identity"]
         names = sorted(n for n in {*before, *self._identity} if before.get(n) != self._identity.get(n))
@@ -125,21 +128,22 @@ class Checkpoint:
         return about
 
     def _state(self, position: int, about: dict[str, Any], like: Tree) -> Tree:
-        empty = [np.zeros(shape, jnp.dtype(name)) for name, shape in about["leaves"]]
+        wanted, structure = jax.tree.flatten(like)
+        names, shapes, sums = zip(*about["leaves"], strict=True)
+        if len(wanted) != len(names):
+            raise ValueError(f"expected {len(wanted)} arrays, got {len(names)}")
+        empty = [_empty(*leaf) for leaf in zip(wanted, names, shapes, strict=True)]
         template = {str(i): leaf for i, leaf in enumerate(empty) if leaf.size}
         args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
         found = self._manager.restore(position, args=args)["state"]
-        leaves = [np.asarray(found.get(str(i), leaf)) for i, leaf in enumerate(empty)]
+        leaves = [found.get(str(i), leaf) for i, leaf in enumerate(empty)]
         # Codecs pass over some damage and fill what is missing with zeros.
-        if _digest(leaves) != about["sha256"]:
+        if tuple(map(checksum, leaves)) != sums:
             raise ValueError("expected the arrays that were saved, got others: their checksum differs")
-        wanted, structure = jax.tree.flatten(like)
-        if len(wanted) != len(leaves):
-            raise ValueError(f"expected {len(wanted)} arrays, got {len(leaves)}")
         return jax.tree.unflatten(structure, [_placed(*pair) for pair in zip(wanted, leaves, strict=True)])
 
     def _set_aside(self, refused: Mapping[int, str]) -> None:
-        for position in refused:
+        for position in refused if jax.process_index() == 0 else ():
             target = self._folder / f"refused-{position}"
             while target.exists():
                 target = target.with_name(f"{target.name}-again")
@@ -152,12 +156,22 @@ def _plain(tree: Tree) -> list[Any]:
     return [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in jax.tree.leaves(tree)]
 
 
-def _placed(like: Any, leaf: np.ndarray) -> Any:
+def _split(leaf: Any) -> bool:
+    """Whether an array is on several devices."""
+    return isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
+
+
+def _empty(like: Any, dtype: str, shape: list[int]) -> Any:
+    """What stands for an array that will be read: one that goes to several devices is read there, piece by piece."""
+    if _split(like) and not _is_key(like) and tuple(shape) == like.shape:
+        return jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype), sharding=like.sharding)
+    return np.zeros(shape, jnp.dtype(dtype))
+
+
+def _placed(like: Any, leaf: Any) -> Any:
     if _is_key(like):
         return jax.random.wrap_key_data(jnp.asarray(leaf), impl=jax.random.key_impl(like))
-    if isinstance(like, jax.Array) and len(like.sharding.device_set) > 1:
-        return jax.device_put(leaf, like.sharding)
-    return jnp.asarray(leaf)
+    return jax.device_put(leaf, like.sharding) if _split(like) else jnp.asarray(leaf)
 
 
 def _is_key(leaf: Any) -> bool:
@@ -170,18 +184,10 @@ def _shown(value: Any) -> str:
         return repr(value)
     if isinstance(value, str):
         return repr(value) if len(value) < 80 else f"text of SHA-256 {hashlib.sha256(value.encode()).hexdigest()[:16]}"
-    leaves = [np.asarray(leaf) for leaf in _plain(value)]
+    leaves = [np.asarray(leaf) if concrete(leaf) else leaf for leaf in _plain(value)]
     if len(leaves) == 1 and leaves[0].ndim == 0:
         return f"{leaves[0].item()!r} ({leaves[0].dtype.name})"
     size = sum(leaf.size for leaf in leaves)
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(value)]
-    digest = hashlib.sha256(f"{paths}{_digest(leaves)}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{paths}{[*map(checksum, leaves)]}".encode()).hexdigest()
     return f"{size} numbers in {len(leaves)} arrays of SHA-256 {digest[:16]}"
-
-
-def _digest(leaves: list[np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for leaf in leaves:
-        digest.update(f"{leaf.dtype.name}{leaf.shape}".encode())
-        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()

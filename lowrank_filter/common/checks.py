@@ -20,8 +20,14 @@ LAYOUT = "use a scalar, one scalar per layer, or one value per parameter"
 
 
 def concrete(value: Any) -> bool:
-    """Whether a value can be looked at now."""
-    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value))
+    """Whether a value can be looked at now: it is not traced, and no part of it is in another process alone."""
+    return all(map(_seen, jax.tree.leaves(value)))
+
+
+def _seen(leaf: Any) -> bool:
+    if not isinstance(leaf, jax.Array):
+        return True
+    return not isinstance(leaf, Tracer) and (leaf.is_fully_addressable or leaf.is_fully_replicated)
 
 
 def parameters(params: Tree) -> None:
@@ -256,7 +262,7 @@ def within(name: str, value: Any, lowest: float, highest: float, wanted: str) ->
     advice = "give one number; a grid of them is a vmap"
     array = numbers(name, value, advice)
     shape(name, array, (), advice)
-    if not isinstance(array, Tracer):
+    if concrete(array):
         number = float(array)
         if not (np.isfinite(number) and lowest <= number <= highest):
             raise ValueError(f"{name}: expected {wanted}, got {value}; correct it")
@@ -302,7 +308,7 @@ def booleans(name: str, value: Any) -> Array:
         array = jnp.asarray(value)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name}: expected booleans, got {type(value).__name__}; True where y was observed") from error
-    seen = None if isinstance(array, Tracer) else np.asarray(array)
+    seen = np.asarray(array) if concrete(array) else None
     if array.dtype != bool and seen is not None and not np.isin(seen, (0, 1)).all():
         raise ValueError(
             f"{name}: expected booleans, got {array.dtype} with other values than 0 and 1; True where y was observed"

@@ -9,6 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.experimental.multihost_utils import process_allgather
+
+from lowrank_filter.common.checks import concrete
 
 Tree = Any
 
@@ -56,16 +59,17 @@ def scan(
             from lowrank_filter.common.checkpoint import Checkpoint  # noqa: PLC0415  orbax takes seconds to import
 
             first = jax.tree.map(lambda leaf: leaf[:1], xs)
-            program = run.lower(fixed, carry, first).as_text()
+            # Of shapes alone: the same on any number of devices.
+            program = run.lower(*jax.tree.map(_shape, (fixed, carry, first))).as_text()
             _, shapes = jax.eval_shape(run, fixed, carry, first)
             given = {"start": carry, "fixed": fixed, "data": xs, "program": program, "jax": jax.__version__}
             saved = stack.enter_context(Checkpoint(folder, {**identity, **given}))
             done, (carry, ys) = saved.restore((carry, shapes))
-            pieces = [] if done == 0 else [jax.tree.map(np.asarray, ys)]
+            pieces = [] if done == 0 else [fetched(ys)]
         while done < length:
             part = jax.tree.map(lambda leaf, done=done: leaf[done : done + every], xs)
             carry, piece = run(fixed, carry, part)
-            carry, piece = strong(carry), jax.device_get(piece)
+            carry, piece = strong(carry), fetched(piece)
             pieces.append(piece)
             done = min(done + every, length)
             if saved is not None:
@@ -73,6 +77,15 @@ def scan(
                 saved.save(done, (carry, pieces[0]))
             report(done, piece)
     return carry, jax.tree.map(jnp.asarray, joined(pieces))
+
+
+def fetched(tree: Tree) -> Tree:
+    """Every leaf as an array of numpy, in each process the whole."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf if concrete(leaf) else process_allgather(leaf, tiled=True)), tree)
+
+
+def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
 
 
 def joined(pieces: list[Tree]) -> Tree:

@@ -14,6 +14,7 @@ import pytest
 
 import lowrank_filter.common.checkpoint
 import lowrank_filter.common.lock
+from lowrank_filter.common import checksum
 from lowrank_filter.common.checkpoint import Checkpoint
 from lowrank_filter.common.lock import alone
 
@@ -194,6 +195,17 @@ def test_a_killed_run_holds_its_folder_no_longer(tmp_path):
         process.kill()
     with alone(tmp_path):
         assert (tmp_path / ".running-by").read_text() == str(os.getpid())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8", "uint32", "bool"])
+def test_a_checksum_is_the_same_on_any_devices(monkeypatch, dtype):
+    array = jax.random.randint(jax.random.key(0), (7, 3), 0, 100)
+    array = array > 50 if dtype == "bool" else array.astype(dtype)
+    found = checksum.checksum(array)
+    others = (array[::-1], array.reshape(3, 7), array.at[6, 2].set(array[6, 2] == 0))
+    assert len({found, *map(checksum.checksum, others)}) == 4
+    monkeypatch.setattr(checksum, "concrete", lambda _: False)
+    assert checksum.checksum(array) == found
 
 
 def test_both_packages_have_the_same_files():
