@@ -7,9 +7,9 @@ import numpy as np
 from rich.console import Console
 
 from experiments.data import series
-from experiments.run import report, results
 from experiments.run.options import Count
 from experiments.streaming import models, protocol
+from experiments.streaming.chosen import CHOSEN, as_chosen
 from experiments.streaming.comparison import OURS, StreamComparison
 from experiments.streaming.protocol import Spans
 from experiments.streaming.training import Budget
@@ -38,8 +38,6 @@ MODELS = (
     *("kalman", "persistence"),
 )
 PAIRS = tuple((OURS[0], name) for name in MODELS if name not in (OURS[0], "persistence"))
-CHOSEN = "jena-small", "easy"
-"""Results, and the variant in them, by which each model's learning rate and share were chosen."""
 
 INTRODUCTION = """Targets on which nothing was chosen and nothing scored before, made by `python -m experiments fresh`.
 The protocol was committed before its one run. *elec2*: demand of New South Wales (half-hourly, 1996–1998). *ett-load*:
@@ -85,21 +83,6 @@ class Fresh(StreamComparison):
         budgets = {name: as_chosen(name, budget) for name, entry in entries.items() if entry.trained}
         more = {"budgets": budgets, "pairs": PAIRS, "timed": False}
         self.compare(console, folder, introduction, prepared(self.streams), entries, budget, **more)
-
-
-def as_chosen(model: str, budget: Budget) -> Budget:
-    """The budget with the one learning rate and share that were chosen for a model.
-
-    Raises:
-        ValueError: it is not in those results.
-    """
-    folder, variant = CHOSEN
-    found = results.read(report.RESULTS / folder)["variants"][variant]["models"]
-    if model not in found:
-        raise ValueError(f"models: expected names of {', '.join(found)}, got {model}; add it to {folder} first")
-    chosen = found[model]["chosen"]
-    shares = {"predictives": (chosen["predictive"],)} if "predictive" in chosen else {}
-    return budget._replace(learning_rates=(chosen["learning_rate"],), **shares)
 
 
 def prepared(names: tuple[str, ...]) -> dict[str, protocol.Stream]:

@@ -131,7 +131,7 @@ Made with `--preset {self.preset}`, a budget of its own beside the one above: {g
                 lines = [f"- {_pair(pair)}" for pair in found["paired"]]
                 over = "" if blocks else " over seeds"
                 lead = f"Paired differences of the mean NLL{over} (negative: the first is better):"
-                verdict = ["", *_verdicts(found["paired"])] if blocks else []
+                verdict = ["", *verdicts(found["paired"])] if blocks else []
                 parts[f"{variant}-paired"] = "\n".join([lead, "", *lines, *verdict])
         return parts
 
@@ -271,7 +271,7 @@ def _pair(pair: Mapping[str, Any]) -> str:
     )
 
 
-def _verdicts(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
+def verdicts(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
     """A sentence for each model that is compared: behind it, level or ahead, by two errors of the difference."""
     lines = []
     for name in dict.fromkeys(pair["better"] for pair in pairs):
