@@ -162,7 +162,7 @@ def _scored(study: Study, model: str, stream: protocol.Stream, course: Course, b
     runs = entry.model(stream.train.xs.shape[1], len(stream.train.xs))
     found = study.cache.recall(
         key | {"course": cache.data(course), "scored": entry.depends()},
-        lambda: changes.nll(runs, budget.samples, params, keys, jax.tree.map(jnp.asarray, course)),
+        lambda: changes.nll(runs, budget.samples, jax.tree.map(jnp.asarray, params), keys, course),
         lambda: 0,
     )
     return np.asarray(found, np.float64) + np.log(stream.scale)

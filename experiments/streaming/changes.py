@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -13,7 +12,9 @@ from experiments.data.series import Series
 from experiments.streaming import protocol
 from experiments.streaming.protocol import Spans, Stream
 
-BEFORE, AFTER = 168, 336
+PIECE = 168
+"""Steps that are run at once: one program for all of a model's."""
+BEFORE, AFTER = PIECE, 2 * PIECE
 """Steps scored before each change and from it on."""
 
 
@@ -28,17 +29,17 @@ class Setting(NamedTuple):
 
 
 class Course(NamedTuple):
-    """What a model meets: the steps that warm it up, those between changes, and those around each.
+    """What a model meets, in pieces of ``PIECE`` steps.
 
     Attributes:
-        warm: x and y before what is scored of the first change.
-        between: x and y [K − 1, G, ...] from there to the same place before the next change.
-        around: x and y [C, K, BEFORE + AFTER, ...] of each kind of change at each of K times.
+        base: x and y [N, PIECE, ...] of the stream as it is, from the validation span to the last change.
+        at: after how many of these pieces each of the K changes happens.
+        after: x and y [C, K, AFTER / PIECE, PIECE, ...] from each change on, of each kind.
     """
 
-    warm: tuple[Any, Any]
-    between: tuple[Any, Any]
-    around: tuple[Any, Any]
+    base: tuple[np.ndarray, np.ndarray]
+    at: tuple[int, ...]
+    after: tuple[np.ndarray, np.ndarray]
 
 
 class Place(NamedTuple):
@@ -115,43 +116,55 @@ def course(series: Series, setting: Setting, times: int) -> tuple[Stream, Course
     step = float(np.median(np.diff(series.time[:1000]) / np.timedelta64(1, "s")))
     year = round(365.25 * 24 * 3600 / step)
     first = max(test + BEFORE, train + year // 2)
-    apart = (len(series.time) - AFTER - first) // max(1, times - 1)
-    if apart < BEFORE:
-        raise ValueError(f"times: expected changes at least {BEFORE} rows apart, got {apart}; ask for fewer")
+    apart = (len(series.time) - AFTER - first) // max(1, times - 1) // PIECE * PIECE
+    if apart < PIECE:
+        raise ValueError(f"times: expected changes at least {PIECE} rows apart, got {times} times; ask for fewer")
     rows = [first + apart * k for k in range(times)]
     target, other = (series.column(name) for name in (setting.target, setting.other))
 
-    def around(change: Change, row: int) -> tuple[np.ndarray, np.ndarray]:
+    def after(change: Change, row: int) -> tuple[np.ndarray, np.ndarray]:
         values = np.concatenate([series.values[:row], change(series.values, target, other, Place(row, train, year))])
-        found, at = prepared(values).test, row - test
-        return found.xs[at - BEFORE : at + AFTER], found.ys[at - BEFORE : at + AFTER]
+        found = prepared(values).test
+        return _pieces(found.xs, row - test, row - test + AFTER), _pieces(found.ys, row - test, row - test + AFTER)
 
-    parts = [[around(change, row) for row in rows] for change in CHANGES.values()]
-    warm = [np.concatenate([getattr(span, name) for span in (stream.validation, stream.test)]) for name in ("xs", "ys")]
-    begin = first - BEFORE - train
-    between = [leaf[begin : begin + apart * (times - 1)].reshape(times - 1, apart, -1) for leaf in warm]
-    stacked = [np.array([[one[side] for one in kind] for kind in parts]) for side in (0, 1)]
-    return stream, Course((warm[0][:begin], warm[1][:begin]), (between[0], between[1]), (stacked[0], stacked[1])), apart
+    begin = (first - train) % PIECE
+    base = [
+        _pieces(np.concatenate([getattr(stream.validation, name), getattr(stream.test, name)]), begin, rows[-1] - train)
+        for name in ("xs", "ys")
+    ]
+    parts = [[after(change, row) for row in rows] for change in CHANGES.values()]
+    changed = [np.array([[one[side] for one in kind] for kind in parts]) for side in (0, 1)]
+    at = tuple((row - train - begin) // PIECE for row in rows)
+    return stream, Course((base[0], base[1]), at, (changed[0], changed[1])), apart
+
+
+def _pieces(values: np.ndarray, start: int, stop: int) -> np.ndarray:
+    return values[start:stop].reshape(-1, PIECE, values.shape[-1])
+
+
+def nll(model: Any, samples: int, params: Any, keys: Array, course: Course) -> Float[np.ndarray, "S C K T"]:
+    """−log p of each step around each change, in units of y, of each seed; nothing is carried from change to change."""
+    xs, ys = course.after
+    found = np.empty((len(keys), *xs.shape[:2], BEFORE + AFTER), ys.dtype)
+    for seed, key in enumerate(keys):
+        given = jax.tree.map(lambda leaf: leaf[seed], params)  # noqa: B023
+        run = functools.partial(_piece, model, samples, given, key)
+        state = model.initial_state(given)
+        for count, piece in enumerate(zip(*course.base, strict=True), 1):
+            state, before = run(state, *piece)
+            if count not in course.at:
+                continue
+            place = course.at.index(count)
+            found[seed, :, place, :BEFORE] = before
+            for change in range(len(xs)):
+                later = state
+                for part, piece in enumerate(zip(xs[change, place], ys[change, place], strict=True), 1):
+                    later, scores = run(later, *piece)
+                    found[seed, change, place, part * PIECE : (part + 1) * PIECE] = scores
+    return found
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def nll(model: Any, samples: int, params: Any, keys: Array, course: Course) -> Float[Array, "S C K T"]:
-    """−log p of each step around each change, in units of y, of each seed; nothing is carried from change to change."""
-
-    def one(inputs: tuple[Any, Array]) -> Array:
-        params, key = inputs
-
-        def after(state: Any, xs: Array, ys: Array) -> tuple[Any, Array]:
-            state, outputs = model.rollout(params, key, xs, ys, state, samples)
-            return state, -outputs.log_prob
-
-        def advance(state: Any, part: tuple[Array, Array]) -> tuple[Any, Any]:
-            return after(state, *part)[0], state
-
-        start, _ = model.rollout(params, key, *course.warm, samples=samples)
-        last, states = jax.lax.scan(advance, start, course.between)
-        states = jax.tree.map(lambda many, leaf: jnp.concatenate([many, leaf[None]]), states, last)
-        scored = jax.vmap(lambda *inputs: after(*inputs)[1])
-        return jax.lax.map(lambda part: scored(states, *part), course.around)
-
-    return jax.lax.map(one, (params, keys))
+def _piece(model: Any, samples: int, params: Any, key: Array, state: Any, xs: Any, ys: Any) -> tuple[Any, Array]:
+    state, outputs = model.rollout(params, key, xs, ys, state, samples)
+    return state, -outputs.log_prob
