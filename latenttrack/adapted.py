@@ -15,10 +15,10 @@ from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import compiled
 
 # Prior precision and process noise of each weight; those of the mean in units of the targets, which are of order one.
-# With features of order one the prior moves a prediction by some hundredths, and what is learned fades in about a
-# thousand steps.
-_PRECISION = {"mean": 1e4, "log_variance": 1e2}
-_PROCESS_NOISE = {"mean": 1e-6, "log_variance": 1e-5}
+# With features of order one the prior moves a prediction by a tenth, and what is learned is replaced in about a hundred
+# steps: a level that shifts is followed within some dozens, at .005 nats a step where nothing does.
+_PRECISION = {"mean": 1e3, "log_variance": 1e2}
+_PROCESS_NOISE = {"mean": 1e-5, "log_variance": 1e-5}
 _RANK = 8
 
 

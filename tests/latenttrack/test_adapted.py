@@ -54,7 +54,7 @@ def test_weights_are_those_of_a_filter_beside_the_stream(pair, run):
     state, belief = plain.initial_state(params), corrected.initial_state(params).belief
     _, outputs = run(xs, ys, mask)
     for t in range(6):
-        belief = lf.predict(belief, process_noise={"mean": 1e-6, "log_variance": 1e-5})
+        belief = lf.predict(belief, process_noise={"mean": 1e-5, "log_variance": 1e-5})
         phi = plain.features(params, state, xs[t])
         assert phi.shape == (11,) and phi[-1] == 1
         np.testing.assert_array_equal(phi[5:10], state.summary)
@@ -87,6 +87,23 @@ def test_what_training_never_saw_is_learned(pair, run):
     assert jnp.mean(after.log_prob[late]) > jnp.mean(before.log_prob[late]) + 0.5
     share = jnp.mean(lt.metrics.coverage(lt.metrics.pit(ys, after.mean, after.variance)[late], 0.8))
     assert abs(share - 0.8) < 0.08
+
+
+def test_intervals_hold_again_sixty_steps_after_a_level_shift(pair, run):
+    """Two and a half deviations off from one step on: 80 % intervals of the filter alone hold about a tenth."""
+    plain, _, params, _, _, _ = pair
+    rng, shift = np.random.default_rng(4), 320
+    xs, seen = jnp.asarray(rng.normal(size=(600, latent.X)), jnp.float32), jnp.ones(600, bool)
+    _, found = plain.rollout(params, KEY, xs, jnp.zeros((600, latent.Y)), samples=latent.K)
+    spread = jnp.sqrt(found.variance.mean(1) + found.mean.var(1))
+    off = 2.5 * (jnp.arange(600) >= shift)[:, None] + jnp.asarray(rng.normal(size=(600, latent.Y)), jnp.float32)
+    ys = found.mean.mean(1) + spread * off
+    held = []
+    for outputs in (plain.rollout(params, KEY, xs, ys, samples=latent.K)[1], run(xs, ys, seen)[1]):
+        inside = lt.metrics.coverage(lt.metrics.pit(ys, outputs.mean, outputs.variance)[shift + 60 :], 0.8)
+        held.append(float(jnp.mean(inside)))
+    alone, corrected = held
+    assert alone < 0.3 and corrected > 0.6, held
 
 
 def test_what_is_not_observed_moves_nothing(pair, run):
