@@ -67,6 +67,14 @@ def cnn(
     return flax(_CNN(tuple(channels), hidden, outputs), (side, side, colours))
 
 
+def lenet(outputs: int) -> Network:
+    """LeNet-5 of 28×28 pixels: 6-16-120-84, exponential linear units, means pooled; 61,706 parameters at ten outputs.
+
+    Its parameters are two parts, ``{"params": {"body": …, "head": …}}``.
+    """
+    return flax(_Headed(_LeNet(), outputs), (28, 28, 1), side_by_side=False)
+
+
 def resnet(side: int, outputs: int, *, channels: int = 8, blocks: int = 2) -> Network:
     """A convolution, residual blocks of two convolutions with group normalisation, and the mean over positions."""
     return flax(_ResNet(channels, blocks, outputs), (side, side, 1), side_by_side=False)
@@ -115,6 +123,29 @@ class _CNN(linen.Module):
                 x = _pooled(x)
         x = linen.relu(linen.Dense(self.hidden)(x.reshape(len(x), -1)))
         return linen.Dense(self.outputs)(x)
+
+
+class _LeNet(linen.Module):
+    @linen.compact
+    def __call__(self, x: Float[Array, "B 28 28 1"]) -> Float[Array, "B 84"]:
+        x = _averaged(linen.elu(linen.Conv(6, (5, 5))(x)))
+        x = _averaged(linen.elu(linen.Conv(16, (5, 5), padding="VALID")(x)))
+        for width in (120, 84):
+            x = linen.elu(linen.Dense(width)(x.reshape(len(x), -1)))
+        return x
+
+
+class _Headed(linen.Module):
+    body: linen.Module
+    outputs: int
+
+    @linen.compact
+    def __call__(self, x: Array) -> Float[Array, "B C"]:
+        return linen.Dense(self.outputs, name="head")(self.body(x))
+
+
+def _averaged(x: Float[Array, "B h w c"]) -> Float[Array, "B h//2 w//2 c"]:
+    return linen.avg_pool(x, (2, 2), (2, 2))
 
 
 def _pooled(x: Float[Array, "B h w c"]) -> Float[Array, "B h//2 w//2 c"]:

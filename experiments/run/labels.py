@@ -69,6 +69,16 @@ LABELS = {
     "adaptive_noise": "Adaptive noise",
     "changepoints": "Changepoints",
     "changepoints_noise": "Changepoints, chosen noise",
+    "filter_default": "Low-rank filter, defaults",
+    "filter_chosen": "Low-rank filter, chosen prior and noise",
+    "filter_dense_head": "Low-rank body, dense head",
+    "filter_low_head": "Low-rank body, low-rank head",
+    "lofi_stream": "LO-FI",
+    "lrkf": "LRKF",
+    "hilofi": "HiLoFi",
+    "lolofi": "LoLoFi",
+    "adamw": "AdamW",
+    "muon": "Muon",
     "changepoints_adaptive": "Changepoints, adaptive noise",
 }
 

@@ -1,0 +1,125 @@
+"""Streams of single images: predictions come before updates, runs go on, both experiments at their smallest."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import linen
+from rich.console import Console
+
+from experiments.catalogue import bandit, online_mnist
+from experiments.continual.networks import flax
+from experiments.continual.online import comparison, stream
+from experiments.continual.online.comparison import METHODS, THOMPSON, Case, Pool
+from experiments.continual.online.interface import labels, rewards
+from experiments.continual.online.stream import Program, traced
+from experiments.data.images import Images
+from lowrank_filter.common.checkpoint import Checkpoint
+
+RNG = np.random.default_rng(0)
+CENTRES = 2 * RNG.normal(size=(10, 4))
+
+
+class Small(linen.Module):
+    """A body and a head."""
+
+    @linen.compact
+    def __call__(self, x):
+        return linen.Dense(10, name="head")(linen.tanh(linen.Dense(3, name="body")(x)))
+
+
+NETWORK = flax(Small(), (4,))
+CASES = {
+    "labels": Case(labels(NETWORK), lambda x: x, online_mnist.step, online_mnist.scores),
+    "rewards": Case(rewards(NETWORK), lambda x: (x, np.arange(len(x)) % 10), bandit.step, bandit.scores),
+}
+
+
+def pool(count):
+    y = RNG.integers(0, 10, count).astype(np.int32)
+    return Pool((CENTRES[y] + RNG.normal(size=(count, 4))).astype(np.float32), y)
+
+
+def following(case, name):
+    """What goes through some items in pieces of 20, from the same start."""
+    method = METHODS[name]
+    settings = traced({THOMPSON: method.draws} | {key: values[-1] for key, values in method.grid.items()})
+    program = Program(lambda hyper, *rest: case.step(method.build(case.problem, 2, hyper), hyper, *rest), 20)
+
+    def follow(items, folder):
+        start, seen = NETWORK.init(jax.random.key(0)), case.seen(items["x"][:20])
+        state = method.build(case.problem, 2, settings).init(start, seen)
+        return program.follow(settings, state, items, folder, {})
+
+    return follow
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("labels", "lofi_stream"),
+        ("rewards", "hilofi"),
+        pytest.param("labels", "filter_default", marks=pytest.mark.slow),
+        pytest.param("rewards", "filter_dense_head", marks=pytest.mark.slow),
+    ],
+)
+def test_no_answer_knows_its_own_label(kind, name, tmp_path):
+    """Other labels from step 30 on: the same answers up to there, and to 30 too, so not right of both labels."""
+    items, follow = pool(60).stream(0, 60), following(CASES[kind], name)
+    others = items | {"y": items["y"].at[30:].set((items["y"][30:] + 1) % 10)}
+    one, two = (follow(items, tmp_path / "one")["value"], follow(others, tmp_path / "two")["value"])
+    np.testing.assert_array_equal(one[:30], two[:30])
+    assert not one[30] & two[30] and (one[30:] != two[30:]).any()
+
+
+def test_a_run_that_is_cut_off_goes_on(tmp_path, monkeypatch):
+    class StoppedError(Exception):
+        pass
+
+    def stop(self, position, state):
+        save(self, position, state)
+        if position == 40:
+            raise StoppedError
+
+    items, follow, save = pool(80).stream(0, 80), following(CASES["labels"], "adamw"), Checkpoint.save
+    monkeypatch.setattr(stream, "_EVERY", 0.0)
+    whole = follow(items, tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoint, "save", stop)
+        with pytest.raises(StoppedError):
+            follow(items, tmp_path / "cut")
+    again = follow(items, tmp_path / "cut")
+    np.testing.assert_array_equal(again["value"], whole["value"])
+    assert len(again["seconds"]) == 4
+
+
+@pytest.mark.parametrize("module", [online_mnist, bandit])
+def test_the_experiment(module, tmp_path, monkeypatch):
+    train, test = pool(80), pool(40)
+    monkeypatch.setattr(module, "mnist", lambda: Images(*train, *test))
+    monkeypatch.setattr(module, "lenet", lambda outputs: NETWORK)
+    monkeypatch.setattr(comparison, "OURS", ("lrkf",))
+    kind = online_mnist.OnlineMnist if module is online_mnist else bandit.Bandit
+    options = {"seeds": 2, "steps": 80, "search": 40, "ranks": (2,), "output": tmp_path}
+    kind(**options, methods=("lrkf", "adamw")).run(Console(quiet=True))
+    (folder,) = tmp_path.iterdir()
+    content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    assert "LRKF, rank 2: " in page and "it does not say whether those are reached" in page
+    assert set(content["chosen"]["adamw"]) == {"learning_rate", "inner"} and list(folder.glob("*.png"))
+    if kind is bandit.Bandit:
+        found = content["variants"]
+        assert set(found["thompson"]["methods"]) == {"lrkf_2"} < set(found["epsilon"]["methods"])
+        found = found["epsilon"]
+    else:
+        found = content
+    for name in ("lrkf_2", "adamw"):
+        curve = np.mean(content["curves"]["epsilon" if kind is bandit.Bandit else ""][name], axis=1)
+        scores = found["methods"][name]
+        expected = scores["whole" if kind is online_mnist.OnlineMnist else "reward"]["per_seed"]
+        np.testing.assert_allclose(curve * (80 if kind is bandit.Bandit else 1), expected, atol=0.01)
+    with pytest.raises(ValueError, match="methods: expected names of filter_default"):
+        kind(**options, methods=("sgd",)).run(Console(quiet=True))
+    with pytest.raises(ValueError, match="steps, search: expected at most 80 and 40, got 90 and 40"):
+        kind(**options | {"steps": 90}).run(Console(quiet=True))
