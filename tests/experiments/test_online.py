@@ -1,16 +1,20 @@
 """Streams of single images: predictions come before updates, runs go on, both experiments at their smallest."""
 
 import json
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen
+from jax.flatten_util import ravel_pytree
 from rich.console import Console
+from scipy.linalg import block_diag
 
 from experiments.catalogue import bandit, online_mnist
 from experiments.continual.networks import flax
-from experiments.continual.online import comparison, stream
+from experiments.continual.online import comparison, covariance, stream
 from experiments.continual.online.comparison import METHODS, THOMPSON, Case, Pool
 from experiments.continual.online.interface import labels, rewards
 from experiments.continual.online.stream import Program, traced
@@ -101,7 +105,7 @@ def test_the_experiment(module, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "lenet", lambda outputs: NETWORK)
     monkeypatch.setattr(comparison, "OURS", ("lrkf",))
     kind = online_mnist.OnlineMnist if module is online_mnist else bandit.Bandit
-    options = {"seeds": 2, "steps": 80, "search": 40, "ranks": (2,), "output": tmp_path}
+    options: dict[str, Any] = {"seeds": 2, "steps": 80, "search": 40, "ranks": (2,), "output": tmp_path}
     kind(**options, methods=("lrkf", "adamw")).run(Console(quiet=True))
     (folder,) = tmp_path.iterdir()
     content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
@@ -123,3 +127,31 @@ def test_the_experiment(module, tmp_path, monkeypatch):
         kind(**options, methods=("sgd",)).run(Console(quiet=True))
     with pytest.raises(ValueError, match="steps, search: expected at most 80 and 40, got 90 and 40"):
         kind(**options | {"steps": 90}).run(Console(quiet=True))
+
+
+@pytest.mark.parametrize("ranks", [(55,), (15, None)])
+def test_whole_covariances_are_those_of_the_extended_kalman_filter(ranks):
+    """The EKF of the class probabilities in Joseph's form, in parts whose covariances with each other are left out."""
+    with jax.enable_x64(True):
+        online = covariance.filtered(CASES["labels"].problem, ranks, {"process_noise": 0.0, "epsilon": 0.1})
+        start = jax.tree.map(lambda leaf: leaf.astype(float), NETWORK.init(jax.random.key(0)))
+        mean, unravel = ravel_pytree(start)
+        x, y = pool(6)
+        belief, update, spread = online.init(start, x), jax.jit(online.update), np.eye(55)
+        apart = block_diag(np.ones((15, 15)), np.ones((40, 40))) if None in ranks else np.ones((55, 55))
+
+        def probabilities(flat, image):
+            return jax.nn.softmax(NETWORK.apply(unravel(flat), image)[0])
+
+        both = jax.jit(lambda *at: (probabilities(*at), jax.jacobian(probabilities)(*at)))
+        for image, label in zip(x.astype(float)[:, None], y, strict=True):
+            p, rows = map(np.asarray, both(mean, image))
+            noise = np.diag(p) - np.outer(p, p) + 0.1 * np.eye(10)
+            gain = spread @ rows.T @ np.linalg.inv(rows @ spread @ rows.T + noise)
+            mean = mean + gain @ (np.eye(10)[label] - p)
+            left = np.eye(55) - apart * (gain @ rows)
+            spread = left @ spread @ left.T + apart * (gain @ noise @ gain.T)
+            belief, _ = update(belief, image, jnp.array([label]))
+        np.testing.assert_allclose(np.concatenate([np.asarray(part) for part in belief.means]), mean, rtol=1e-9)
+        found = [np.asarray(w if rank is None else w.T @ w) for rank, w in zip(ranks, belief.spreads, strict=True)]
+        np.testing.assert_allclose(block_diag(*found), spread, atol=1e-9)

@@ -1,10 +1,11 @@
 """Filters of a low-rank *covariance*: LRKF, HiLoFi and LoLoFi (arXiv 2506.11898), after the authors' code.
 
 The observation is y = E[y | f(θ, x)] + noise with that distribution's own covariance and ε more, linearised at the
-mean. Parts of the network are independent in the posterior, each with Σ = WᵀW, W [k, D], or with a whole Σ. Process
-noise q enters the gain and the innovation; the factors themselves do not grow by it, as in that code, whose addition to
-the eigenvalues cancels. Unlike it, a whole Σ is kept as such, in Joseph's form, and not by a QR decomposition of its
-root: the same in exact arithmetic and cheaper.
+mean. Parts of the network are independent in the posterior, each with Σ = WᵀW, W [k, D], or with a whole Σ; the gain K
+= (Σ + q I)Hᵀ S⁻¹ has the innovation's covariance S of all parts, Σ⁺ = (I − K H) Σ (I − K H)ᵀ + K R Kᵀ what the part
+itself says. Process noise q enters S and the gain; the factors do not grow by it, as in that code, whose addition to
+the eigenvalues cancels. Unlike it, a whole Σ is kept as such and not by a QR decomposition of its root: the same in
+exact arithmetic, and cheaper.
 """
 
 from collections.abc import Sequence
