@@ -79,10 +79,10 @@ class OnlineMnist(OnlineComparison):
             "milliseconds": ("ms a step", 1, ".3g"),
             "diverged": ("steps diverged", 1, ".3g"),
         }
-        said = comparison.verdicts(content, "whole", 100, "points of accuracy over the whole pass")
         return {
             "scores": comparison.score_table(content, columns),
-            "verdicts": said,
+            "verdicts": comparison.verdicts(content, "accuracy", 100, "points of accuracy at the end"),
+            "verdicts-whole": comparison.verdicts(content, "whole", 100, "points of accuracy over the whole pass"),
             "chosen": comparison.chosen_table(content),
             "published": comparison.published(content, *PUBLISHED, "accuracy over the last 5,000, %"),
         }
