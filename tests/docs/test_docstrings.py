@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from suites import fast
 
 import latenttrack as lt
 import lowrank_filter as lf
@@ -47,7 +48,11 @@ def names():
     SHARED.update(NAMES)
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+# Those that compile the longest programs; a guide or a test of its own shows each of them too.
+LONG = {"latenttrack.adapted", "latenttrack.fit", "lowrank_filter.changepoint_filter", "lowrank_filter.adaptive_filter"}
+
+
+@pytest.mark.parametrize("name", fast(PUBLIC, *set(PUBLIC) - LONG))
 def test_the_example_shows_what_comes(name, names):
     shown = doctest.DocTestParser().get_doctest(PUBLIC[name].__doc__, {}, name, None, None)
     assert shown.examples, f"{name}: expected a >>> example in the docstring"

@@ -201,6 +201,7 @@ def test_the_weight_filter_says_which_observations_outlie(name):
     assert np.mean(usual.discounted) < 0.1
 
 
+@pytest.mark.slow
 def test_the_plain_step_does_not_survive_the_same_outlier_without_a_threshold():
     """What the threshold and the guarded step are for: one observation, and the network is saturated for good."""
     hours, xs, ys, mask, _ = spoiled("outlier")
@@ -315,6 +316,7 @@ def test_a_label_never_seen_is_a_surprise_and_then_known():
     assert loss[-300:][y[-300:] != 9].mean() < 1  # and the others are still known
 
 
+@pytest.mark.slow
 def test_labels_of_no_class_are_left_out_and_counted():
     _, belief, stream = classified("labels of no class")
     assert finite((belief, stream.info))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from dynamax.linear_gaussian_ssm.inference import lgssm_filter, make_lgssm_params
+from suites import fast
 
 import latenttrack as lt
 from experiments.streaming.models import (
@@ -57,6 +58,8 @@ SCORED = {
 }
 """Nothing is sampled: their loss is what is scored."""
 UNTRAINED = ("weight_filter", "persistence")
+# With a filter of weights inside, whose own tests they are; with nothing that a chunk hands on.
+LONG, STATELESS = {"weight_filter", "gru_adapted"}, {"ensemble", "mc_dropout", "bbb"}
 pytestmark = pytest.mark.filterwarnings("ignore:Emission covariance has shape")
 
 
@@ -77,9 +80,7 @@ def everything():
     return jnp.ones(T, bool)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] if n == "weight_filter" else []) for n in BUILDERS]
-)
+@pytest.mark.parametrize("name", fast(BUILDERS, *set(BUILDERS) - LONG))
 def test_predictions_know_only_the_past(name: str) -> None:
     _, _, run = prepared(name)
     start = run(*stream(), None, everything())[0]
@@ -96,7 +97,7 @@ def test_predictions_know_only_the_past(name: str) -> None:
         assert not np.array_equal(base.mean[at], moved.mean[at])
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("name", fast(BUILDERS, *set(BUILDERS) - LONG - STATELESS))
 def test_chunks_give_what_one_piece_gives(name: str) -> None:
     _, _, run = prepared(name)
     start = run(*stream(), None, everything())[0]

@@ -72,6 +72,7 @@ def test_weights_are_those_of_a_filter_beside_the_stream(pair, run):
             belief, _ = lf.update(belief, last_layer, lf.HeteroscedasticGaussian(), (phi[None], scale[None]), target)
 
 
+@pytest.mark.slow
 def test_what_training_never_saw_is_learned(pair, run):
     """An offset and a noise three times as wide, which the filter's parameters know nothing of."""
     plain, _, params, _, _, _ = pair

@@ -57,7 +57,7 @@ def test_without_validation_the_last_are_returned():
     assert jnp.isinf(came.best) and jnp.all(jnp.isnan(came.history.validation))
 
 
-@pytest.mark.parametrize("seeds", ["vmap", "map"])
+@pytest.mark.parametrize("seeds", ["vmap", pytest.param("map", marks=pytest.mark.slow)])
 def test_seeds(seeds):
     keys = jnp.stack([jax.random.key(7), jax.random.key(0)])
     came = fit(keys, seeds=seeds)
@@ -67,11 +67,13 @@ def test_seeds(seeds):
     assert jnp.any(came.history.loss[0] != came.history.loss[1])
 
 
+@pytest.mark.slow
 def test_windows_side_by_side_or_one_after_another():
     one, other = fit(windows="vmap"), fit(windows="map")
     np.testing.assert_allclose(one.history.loss[:5], other.history.loss[:5], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_grid_of_rates_is_a_vmap():
     rates = jnp.asarray([1e-4, 5e-3])
     came = jax.vmap(lambda rate: fit(learning_rate=rate).history.loss)(rates)
@@ -83,7 +85,7 @@ class _StoppedError(Exception):
     pass
 
 
-@pytest.mark.parametrize("keys", [0, 2])
+@pytest.mark.parametrize("keys", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_it_resumes_bit_for_bit(tmp_path, keys):
     key = jax.random.split(jax.random.key(0), keys) if keys else jax.random.key(0)
 

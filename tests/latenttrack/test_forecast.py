@@ -8,6 +8,7 @@ import latent
 import numpy as np
 import pytest
 import scoringrules
+from suites import fast
 
 import latenttrack as lt
 
@@ -55,7 +56,7 @@ def energy_distance(first, second):
     return between(first, second).mean() - 0.5 * inside
 
 
-@pytest.mark.parametrize("transition", latent.TRANSITIONS)
+@pytest.mark.parametrize("transition", fast(latent.TRANSITIONS, "structured"))
 def test_paths_have_the_distribution_of_ancestral_sampling(transition):
     model, params, state, xs = started(transition)
     came = forecast(model, params, jax.random.key(1), state, xs, samples=600).samples
@@ -78,7 +79,7 @@ def test_paths_have_the_distribution_of_ancestral_sampling(transition):
     assert energy_distance(frozen, first) > max(null)
 
 
-@pytest.mark.parametrize("points", ["random", "fixed"])
+@pytest.mark.parametrize("points", fast(["random", "fixed"], "fixed"))
 def test_one_step_is_the_mixture_of_a_rollout(points):
     model = latent.model(points=points)
     params = latent.params(model)
@@ -129,6 +130,7 @@ def test_any_model_of_a_stream_is_sampled_and_needs_its_width():
     np.testing.assert_allclose(jnp.var(ahead.samples[:, :, 0], axis=0), np.arange(1, 10), rtol=0.1)
 
 
+@pytest.mark.slow
 def test_a_seed_a_lane():
     model, params, state, xs = started()
     keys = jax.random.split(jax.random.key(0), 2)
@@ -160,6 +162,7 @@ def trained():
     return model, fit.params, xs, ys
 
 
+@pytest.mark.slow
 def test_intervals_hold_at_every_horizon_and_grow():
     model, params, xs, ys = trained()
     days = 80

@@ -190,6 +190,7 @@ def several():
     return found, frame
 
 
+@pytest.mark.slow
 def test_series_share_parameters_and_nothing_else(tmp_path):
     found, rows = several()
     came = found.predict(3)

@@ -9,6 +9,7 @@ import latent
 import mpmath
 import numpy as np
 import pytest
+from suites import fast
 
 from latenttrack.algebra import gaussian, quadrature, recurrence
 from latenttrack.tracking import generated_weights
@@ -93,7 +94,7 @@ def test_generated_product_is_the_sum_over_directions_and_has_its_gradient():
             assert dense.relative_error(a, b) < 1e-12
 
 
-@pytest.mark.parametrize("options", [{}, {"summary": False}, {"conditioning": "input"}], ids=str)
+@pytest.mark.parametrize("options", fast([{}, {"summary": False}, {"conditioning": "input"}], {}), ids=str)
 def test_emissions_are_those_of_the_generated_weights(options):
     model = latent.model(**options)
     params = latent.wide(latent.params(model))
@@ -152,7 +153,7 @@ def test_draws_have_the_priors_moments():
 
 
 @pytest.mark.parametrize("transition", latent.TRANSITIONS)
-@pytest.mark.parametrize("gaps", [(), (0, 5, 6, 7, 63)])
+@pytest.mark.parametrize("gaps", [pytest.param((), marks=pytest.mark.slow), (0, 5, 6, 7, 63)])
 def test_loss_is_the_sum_over_steps_of_the_kernels(transition, gaps):
     """The divergence, step by step with predict and update, where the loss works on whole windows."""
     model = latent.model(transition)

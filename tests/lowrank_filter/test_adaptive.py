@@ -89,6 +89,7 @@ def test_the_noise_moves_along_the_gradient_of_the_whole_evidence():
     assert steps.info.dynamics["transition"].shape == (3,)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_weights_that_turn():
     """No noise in them, yet a noise is wanted, of which a step taken for itself would ask too little."""
@@ -111,6 +112,7 @@ def test_weights_that_turn():
     assert found.mean() > max(known[0].mean(), known[2].mean()) + 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_step_is_a_prediction_and_an_update():
     x, y = walk(0, 0.1, 4)

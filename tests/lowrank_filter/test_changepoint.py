@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from suites import fast
 
 import lowrank_filter as lf
 
@@ -86,7 +87,7 @@ def posterior(state):
     return found
 
 
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", fast([False, True], True))
 def test_with_room_for_every_run_length_it_is_exact(step, masked):
     mask = np.arange(T) != 1 if masked else None
     evidence, posteriors, means = enumerated(mask)
@@ -98,6 +99,7 @@ def test_with_room_for_every_run_length_it_is_exact(step, masked):
     assert infos.dynamics["run_length"].tolist() == [int(p.argmax()) for p in posteriors]
 
 
+@pytest.mark.slow
 def test_as_many_as_steps_are_enough_for_the_evidence(step):
     np.testing.assert_allclose(run(step, T)[1].log_evidence, enumerated()[0], rtol=0, atol=1e-11)
 
@@ -110,6 +112,7 @@ def test_pruned_it_keeps_the_most_probable(step):
     assert posterior(state).argmax() == enumerated()[1][-1].argmax()
 
 
+@pytest.mark.slow
 def test_a_step_is_a_prediction_and_an_update(step):
     method, state = built(3), start(3)
     two = jax.jit(lambda state, x, y: method.update(method.predict(state), x, y))
@@ -128,7 +131,7 @@ def test_predictions_follow_each_other():
     np.testing.assert_allclose(posterior(state)[:3], [HAZARD, HAZARD * stay, stay**2], rtol=1e-12)
 
 
-@pytest.mark.parametrize("hazard", [0.0, 1.0])
+@pytest.mark.parametrize("hazard", fast([0.0, 1.0], 1.0))
 def test_at_the_ends_of_the_hazard(step, hazard):
     """Never: the filter itself. Always: every step is the first."""
     state, infos = run(step, 3, hazard=hazard)

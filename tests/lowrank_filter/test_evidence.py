@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import gammaln, logsumexp
+from suites import fast
 
 import lowrank_filter as lf
 
@@ -45,7 +46,7 @@ def test_one_output_against_quadrature(name):
                 assert abs(came - exact) < 0.05, (deviation, mean, y)
 
 
-@pytest.mark.parametrize("classes", [3, 10])
+@pytest.mark.parametrize("classes", fast([3, 10], 3))
 def test_classes_against_draws(classes):
     rng = np.random.default_rng(classes)
     draws = rng.normal(size=(100_000, classes))
@@ -58,6 +59,7 @@ def test_classes_against_draws(classes):
         assert abs(came - exact) < 0.05, deviation
 
 
+@pytest.mark.slow
 def test_a_thousand_classes():
     came = evidence(lf.Categorical(), 1.0, jnp.zeros(1000), jnp.asarray(3))
     assert abs(came + np.log(1000)) < 0.05  # all are alike

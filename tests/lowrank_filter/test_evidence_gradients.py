@@ -1,10 +1,13 @@
 """The gradient of the log evidence in process noise, temperature and prior precision against finite differences."""
 
+import itertools
+
 import dense
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from suites import fast
 
 import lowrank_filter as lf
 
@@ -40,15 +43,27 @@ def agrees(kernel, name, **options):
     return dense.relative_error(came, dense.finite_difference(function, AT[name], 1e-3))
 
 
-@pytest.mark.parametrize("zeros", [pytest.param(0, marks=pytest.mark.slow), 2])
-@pytest.mark.parametrize("name", AT)
-@pytest.mark.parametrize("kernel", ["update", "laplace_update"])
+@pytest.mark.parametrize(
+    ("kernel", "name", "zeros"),
+    fast(
+        itertools.product(["update", "laplace_update"], AT, [0, 2]),
+        ("update", "process noise", 2),
+        ("laplace_update", "temperature", 2),
+        ("laplace_update", "prior precision", 2),
+    ),
+)
 def test_without_truncation(kernel, name, zeros):
     assert agrees(kernel, name, zeros=zeros, rank=2 + 2 * B + zeros, metric="relative", residual="diagonal") < 1e-6
 
 
-@pytest.mark.parametrize("metric", ["relative", "euclidean"])
-@pytest.mark.parametrize("residual", ["drop", "diagonal"])
+@pytest.mark.parametrize(
+    ("residual", "metric"),
+    fast(
+        itertools.product(["drop", "diagonal"], ["relative", "euclidean"]),
+        ("diagonal", "relative"),
+        ("drop", "euclidean"),
+    ),
+)
 def test_truncated_laplace_update(residual, metric):
     """Its evidence depends on what was kept; update's does not."""
     assert agrees("laplace_update", "process noise", zeros=0, rank=3, metric=metric, residual=residual) < 1e-6

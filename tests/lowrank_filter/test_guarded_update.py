@@ -54,7 +54,14 @@ def dense_map(belief, apply_fn, likelihood, x, y):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", [name for name in LIKELIHOODS if name != "heteroscedastic"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("categorical", "poisson") else pytest.param(name, marks=pytest.mark.slow)
+        for name in LIKELIHOODS
+        if name != "heteroscedastic"
+    ],
+)
 def test_the_map_of_the_linearised_network(name):
     belief, apply_fn, likelihood, x, y = problem(name, 2)
     mean, posterior, value, gradient = dense_map(belief, apply_fn, likelihood, x, y)
@@ -142,7 +149,9 @@ SHOCKS = {
 }
 
 
-@pytest.mark.parametrize("name", SHOCKS)
+@pytest.mark.parametrize(
+    "name", [name if "count" in name else pytest.param(name, marks=pytest.mark.slow) for name in SHOCKS]
+)
 def test_recovers_from_a_shock(name):
     likelihood, outputs, shock, usual = SHOCKS[name]
     rng = np.random.default_rng(0)
@@ -167,6 +176,7 @@ def test_recovers_from_a_shock(name):
     assert loss[500:].mean() < loss[250:300].mean() + 0.5
 
 
+@pytest.mark.slow
 def test_shuffled_labels_are_survived():
     """By default; ``info`` tells by its losses alone: no step diverges, none has to be shortened."""
     rng = np.random.default_rng(1)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from suites import fast
 
 import lowrank_filter as lf
 
@@ -138,7 +139,7 @@ def test_smoothing_adds_information():
         assert np.linalg.eigvalsh(gained).max() > 0.1
 
 
-@pytest.mark.parametrize("rank", [0, 1, 3])
+@pytest.mark.parametrize("rank", fast([0, 1, 3], 1))
 def test_by_default_the_rank_is_that_of_the_beliefs(rank):
     beliefs, sites = filtered(T, np.full(T, 0.2), np.ones(T), rank=rank, prior_rank=0)
     smoothed = smooth(beliefs, sites, 0.2)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from suites import fast
 
 import lowrank_filter as lf
 from lowrank_filter.algebra.example_gradients import Stack
@@ -38,7 +39,7 @@ def large():
     return diag, factors, exact
 
 
-@pytest.mark.parametrize("rank", [10, 15, 20])
+@pytest.mark.parametrize("rank", fast([10, 15, 20], 15))
 @pytest.mark.parametrize("metric", METRICS)
 def test_float32_keeps_the_accuracy_of_small_singular_values(large, metric, rank):
     diag, factors, exact = large
@@ -128,7 +129,7 @@ def value_of(diag, factor, vector, **options):
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("residual", ["diagonal", "drop"])
-@pytest.mark.parametrize("zeros", [0, 2])
+@pytest.mark.parametrize("zeros", fast([0, 2], 2))
 @pytest.mark.usefixtures("x64")
 def test_gradient(metric, residual, zeros):
     rng = np.random.default_rng(5)

@@ -107,6 +107,7 @@ def command(name, folder):
     return [sys.executable, runs.__file__, name, str(folder / "saved"), str(folder / "result")]
 
 
+@pytest.mark.slow
 def test_a_stream_survives_a_kill(tmp_path, whole):
     """Somewhere in its middle, in whatever it is doing then."""
     process, saved = killing.start(command("stream", tmp_path)), tmp_path / "saved"

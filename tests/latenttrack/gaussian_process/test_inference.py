@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+from suites import fast
 
 from latenttrack import gaussian_process as gp
 
@@ -25,7 +26,7 @@ COUPLED = RNG.normal(size=(4, 4))
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", fast(MODELS, "ou", "irregular", "rbf", "sum"))
 def test_posterior_is_the_dense_one(name):
     model = MODELS[name]()
     K = np.asarray(gp.covariance(model, T))
@@ -42,7 +43,7 @@ def test_posterior_is_the_dense_one(name):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("width", [2, 4])
+@pytest.mark.parametrize("width", fast([2, 4], 2))
 def test_several_outputs_are_the_dense_ones(width):
     model = gp.coupled(COUPLED)
     y, precision = RNG.normal(size=(T, width)), np.exp(RNG.normal(size=(T, width)))
@@ -63,7 +64,7 @@ def test_several_outputs_are_the_dense_ones(width):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", fast(MODELS, "ou", "product"))
 def test_mean_field_divergence_and_density_are_the_dense_ones(name):
     model = MODELS[name]()
     K = np.asarray(gp.covariance(model, T))
@@ -125,7 +126,7 @@ def test_a_gaussian_likelihood_makes_the_bound_tight_and_its_weights_constant():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("parallel", fast([False, True], True))
 def test_samples_have_the_dense_moments(parallel):
     model = gp.matern(0.5, 3.0, 1.7)
     K, steps, count = np.asarray(gp.covariance(model, 8)), 8, 10_000
@@ -159,7 +160,7 @@ def test_parallel_draws_are_the_sequential_ones():
         np.testing.assert_allclose(*paths, atol=1e-10)
 
 
-@pytest.mark.parametrize("order", [0.5, 1.5, 2.5])
+@pytest.mark.parametrize("order", fast([0.5, 1.5, 2.5], 2.5))
 def test_float32_is_stable_for_length_scales_from_below_one_step_to_thousands(order):
     """Smooth, densely observed and nearly noise-free in places: what makes covariances indefinite."""
     length, scales = 600, np.asarray([0.4, 3.0, 30.0, 300.0, 3000.0])
@@ -199,7 +200,7 @@ KERNELS = {
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", fast(KERNELS, "posterior, parallel", "sample", "coupled"))
 def test_transformations(name):
     """jit, vmap and scan give the plain numbers, and grad the slope, also in reverse through masked steps."""
     kernel, scales = KERNELS[name], jnp.asarray([0.9, 4.0])

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from calls import PARTS
+from suites import fast
 
 from latenttrack import gaussian_process as gp
 from latenttrack.gaussian_process import latent
@@ -34,7 +35,7 @@ SCORED = {
 }
 
 
-@pytest.mark.parametrize("name", SCORED)
+@pytest.mark.parametrize("name", fast(SCORED, "convolutional", "regimes", "coupled"))
 def test_predictive_scores_are_causal_and_sum_to_one(name):
     model, params = made(**SCORED[name])
     horizon, when = 1 if name == "autoregressive" else 2, 3
@@ -54,7 +55,7 @@ def test_predictive_scores_are_causal_and_sum_to_one(name):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("kernel", ["ou", "coupled"])
+@pytest.mark.parametrize("kernel", fast(["ou", "coupled"], "coupled"))
 def test_all_forms_of_the_latent_are_one_law(kernel):
     process = made(kernel=kernel)[1].get("process")
     process = jax.tree.map(lambda leaf: leaf.astype(float), process)
@@ -87,7 +88,7 @@ LAWS = {
 }
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", fast(LAWS, "mean field", "autoregressive"))
 def test_importance_weights_and_generation_agree_with_the_prior(name):
     """log p(x) of every x of two tokens, by draws of the prior, of q, and by counting what is generated."""
     options = SIZES | {"window": 2, "channels": 1, "shortest": 1.0, "longest": 1.0} | LAWS[name]

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.stats
+import suites
 import token_models as tm
 
 from latenttrack import next_latent as nl
@@ -80,7 +81,7 @@ def assert_equal_to_generation(network, temperature, drafts, ends):
                 assert came.calls.sum() < 0.8 * plain.calls.sum()
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("temperature", suites.fast([0.0, 1.0], 1.0))
 def test_speculation_is_generation_token_for_token(temperature):
     assert_equal_to_generation("random", temperature, [3], [END])
 
@@ -135,7 +136,7 @@ def p_values(params, length, draws, keys, **options):
         yield scipy.stats.chisquare(counts, expected).pvalue
 
 
-@pytest.mark.parametrize("confidence", [0.0, 0.45])
+@pytest.mark.parametrize("confidence", suites.fast([0.0, 0.45], 0.45))
 def test_rejection_has_the_law_of_the_model(confidence):
     """A drafter that is wrong, drafts of two and calls that start anywhere, ends inside drafts."""
     params = networks("random")
