@@ -22,9 +22,10 @@ def params_of(seed, value):
     """Parameters from an integer and a number that may be traced."""
     # Not by init, which draws in float32: compiled and plain draws would differ in the last digit.
     leaves, structure = jax.tree.flatten(jax.eval_shape(MODEL.init, jax.random.key(0)))
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    drawn = [0.4 * jax.random.normal(k, leaf.shape, float) for k, leaf in zip(keys, leaves, strict=True)]
-    return jax.tree.map(lambda leaf: leaf * value + 0.01, jax.tree.unflatten(structure, drawn))
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    drawn = 0.4 * jax.random.normal(jax.random.key(seed), (ends[-1],), float) * value + 0.01
+    parts = [part.reshape(leaf.shape) for part, leaf in zip(jnp.split(drawn, ends[:-1]), leaves, strict=True)]
+    return jax.tree.unflatten(structure, parts)
 
 
 def inputs(seed):
@@ -37,20 +38,13 @@ def begin(seed, value):
     return params, MODEL.update(params, MODEL.initial_state(params), xs[0], ys[0]), xs, ys
 
 
-def predict(seed, value):
-    params, state, _, _ = begin(seed, value)
-    return MODEL.predict(params, state)
-
-
-def generate(seed, value):
-    params, state, xs, _ = begin(seed, value)
-    return MODEL.emit(MODEL.generate(params, MODEL.predict(params, state).mean, state), xs[1])
-
-
-def update(seed, value):
+def step(seed, value):
+    """Predict, generate, emit and update."""
     params, state, xs, ys = begin(seed, value)
+    prior = MODEL.predict(params, state)
+    emitted = MODEL.emit(MODEL.generate(params, prior.mean, state), xs[1])
     seen = MODEL.update(params, state, xs[1], ys[1], mask=seed == 1)
-    return seen.summary, seen.mean, seen.root
+    return prior, emitted, seen.summary, seen.mean, seen.root
 
 
 def rollout(seed, value):
@@ -87,7 +81,7 @@ def metrics(seed, value):
     )
 
 
-KERNELS = {f.__name__: f for f in (predict, generate, update, rollout, loss, forecast, metrics)}
+KERNELS = {f.__name__: f for f in (step, rollout, loss, forecast, metrics)}
 
 
 @functools.cache
@@ -108,29 +102,52 @@ def assert_lanes(came, name):
             assert dense.relative_error(a[index], b) < 1e-9
 
 
+def total(tree):
+    return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(tree))
+
+
+def assert_slope(name, slope):
+    if name == "loss":
+        return  # its state is cut off from the gradient: see below
+    difference = dense.finite_difference(lambda at: float(total(compiled(name)(SEEDS[1], at))), VALUES[1], 1e-4)
+    assert slope != 0
+    assert abs(slope - difference) < 1e-6 * max(1, abs(difference))
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_all_together(name):
+    """A scan of a vmap of values and their gradients, in one program."""
+
+    def both(seed, value):
+        came = KERNELS[name](seed, value)
+        return total(came), came
+
+    graded = jax.vmap(jax.value_and_grad(both, 1, has_aux=True))
+    scanned = jax.jit(lambda *args: jax.lax.scan(lambda _, lane: (None, graded(*lane)), None, args)[1])
+    (_, came), slopes = jax.tree.map(lambda leaf: leaf[0], scanned(SEEDS[None], VALUES[None]))
+    assert_lanes(came, name)
+    assert_slope(name, slopes[1])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KERNELS)
 def test_vmap(name):
     assert_lanes(jax.jit(jax.vmap(KERNELS[name]))(SEEDS, VALUES), name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KERNELS)
 def test_scan(name):
     came = jax.jit(lambda *args: jax.lax.scan(lambda c, a: (c, KERNELS[name](*a)), 0, args)[1])(SEEDS, VALUES)
     assert_lanes(came, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KERNELS)
 def test_grad(name):
-    def total(tree):
-        return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(tree))
-
     value, slope = jax.jit(jax.value_and_grad(lambda value: total(KERNELS[name](SEEDS[1], value))))(VALUES[1])
     assert dense.relative_error(value, total(lanes(name)[1])) < 1e-9
-    difference = dense.finite_difference(lambda at: float(total(compiled(name)(SEEDS[1], at))), VALUES[1], 1e-4)
-    if name == "loss":
-        return  # its state is cut off from the gradient: see below
-    assert slope != 0
-    assert abs(slope - difference) < 1e-6 * max(1, abs(difference))
+    assert_slope(name, slope)
 
 
 @pytest.mark.slow
@@ -148,6 +165,7 @@ def test_gradient_of_the_loss_in_its_parameters():
     assert jnp.all(slope.summary == 0) and jnp.all(slope.mean == 0)
 
 
+@pytest.mark.slow
 def test_plain_calls():
     for name, kernel in KERNELS.items():
         for a, b in zip(jax.tree.leaves(kernel(SEEDS[1], VALUES[1])), jax.tree.leaves(lanes(name)[1]), strict=True):
