@@ -14,7 +14,7 @@ from jax.core import Tracer
 from lowrank_filter.common.registered import registered
 
 # Programs kept, and of those that hold many bytes through their functions' closures.
-_PROGRAMS, _HEAVY_PROGRAMS, _HEAVY = 64, 2, 2**20
+_PROGRAMS, _HEAVY_PROGRAMS, _HEAVY = 128, 2, 2**20
 # An array of so many bytes is told from another one by what it holds, a larger one by being another object.
 _SMALL = 2**10
 # Whose code does not change while a program runs.
