@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
-from lowrank_filter.algebra import tree
+from lowrank_filter.algebra import tree, widths
 from lowrank_filter.algebra.partition import layout
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
@@ -30,14 +30,13 @@ class Scaled:
 
     def of(self, params: Tree, whole: Callable[[Tree], Tree] = lambda params: params) -> Tree:
         """One number for each of the parameters that are learned; ``whole`` puts the others back."""
-
-        def apply_fn(some: Tree, x: Any) -> Any:
-            return self.apply_fn(whole(some), x)
-
-        outputs = output_count(params, apply_fn, self.x)
-        likelihood, size = Gaussian(1.0), len(jax.tree.leaves(self.x)[0])
+        dtype = widths.common(params, self.x)
+        params, x = widths.cast((params, self.x), dtype)
+        apply_fn = widths.outputs_in(dtype, lambda some, x: self.apply_fn(whole(some), x))
+        outputs = output_count(params, apply_fn, x)
+        likelihood, size = Gaussian(1.0), len(jax.tree.leaves(x)[0])
         # With a unit Gaussian, S is the identity: diag(Σ JᵢᵀJᵢ) sums to the trace of J Jᵀ.
-        batch = prepare(params, apply_fn, likelihood, Examples(self.x, jnp.zeros((size, outputs))))
+        batch = prepare(params, apply_fn, likelihood, Examples(x, jnp.zeros((size, outputs), dtype)))
         squares = curvature(params, apply_fn, likelihood, batch, 1.0, _MICRO_BATCH).diagonal()
         scale = 1 / (jnp.maximum(jnp.sum(batch.usable), 1) * outputs * self.variance)
         if not self.per_layer:

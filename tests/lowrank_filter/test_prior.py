@@ -55,3 +55,12 @@ def test_a_rank_that_is_not_given_is_ten():
     belief, _ = built.step(built.init(PARAMS, X), X[:2], jnp.zeros(2, int))
     assert belief.precision.rank == 10
     assert lf.init(PARAMS, structure="kronecker").precision.rank == 0
+
+
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_parameters_in_float32_where_float64_is_on(per_layer):
+    expected = lf.init(PARAMS, lf.scaled(net, X, per_layer=per_layer), rank=0).precision.diag
+    with jax.enable_x64(True):
+        came = lf.init(PARAMS, lf.scaled(net, np.float64(X), per_layer=per_layer), rank=0).precision.diag
+    assert {leaf.dtype for leaf in jax.tree.leaves(came)} == {np.dtype("float32")}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), came, expected)
