@@ -72,6 +72,13 @@ def report(
     for row in rows:
         table.add_row(*map(_shown, row))
     Console(width=160).print(table)
+    record(name, columns, rows, facts, command=command)
+
+
+def record(
+    name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], facts: Any = None, *, command: str | None = None
+) -> None:
+    """Write a table, with the machine and the command, to benchmarks/results/NAME.json."""
     content = {
         "command": f"python -m benchmarks {command or name}",
         "machine": {
@@ -88,6 +95,16 @@ def report(
     RESULTS.mkdir(exist_ok=True)
     with written_whole(RESULTS / f"{name}.json") as file:
         file.write((json.dumps(content, indent=1, default=plain) + "\n").encode())
+
+
+def recorded(name: str, columns: Sequence[str], facts: Any) -> list[list[Any]]:
+    """The rows that were recorded with these columns and facts and the same versions; none where others were."""
+    try:
+        content = json.loads((RESULTS / f"{name}.json").read_text())
+    except FileNotFoundError:
+        return []
+    same = json.loads(json.dumps([list(columns), facts, versions()], default=plain))
+    return content["rows"] if [content[key] for key in ("columns", "facts", "versions")] == same else []
 
 
 def _seconds(call: Callable[[], Any]) -> float:
