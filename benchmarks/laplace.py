@@ -33,9 +33,10 @@ def trained(x: Array, y: Array) -> Any:
     return jax.jit(lambda: run(steps=300, batch_size=100, key=jax.random.key(1))[0])()
 
 
-def update(params: Any, x: Array, y: Array, **options: Any) -> tuple[Any, Any]:
-    """From a unit prior, with the belief's own rank."""
-    return lf.laplace_update(lf.init(params, rank=RANK), params, networks.apply, LIKELIHOOD, x, y, **options)
+def update(params: Any, x: Array, y: Array, **policy: Any) -> tuple[Any, Any]:
+    """From a unit prior."""
+    belief = lf.init(params, structure=lf.LowRank(RANK, **policy))
+    return lf.laplace_update(belief, params, networks.apply, LIKELIHOOD, x, y)
 
 
 def factor(params: Any, x: Array, y: Array) -> Any:

@@ -28,8 +28,9 @@ def ours(network: Callable, metric: Any, *, rank: int, noise: float, prior: floa
     """The built filter, as a user would write it."""
 
     def run(params: Array, x: Array, y: Array) -> Array:
+        structure = lf.LowRank(rank, metric=metric)
         stream = lf.extended_filter(
-            network, lf.Gaussian(variance), rank=rank, process_noise=noise, precision=prior, metric=metric
+            network, lf.Gaussian(variance), structure=structure, process_noise=noise, precision=prior
         )
         return lf.filter_stream(stream, stream.init(params), x, y)[0].mean
 

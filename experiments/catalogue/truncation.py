@@ -148,11 +148,11 @@ def _absorbed(residual: Residual, metric: Metric, rank: int) -> Callable[[Array,
 
     @jax.jit
     def absorb(belief: lf.Belief, params: Float[Array, " D"], x: Array, y: Array) -> lf.Belief:
-        arguments = (belief, params, SMALL_FLAT.apply, LIKELIHOOD, x, y)
-        return lf.laplace_update(*arguments, residual=residual, metric=metric)[0]
+        return lf.laplace_update(belief, params, SMALL_FLAT.apply, LIKELIHOOD, x, y)[0]
 
     def both(start: Float[Array, " D"], params: Float[Array, " D"], data: Split) -> lf.Belief:
-        belief, half = lf.init(start, 1.0, rank=rank), len(data.train_y) // 2
+        structure = lf.LowRank(rank, residual=residual, metric=metric)
+        belief, half = lf.init(start, 1.0, structure=structure), len(data.train_y) // 2
         for part in (slice(half), slice(half, None)):
             belief = absorb(belief, params, data.train_x[part], data.train_y[part])
         return belief

@@ -1,7 +1,6 @@
 """Block-diagonal precisions, every block diagonal plus low rank: one for each layer or for each unit."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -16,7 +15,7 @@ from lowrank_filter.algebra.example_gradients import Columns, Stack
 from lowrank_filter.algebra.partition import Layout
 from lowrank_filter.algebra.precision import Correction, Curvature, Misfit, Projection
 from lowrank_filter.algebra.tree import Tree
-from lowrank_filter.algebra.truncation import Metric, Residual
+from lowrank_filter.algebra.truncation import Policy
 from lowrank_filter.common import checks
 from lowrank_filter.common.registered import registered
 
@@ -106,7 +105,7 @@ class Blocks:
         gain = _each(DiagLowRank.smoothing_gain)
         return self.layout.join(gain(self.parts, self.layout.split(vector), noise, transition))
 
-    def project(self, columns: Columns, *, metric: Metric, noise: Any = None, transition: Any = None) -> Projection:
+    def project(self, columns: Columns, *, noise: Any = None, transition: Any = None) -> Projection:
         """All together."""
         return projection(self if noise is None else self.propagate(noise, transition), columns.stack())
 
@@ -115,9 +114,6 @@ class Blocks:
         columns: Columns,
         target: Float[Array, " n"],
         *,
-        rank: int,
-        residual: Residual,
-        metric: Metric,
         noise: Any = None,
         transition: Any = None,
         prior: Any = None,
@@ -126,87 +122,73 @@ class Blocks:
         if prior is None and noise is not None:
             prior = self.propagate(noise, transition)
         if prior is not None:
-            return prior.condition(columns, target, rank=rank, residual=residual, metric=metric)
+            return prior.condition(columns, target)
         stack = columns.stack()
 
         def one(part: DiagLowRank, rows: Float[Array, "n m"]) -> tuple[DiagLowRank, DiagLowRank, Misfit]:
-            kept, site, _, misfit = part.condition(
-                Stack(rows), jnp.zeros(len(rows), rows.dtype), rank=rank, residual=residual, metric=metric
-            )
+            kept, site, _, misfit = part.condition(Stack(rows), jnp.zeros(len(rows), rows.dtype))
             return kept, site, misfit
 
         kept, sites, misfits = zip(*_each(one)(self.parts, self.layout.split_stack(stack)), strict=True)
         return self._with(kept), self._with(sites), correction(self, stack, target), _together(misfits)
 
-    def approximate(
-        self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int | None
-    ) -> tuple[Self, Misfit]:
+    def approximate(self, curvature: Curvature, *, iterations: int | None) -> tuple[Self, Misfit]:
         """The leading eigenvectors of H's diagonal blocks, and with ``residual="diagonal"`` the rest of diag(H)."""
         diags = tuple(part.diag for part in self.parts)
+        policy = self.parts[0].policy
+        rank = policy.kept(self.rank)
         room = krylov.room(rank, curvature.roots, iterations)
         pull, _ = curvature.root_products()
 
         def cut(site: Blocks, diagonal: Any) -> Misfit:
-            found = _each(functools.partial(cut_off, residual=residual, metric=metric))
-            return _together(found(self.parts, site.parts, diagonal))
+            return _together(_each(cut_off)(self.parts, site.parts, diagonal))
 
         if curvature.columns <= room.vectors:
             stacks = self.layout.split_stack(pull(curvature.start(curvature.columns)))
-            columns = self._with(map(DiagLowRank, jax.tree.map(jnp.zeros_like, diags), stacks))
-            site = columns.truncate(rank, residual=residual, metric=metric, reference=self)
+            columns = self._of(jax.tree.map(jnp.zeros_like, diags), stacks)
+            site = columns.truncate(rank, reference=self)
             return site, cut(site, _each(tree.squares)(stacks))
         factors = tuple(jnp.zeros((len(diag), 0, diag.shape[1]), diag.dtype) for diag in diags)
         if rank > 0:
             factors = krylov.leading(
                 lambda stack: curvature.block_product(self.layout, stack),
                 lambda count: self.layout.split_stack(pull(curvature.start(count))),
-                jax.tree.map(jax.lax.rsqrt, diags) if metric == "relative" else None,
+                jax.tree.map(jax.lax.rsqrt, diags) if policy.metric == "relative" else None,
                 rank=rank,
                 room=room,
                 dimension=max(diag.shape[1] for diag in diags),
                 each=_each,
             )
         diagonal = self.layout.split(curvature.diagonal())
-        rest = jax.tree.map(jnp.zeros_like, diags) if residual == "drop" else _each(remainder)(diagonal, factors)
-        site = self._with(map(DiagLowRank, rest, factors))
+        rest = jax.tree.map(jnp.zeros_like, diags) if policy.residual == "drop" else _each(remainder)(diagonal, factors)
+        site = self._of(rest, factors)
         return site, cut(site, diagonal)
 
-    def add(
-        self,
-        other: Self,
-        *,
-        rank: int,
-        residual: Residual,
-        metric: Metric,
-        reference: Self | None = None,
-    ) -> tuple[Self, Misfit]:
+    def add(self, other: Self, *, reference: Self | None = None) -> tuple[Self, Misfit]:
         """The sum of each block, truncated; what did not fit is summed over the blocks."""
-
-        def one(part: DiagLowRank, other: DiagLowRank, measure: DiagLowRank | None) -> tuple[DiagLowRank, Misfit]:
-            return part.add(other, rank=rank, residual=residual, metric=metric, reference=measure)
-
         measures = (None,) * len(self.parts) if reference is None else reference.parts
-        sums, misfits = zip(*_each(one)(self.parts, other.parts, measures), strict=True)
+        sums, misfits = zip(*_each(_sum_of)(self.parts, other.parts, measures), strict=True)
         return self._with(sums), _together(misfits)
 
-    def truncate(self, rank: int, *, residual: Residual, metric: Metric, reference: Self | None = None) -> Self:
+    def truncate(self, rank: int | None = None, *, reference: Self | None = None) -> Self:
         """Each block truncated."""
+        measures = (self if reference is None else reference).parts
+        return self._with(_each(lambda part, measure: part.truncate(rank, reference=measure))(self.parts, measures))
 
-        def one(part: DiagLowRank, measure: DiagLowRank) -> DiagLowRank:
-            return part.truncate(rank, residual=residual, metric=metric, reference=measure)
-
-        return self._with(_each(one)(self.parts, (self if reference is None else reference).parts))
+    def _of(self, diags: Any, factors: Any) -> Self:
+        policy = self.parts[0].policy
+        return self._with(DiagLowRank(*part, policy) for part in zip(diags, factors, strict=True))
 
     def _with(self, parts: Any) -> Self:
         return dataclasses.replace(self, parts=tuple(parts))
 
 
-def diagonal(precision: Tree, rank: int, layout: Layout) -> Blocks:
+def diagonal(precision: Tree, rank: int, layout: Layout, policy: Policy) -> Blocks:
     """A diagonal precision with room for ``rank`` directions in each block."""
-    saving.known_to_flax(Blocks)
+    saving.known_to_flax(Blocks, "parts")
     return Blocks(
         tuple(
-            DiagLowRank(diag, jnp.zeros((len(diag), rank, diag.shape[1]), diag.dtype))
+            DiagLowRank(diag, jnp.zeros((len(diag), rank, diag.shape[1]), diag.dtype), policy)
             for diag in layout.split(precision)
         ),
         layout,
@@ -216,6 +198,10 @@ def diagonal(precision: Tree, rank: int, layout: Layout) -> Blocks:
 def _each(function: Callable) -> Callable:
     """A function of one block, over all blocks: vmapped within each group, applied to the groups in turn."""
     return lambda *parts: tuple(jax.vmap(function)(*group) for group in zip(*parts, strict=True))
+
+
+def _sum_of(part: DiagLowRank, other: DiagLowRank, measure: DiagLowRank | None) -> tuple[DiagLowRank, Misfit]:
+    return part.add(other, reference=measure)
 
 
 def _together(misfits: Sequence[Misfit]) -> Misfit:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from typing import NamedTuple, Self
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
-from lowrank_filter.algebra import krylov, small_matrices, tree
+from lowrank_filter.algebra import krylov, saving, small_matrices, tree
 from lowrank_filter.algebra.correction import projection
 from lowrank_filter.algebra.example_gradients import Columns, Combinable, Stack, Turned
 from lowrank_filter.algebra.few_parameters import FewParameters, few_parameters
@@ -22,26 +24,43 @@ from lowrank_filter.algebra.square_root import (
     solve_many_parameters,
 )
 from lowrank_filter.algebra.tree import Tree
-from lowrank_filter.algebra.truncation import Metric, Residual, compress, inverse, principal
+from lowrank_filter.algebra.truncation import Policy, compress, inverse, principal
 from lowrank_filter.common import checks
+from lowrank_filter.common.registered import registered
 
 # So few parameters that a square root of their whole precision costs next to nothing.
 _FEW = 32
 
 
-class DiagLowRank(NamedTuple):
+@registered
+@dataclasses.dataclass(frozen=True)
+class DiagLowRank:
     """P = diag(d) + W Wᵀ over parameters that are a pytree; memory (k + 1)·D, no D×D matrix anywhere.
 
     Attributes:
         diag: d, a vector shaped like the parameters. Positive in a belief; zeros are allowed in a site.
         factor: Wᵀ, a stack of k such vectors: the same pytree with a leading axis of length k on every leaf.
+        policy: how sums are cut, a :class:`Policy`; static.
     """
 
     diag: Tree
     factor: Tree
+    policy: Policy = dataclasses.field(default=Policy(), metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        """Saved by flax, whoever made it."""
+        saving.known_to_flax(DiagLowRank, "diag", "factor")
+
+    def __iter__(self) -> Iterator[Tree]:
+        """``diag, factor = precision``."""
+        return iter((self.diag, self.factor))
+
+    def _replace(self, **changes: Any) -> Self:
+        """As of a tuple."""
+        return dataclasses.replace(self, **changes)
 
     def __repr__(self) -> str:
-        """Its size, no numbers; as a tuple where what it holds are no arrays."""
+        """Its size, no numbers; the fields where what they hold are no arrays."""
         try:
             return f"DiagLowRank({tree.described(self.diag)}, rank={self.rank})"
         except (AttributeError, TypeError, IndexError):
@@ -164,7 +183,7 @@ class DiagLowRank(NamedTuple):
         """
         shrink, lower = self._propagation(noise, transition)
         factor = tree.combine(small_matrices.inverse_lower(lower), self.factor)
-        return type(self)(
+        return self._with(
             jax.tree.map(jnp.multiply, shrink, self.diag),
             jax.tree.map(lambda r, a, w: a * r * w, shrink, transition, factor),
         )
@@ -172,7 +191,7 @@ class DiagLowRank(NamedTuple):
     def retrodict(self, noise: Tree, transition: Tree) -> Self:
         """A (P⁻¹ + Q)⁻¹ A: the same with a = 1, and the decay from outside."""
         message = self.propagate(noise, jax.tree.map(jnp.ones_like, self.diag))
-        return type(self)(
+        return self._with(
             jax.tree.map(lambda a, d: a * a * d, transition, message.diag),
             jax.tree.map(jnp.multiply, message.factor, transition),
         )
@@ -184,14 +203,12 @@ class DiagLowRank(NamedTuple):
         low_rank = tree.combine(small_matrices.solve_positive(lower, tree.project(self.factor, scaled)), self.factor)
         return jax.tree.map(lambda x, q, r, w: x - q * r * w, scaled, noise, shrink, low_rank)
 
-    def project(
-        self, columns: Columns, *, metric: Metric, noise: Tree | None = None, transition: Tree | None = None
-    ) -> Projection:
+    def project(self, columns: Columns, *, noise: Tree | None = None, transition: Tree | None = None) -> Projection:
         """AᵀP⁻¹A = AᵀD⁻¹A − XᵀX, X = L⁻¹WᵀD⁻¹A, L Lᵀ = I + WᵀD⁻¹W."""
         if tree.dimension(self.diag) <= self.rank + columns.size:
             predicted = self if noise is None or transition is None else self.propagate(noise, transition)
             return projection(predicted, columns.stack())._replace(prior=None)
-        old = self._prior(noise, transition, metric)
+        old = self._prior(noise, transition)
         variance = inverse(old.diag)
         lower = small_matrices.cholesky_plus_identity(old.grams[0])
         explained = small_matrices.solve_lower(lower, old.against(columns, variance))
@@ -202,9 +219,6 @@ class DiagLowRank(NamedTuple):
         columns: Columns,
         target: Float[Array, " n"],
         *,
-        rank: int,
-        residual: Residual,
-        metric: Metric,
         noise: Tree | None = None,
         transition: Tree | None = None,
         prior: _Prior | None = None,
@@ -221,8 +235,8 @@ class DiagLowRank(NamedTuple):
         """
         if tree.dimension(self.diag) <= self.rank + columns.size:
             predicted = self if noise is None or transition is None else self.propagate(noise, transition)
-            return predicted._condition_few(columns, target, rank=rank, residual=residual, metric=metric)
-        old = self._prior(noise, transition, metric) if prior is None else prior
+            return predicted._condition_few(columns, target)
+        old = self._prior(noise, transition) if prior is None else prior
         variance = inverse(old.diag)
         gram = _bordered(old.grams[0], old.against(columns, variance), columns.gram(variance))
         target = target.astype(gram.dtype)
@@ -252,18 +266,15 @@ class DiagLowRank(NamedTuple):
         correction = Correction(*solution[:3], logdet, solution.lower)
 
         weight, measured = variance, gram
-        if metric == "euclidean":
+        if self.policy.metric == "euclidean":
             weight, measured = None, _bordered(old.grams[1], old.against(columns, None), columns.gram(None))
         accurate = asks_for_square_root(solution.lower)
-        options = {"rank": rank, "residual": residual, "accurate": accurate}
-        precision, misfit = self._rotated(old.diag, (old.factor, columns), measured, weight, **options)
+        precision, misfit = self._rotated(old.diag, (old.factor, columns), measured, weight, accurate=accurate)
         new = measured[self.rank :, self.rank :]
-        site, _ = self._rotated(tree.zeros(self.diag), (columns,), new, weight, **options)
+        site, _ = self._rotated(tree.zeros(self.diag), (columns,), new, weight, accurate=accurate)
         return precision, site, correction, misfit
 
-    def _condition_few(
-        self, columns: Columns, target: Float[Array, " n"], *, rank: int, residual: Residual, metric: Metric
-    ) -> tuple[Self, Self, Correction, Misfit]:
+    def _condition_few(self, columns: Columns, target: Float[Array, " n"]) -> tuple[Self, Self, Correction, Misfit]:
         """The same where the columns outnumber the parameters, with square roots of D×D matrices."""
         dense, added = self._dense(), tree.flat_stack(columns.stack())
         target = target.astype(added.dtype)
@@ -274,96 +285,84 @@ class DiagLowRank(NamedTuple):
         logdet = jnp.where(nothing, 0, 2 * jnp.sum(after - before))
         correction = Correction(step, *solution[1:3], logdet, solution.lower)
 
-        weight = inverse(self.diag) if metric == "relative" else None
+        weight = self._weight(self.diag)
 
         def cut(diag: Tree, rows: Array) -> tuple[Self, Misfit]:
             # In the diagonal's scale, so that the parameters' own scales cost no accuracy.
             short = shortened(rows * dense.scale) / dense.scale if len(rows) > rows.shape[1] else rows
             stack = Stack(tree.unflat_stack(short, self.diag))
-            return self._rotated(
-                diag, (stack,), stack.gram(weight), weight, rank=rank, residual=residual, accurate=True
-            )
+            return self._rotated(diag, (stack,), stack.gram(weight), weight, accurate=True)
 
         precision, misfit = cut(self.diag, jnp.concatenate([tree.flat_stack(self.factor), added]))
         site, _ = cut(tree.zeros(self.diag), added)
         site = tree.select(nothing, jax.tree.map(jnp.zeros_like, site), site)
-        if rank >= self.rank:  # without data not a bit changes
-            unchanged = type(self)(self.diag, tree.pad(self.factor, rank)), jax.tree.map(jnp.zeros_like, misfit)
+        if self._kept >= self.rank:  # without data not a bit changes
+            unchanged = self._with(self.diag, tree.pad(self.factor, self._kept)), jax.tree.map(jnp.zeros_like, misfit)
             precision, misfit = tree.select(nothing, unchanged, (precision, misfit))
         return precision, site, correction, misfit
 
-    def _prior(self, noise: Tree | None, transition: Tree | None, metric: Metric) -> _Prior:
+    def _prior(self, noise: Tree | None, transition: Tree | None) -> _Prior:
         """This matrix, or in the notation of :meth:`propagate` the predicted one, with W⁻ = diag(a r) W L⁻ᵀ.
 
         Its Gram matrix in its own metric is then L⁻¹ Wᵀ diag(a² r/d) W L⁻ᵀ.
         """
         if noise is None or transition is None:
             weights = [inverse(self.diag)]
-            if metric == "euclidean":
+            if self.policy.metric == "euclidean":
                 weights.append(jax.tree.map(jnp.ones_like, self.diag))
             return _Prior(self.diag, Stack(self.factor), self.factor, tree.weighted_grams(self.factor, *weights))
         shrink = self._shrink(noise, transition)
         scale, diag = (jax.tree.map(jnp.multiply, shrink, v) for v in (transition, self.diag))
         weights = [jax.tree.map(jnp.multiply, noise, shrink), jax.tree.map(lambda s, d: s * s / d, scale, diag)]
-        if metric == "euclidean":
+        if self.policy.metric == "euclidean":
             weights.append(jax.tree.map(jnp.square, scale))
         spread, *grams = tree.weighted_grams(self.factor, *weights)
         turn = small_matrices.inverse_lower(small_matrices.cholesky_plus_identity(spread))
         grams = jnp.einsum("ij,njk,lk->nil", turn, jnp.stack(grams), turn, precision=tree.HIGHEST)
         return _Prior(diag, Turned(self.factor, turn, scale), self.factor, grams, turn, scale)
 
-    def approximate(
-        self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int | None
-    ) -> tuple[Self, Misfit]:
+    def approximate(self, curvature: Curvature, *, iterations: int | None) -> tuple[Self, Misfit]:
         """The leading eigenvectors of H in the metric, and with ``residual="diagonal"`` the rest of diag(H).
 
         Where H has so few root columns that they fit in the room of the iteration, they are decomposed instead.
         """
+        rank, policy = self._kept, self.policy
         room = krylov.room(rank, curvature.roots, iterations)
         pull, push = curvature.root_products()
         if curvature.columns <= room.vectors:
-            columns = type(self)(tree.zeros(self.diag), pull(curvature.start(curvature.columns)))
-            site = columns.truncate(rank, residual=residual, metric=metric, reference=self)
-            return site, cut_off(self, site, tree.squares(columns.factor), residual=residual, metric=metric)
+            columns = self._with(tree.zeros(self.diag), pull(curvature.start(curvature.columns)))
+            site = columns.truncate(rank, reference=self)
+            return site, cut_off(self, site, tree.squares(columns.factor))
         factor = tree.zeros(self.diag, 0)
         if rank > 0:
             factor = krylov.leading_columns(
                 pull,
                 push,
                 curvature.start,
-                jax.tree.map(jax.lax.rsqrt, self.diag) if metric == "relative" else None,
+                jax.tree.map(jax.lax.rsqrt, self.diag) if policy.metric == "relative" else None,
                 rank=rank,
                 room=room,
                 dimension=tree.dimension(self.diag),
             )
         diagonal = curvature.diagonal()
-        rest = tree.zeros(self.diag) if residual == "drop" else remainder(diagonal, factor)
-        site = type(self)(rest, factor)
-        return site, cut_off(self, site, diagonal, residual=residual, metric=metric)
+        rest = tree.zeros(self.diag) if policy.residual == "drop" else remainder(diagonal, factor)
+        site = self._with(rest, factor)
+        return site, cut_off(self, site, diagonal)
 
-    def add(
-        self,
-        other: Self,
-        *,
-        rank: int,
-        residual: Residual,
-        metric: Metric,
-        reference: Self | None = None,
-    ) -> tuple[Self, Misfit]:
+    def add(self, other: Self, *, reference: Self | None = None) -> tuple[Self, Misfit]:
         """diag(d + d') + the best rank-k part of W Wᵀ + W'W'ᵀ, in the metric of ``reference``'s diagonal (the sum's
         own if none is given)."""
         diag = jax.tree.map(jnp.add, self.diag, other.diag)
-        measure = diag if reference is None else reference.diag
-        weight = inverse(measure) if metric == "relative" else None
+        weight = self._weight(diag if reference is None else reference.diag)
         columns = Stack(self.factor), Stack(other.factor)
-        return self._rotated(diag, columns, _joint_gram(*columns, weight), weight, rank=rank, residual=residual)
+        return self._rotated(diag, columns, _joint_gram(*columns, weight), weight)
 
-    def truncate(self, rank: int, *, residual: Residual, metric: Metric, reference: Self | None = None) -> Self:
+    def truncate(self, rank: int | None = None, *, reference: Self | None = None) -> Self:
         """This matrix with its low-rank part cut to ``rank``, in the metric of ``reference``'s diagonal."""
         measure = self if reference is None else reference
-        factor, discarded = compress(self.factor, measure.diag, rank, metric=metric)
-        diag = jax.tree.map(jnp.add, self.diag, discarded) if residual == "diagonal" else self.diag
-        return type(self)(diag, factor)
+        rank = self._kept if rank is None else rank
+        factor, discarded = compress(self.factor, measure.diag, rank, metric=self.policy.metric)
+        return self._with(self._rest_added(self.diag, discarded), factor)
 
     def _rotated(
         self,
@@ -372,19 +371,30 @@ class DiagLowRank(NamedTuple):
         gram: Float[Array, "n n"],
         weight: Tree | None,
         *,
-        rank: int,
-        residual: Residual,
         accurate: Bool[Array, ""] | bool = False,
     ) -> tuple[Self, Misfit]:
         """diag + the columns' leading part, given their Gram matrix in the metric."""
+        rank = self._kept
         if len(gram) <= rank:
             nothing = jnp.zeros((), gram.dtype)
             joined = tree.join(tuple(column.stack() for column in columns))
-            return type(self)(diag, tree.pad(joined, rank)), Misfit(nothing, nothing)
+            return self._with(diag, tree.pad(joined, rank)), Misfit(nothing, nothing)
         kept, discarded, squared = principal(gram, columns, weight, rank, accurate)
-        if residual == "diagonal":
-            diag = jax.tree.map(jnp.add, diag, discarded)
-        return type(self)(diag, kept), Misfit(jnp.sum(squared[rank:]), jnp.sum(squared))
+        return self._with(self._rest_added(diag, discarded), kept), Misfit(jnp.sum(squared[rank:]), jnp.sum(squared))
+
+    def _rest_added(self, diag: Tree, discarded: Tree) -> Tree:
+        return diag if self.policy.residual == "drop" else jax.tree.map(jnp.add, diag, discarded)
+
+    def _weight(self, diag: Tree) -> Tree | None:
+        """The metric, relative to a diagonal."""
+        return inverse(diag) if self.policy.metric == "relative" else None
+
+    @property
+    def _kept(self) -> int:
+        return self.policy.kept(self.rank)
+
+    def _with(self, diag: Tree, factor: Tree) -> Self:
+        return dataclasses.replace(self, diag=diag, factor=factor)
 
     @property
     def _few(self) -> bool:
@@ -408,6 +418,27 @@ class DiagLowRank(NamedTuple):
         return shrink, small_matrices.cholesky_plus_identity(tree.weighted_gram(self.factor, weight))
 
 
+def low_rank_parts(precision: Any) -> list[DiagLowRank]:
+    """Where a precision, or anything that has some, is diagonal plus low rank: itself, its blocks or parts, nowhere."""
+    return [part for part in jax.tree.leaves(precision, is_leaf=_is_low_rank) if _is_low_rank(part)]
+
+
+def over_low_rank_parts(function: Callable[[DiagLowRank], DiagLowRank], precision: Any) -> Any:
+    """The same with a function of each of them in its place."""
+    return jax.tree.map(lambda n: function(n) if _is_low_rank(n) else n, precision, is_leaf=_is_low_rank)
+
+
+def with_policy(precision: Any, **changes: Any) -> Any:
+    """The same with other policies in all of them, as far as they are given."""
+    return over_low_rank_parts(
+        lambda part: dataclasses.replace(part, policy=part.policy._replace(**changes)), precision
+    )
+
+
+def _is_low_rank(node: Any) -> bool:
+    return isinstance(node, DiagLowRank)
+
+
 class Joined(NamedTuple):
     """Precisions over several leaves of few numbers as such over one array, and back; others as they are.
 
@@ -428,13 +459,13 @@ class Joined(NamedTuple):
         """A precision over one array."""
         if not isinstance(precision, DiagLowRank):
             return precision
-        return DiagLowRank(self.buffer.vector(precision.diag), self.buffer.stack(precision.factor))
+        return precision._with(self.buffer.vector(precision.diag), self.buffer.stack(precision.factor))
 
     def precision_back(self, precision: Precision) -> Precision:
         """The precision."""
         if not isinstance(precision, DiagLowRank):
             return precision
-        return DiagLowRank(self.buffer.vector_back(precision.diag), self.buffer.stack_back(precision.factor))
+        return precision._with(self.buffer.vector_back(precision.diag), self.buffer.stack_back(precision.factor))
 
 
 class _Prior(NamedTuple):
@@ -474,11 +505,11 @@ def _joint_gram(old: Stack, columns: Stack, weight: Tree | None) -> Float[Array,
     return _bordered(old.gram(weight), columns.against(weighted), columns.gram(weight))
 
 
-def cut_off(prior: DiagLowRank, site: DiagLowRank, diagonal: Tree, *, residual: Residual, metric: Metric) -> Misfit:
+def cut_off(prior: DiagLowRank, site: DiagLowRank, diagonal: Tree) -> Misfit:
     """The trace of a curvature with this diagonal, and of what its site's low-rank part leaves of it; in the metric of
     the diagonal that the two will have together."""
-    rest = site.diag if residual == "diagonal" else remainder(diagonal, site.factor)
-    if metric == "relative":
+    rest = site.diag if prior.policy.residual == "diagonal" else remainder(diagonal, site.factor)
+    if prior.policy.metric == "relative":
         rest, diagonal = (
             jax.tree.map(lambda v, d, s: v / (d + s), value, prior.diag, site.diag) for value in (rest, diagonal)
         )

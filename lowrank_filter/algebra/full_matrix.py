@@ -14,7 +14,6 @@ from lowrank_filter.algebra.partition import Layout, one_block
 from lowrank_filter.algebra.precision import Correction, Curvature, Misfit, Projection
 from lowrank_filter.algebra.square_root import shortened, solve_few_parameters
 from lowrank_filter.algebra.tree import Tree
-from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.common import checks
 from lowrank_filter.common.registered import registered
 
@@ -32,7 +31,6 @@ class FullMatrix:
 
     root: Array
     layout: Layout = dataclasses.field(metadata={"static": True})
-    has_choices = False
 
     def __repr__(self) -> str:
         """Its size and kind, no numbers."""
@@ -101,7 +99,7 @@ class FullMatrix:
         root = self._propagated(spread)
         return self._tree(scaled - spread * _matmul(root.T, _matmul(root, scaled)))
 
-    def project(self, columns: Columns, *, metric: Metric, noise: Any = None, transition: Any = None) -> Projection:
+    def project(self, columns: Columns, *, noise: Any = None, transition: Any = None) -> Projection:
         """A Gram matrix of whitened columns."""
         return projection(self if noise is None else self.propagate(noise, transition), columns.stack())
 
@@ -110,9 +108,6 @@ class FullMatrix:
         columns: Columns,
         target: Float[Array, " n"],
         *,
-        rank: int,
-        residual: Residual,
-        metric: Metric,
         noise: Any = None,
         transition: Any = None,
         prior: Any = None,
@@ -121,7 +116,7 @@ class FullMatrix:
         if prior is None and noise is not None:
             prior = self.propagate(noise, transition)
         if prior is not None:
-            return prior.condition(columns, target, rank=rank, residual=residual, metric=metric)
+            return prior.condition(columns, target)
         rows = jax.vmap(self._flat)(columns.stack())
         solution = solve_few_parameters(rows, self.root, target.astype(rows.dtype))
         nothing = jnp.all(rows == 0)
@@ -130,9 +125,7 @@ class FullMatrix:
         correction = Correction(self._tree(solution.vector), *solution[1:3], logdet, solution.lower)
         return precision, self._with(self._square(rows)), correction, _fits(rows)
 
-    def approximate(
-        self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int | None
-    ) -> tuple[Self, Misfit]:
+    def approximate(self, curvature: Curvature, *, iterations: int | None) -> tuple[Self, Misfit]:
         """Exactly: the root columns where they are few, else H as products with every direction."""
         if curvature.columns <= len(self.root):
             pull, _ = curvature.root_products()
@@ -144,21 +137,13 @@ class FullMatrix:
         roots = jnp.where(large, jnp.sqrt(jnp.where(large, values, 1)), 0)
         return self._with(roots[:, None] * vectors.T), _fits(whole)
 
-    def add(
-        self,
-        other: Self,
-        *,
-        rank: int,
-        residual: Residual,
-        metric: Metric,
-        reference: Self | None = None,
-    ) -> tuple[Self, Misfit]:
+    def add(self, other: Self, *, reference: Self | None = None) -> tuple[Self, Misfit]:
         """One QR decomposition of both roots."""
         nothing = jnp.all(other.root == 0)
         both = shortened(jnp.concatenate([self.root, other.root]))
         return self._with(jnp.where(nothing, self.root, both)), _fits(self.root)
 
-    def truncate(self, rank: int, *, residual: Residual, metric: Metric, reference: Self | None = None) -> Self:
+    def truncate(self, rank: int | None = None, *, reference: Self | None = None) -> Self:
         """There is nothing to truncate."""
         return self
 

@@ -14,7 +14,6 @@ from lowrank_filter.algebra.example_gradients import Columns
 from lowrank_filter.algebra.partition import Group, Layout
 from lowrank_filter.algebra.precision import Correction, Curvature, KroneckerFactors, Misfit, Projection
 from lowrank_filter.algebra.tree import Tree
-from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.common import checks
 from lowrank_filter.common.registered import registered
 
@@ -130,7 +129,6 @@ class Kronecker:
     parts: tuple[Eigenbasis | Diagonal, ...]
     layout: Layout = dataclasses.field(metadata={"static": True})
     reduce: bool = dataclasses.field(metadata={"static": True})
-    has_choices = False
 
     def __repr__(self) -> str:
         """Its size and kind, no numbers."""
@@ -222,7 +220,7 @@ class Kronecker:
         gains = self._scaled(lambda s, q, a: a / (a * a + q * s), noise, transition)
         return gains.matvec(vector)
 
-    def project(self, columns: Columns, *, metric: Metric, noise: Any = None, transition: Any = None) -> Projection:
+    def project(self, columns: Columns, *, noise: Any = None, transition: Any = None) -> Projection:
         """All together."""
         return projection(self if noise is None else self.propagate(noise, transition), columns.stack())
 
@@ -231,9 +229,6 @@ class Kronecker:
         columns: Columns,
         target: Float[Array, " n"],
         *,
-        rank: int,
-        residual: Residual,
-        metric: Metric,
         noise: Any = None,
         transition: Any = None,
         prior: Any = None,
@@ -255,16 +250,14 @@ class Kronecker:
         if prior is None and noise is not None:
             prior = self.propagate(noise, transition)
         if prior is not None:
-            return prior.condition(columns, target, rank=rank, residual=residual, metric=metric)
+            return prior.condition(columns, target)
         stack = columns.stack()
         parts = map(part, self.layout.groups, self.layout.split_stack(stack))
         site = self._with(parts)
-        precision, misfit = self.add(site, rank=rank, residual=residual, metric=metric)
+        precision, misfit = self.add(site)
         return precision, site, correction(self, stack, target), misfit
 
-    def approximate(
-        self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int | None
-    ) -> tuple[Self, Misfit]:
+    def approximate(self, curvature: Curvature, *, iterations: int | None) -> tuple[Self, Misfit]:
         """K-FAC: each layer's curvature as G ⊗ A; the diagonal of what no layer claims. How far that is from the
         curvature is not known."""
         factors = curvature.kronecker(self.layout, self.reduce)
@@ -277,21 +270,13 @@ class Kronecker:
         nothing = jnp.zeros(())
         return site, Misfit(nothing, nothing)
 
-    def add(
-        self,
-        other: Self,
-        *,
-        rank: int,
-        residual: Residual,
-        metric: Metric,
-        reference: Self | None = None,
-    ) -> tuple[Self, Misfit]:
+    def add(self, other: Self, *, reference: Self | None = None) -> tuple[Self, Misfit]:
         """The sum, in the basis of its partial traces."""
         sums, misfits = zip(*map(_plus, self.parts, other.parts), strict=True)
         left_out, whole = jax.tree.map(lambda *squares: jnp.sqrt(sum(squares)), *misfits)
         return self._with(sums), Misfit(left_out, whole)
 
-    def truncate(self, rank: int, *, residual: Residual, metric: Metric, reference: Self | None = None) -> Self:
+    def truncate(self, rank: int | None = None, *, reference: Self | None = None) -> Self:
         """There is nothing to truncate."""
         return self
 
@@ -318,7 +303,7 @@ def diagonal(precision: Tree, layout: Layout, *, reduce: bool) -> Kronecker:
         units, inputs = diag.shape
         return Eigenbasis(jnp.eye(units, dtype=diag.dtype), jnp.eye(inputs, dtype=diag.dtype), diag)
 
-    saving.known_to_flax(Kronecker)
+    saving.known_to_flax(Kronecker, "parts")
     parts = zip(layout.groups, layout.split(precision), strict=True)
     return Kronecker(tuple(part(*pair) for pair in parts), layout, reduce)
 

@@ -2,9 +2,11 @@
 
 from typing import Any, TypeVar
 
+import jax
 from jaxtyping import Array, Float
 
 from lowrank_filter.algebra import tree, widths
+from lowrank_filter.algebra.diag_low_rank import low_rank_parts, with_policy
 from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
@@ -92,7 +94,7 @@ def inverse_diagonal(precision: Precision) -> Tree:
 
 
 def truncate(
-    precision: Truncatable, rank: int, *, residual: Residual = "diagonal", metric: Metric = "relative"
+    precision: Truncatable, rank: int, *, residual: Residual | None = None, metric: Metric | None = None
 ) -> Truncatable:
     """The factor, or each block's, cut to its ``rank`` leading directions, by a decomposition accurate in float32.
 
@@ -101,7 +103,7 @@ def truncate(
         rank: the number of directions kept; more than there are appends zeros.
         residual: "diagonal" adds the discarded part's diagonal to d, so diag(P) stays exact; "drop" forgets it.
         metric: "relative" keeps what is largest in D^{-1/2}W, the KL-optimal choice (Spantini et al. 2015);
-            "euclidean" keeps what is largest in W.
+            "euclidean" keeps what is largest in W. Both by default as the precision's structure says.
 
     Raises:
         ValueError: rank is not a static integer ≥ 0, an option is unknown, or the diagonal is not positive while
@@ -114,48 +116,27 @@ def truncate(
     """
     _precision(precision)
     checks.rank(rank)
-    truncation_options(residual, metric)
-    precision.check(positive=metric == "relative")
-    return compiled(_call, precision, operation="truncate", rank=rank, residual=residual, metric=metric)
+    given = {name: v for name, v in (("residual", residual), ("metric", metric)) if v is not None}
+    truncation_options(**given)
+    cut = with_policy(precision, **given)
+    precision.check(positive=any(part.policy.metric == "relative" for part in low_rank_parts(cut)))
+    return jax.tree.unflatten(jax.tree.structure(precision), jax.tree.leaves(compiled(_truncate, cut, rank=rank)))
 
 
-def truncation_options(residual: Any, metric: Any) -> None:
+def truncation_options(residual: Any = "diagonal", metric: Any = "relative") -> None:
     """The two choices of a truncation are known ones."""
     checks.choice("residual", residual, ("diagonal", "drop"))
     checks.choice("metric", metric, ("relative", "euclidean"))
 
 
-def open_truncation_options(residual: Any, metric: Any) -> None:
-    """They are known ones, or None: left to the structure."""
-    truncation_options("diagonal" if residual is None else residual, "relative" if metric is None else metric)
-
-
-def truncation_choices(precision: Any, rank: Any, residual: Any, metric: Any) -> dict[str, Any]:
-    """What a precision's operations take, where a kernel was given these or None.
-
-    Raises:
-        ValueError: one is unknown, or was given for a precision that has it from its structure or not at all.
-    """
-    if rank is not None:
-        checks.rank(rank)
-    open_truncation_options(residual, metric)
-    given = {"rank": rank, "residual": residual, "metric": metric}
-    for name, value in given.items():
-        if value is not None and not getattr(precision, "has_choices", True):
-            raise ValueError(
-                f"{name}: expected None for a {type(precision).__name__} precision, got {value!r}; leave it out: a "
-                "structure has its own from init, or has none"
-            )
-    defaults = {"rank": precision.rank, "residual": "diagonal", "metric": "relative"}
-    return {name: defaults[name] if value is None else value for name, value in given.items()}
+def _truncate(precision: Truncatable, *, rank: int) -> Truncatable:
+    return widths.like(widths.cast(precision, widths.common(precision)).truncate(rank), precision)
 
 
 def _call(precision: Precision, *args: Any, operation: str, **options: Any) -> Any:
     dtype = widths.common(precision, args)
     wide, args = widths.cast((precision, args), dtype)
     found = getattr(wide, operation)(*args, **options)
-    if operation == "truncate":
-        return widths.like(found, precision)
     return found if operation == "logdet" else _whole(wide, found)
 
 

@@ -26,7 +26,7 @@ from lowrank_filter.algebra.structures import (
     is_structure,
 )
 from lowrank_filter.algebra.tree import Tree
-from lowrank_filter.algebra.truncation import Metric, Residual
+from lowrank_filter.algebra.truncation import Policy
 from lowrank_filter.common import checks
 from lowrank_filter.common.registered import registered
 
@@ -111,18 +111,13 @@ def _restored(example: Tree, *rest: Any) -> Membership:
 class Parts:
     """P with the precision of each part on its diagonal and nothing beside them; frozen parameters are in none.
 
-    The parts' own choices (rank, residual, metric) are those of their structures.
-
     Attributes:
         parts: a precision for each part.
-        structures: what they were made of; static.
         membership: which parameters they are; static.
     """
 
     parts: tuple[Precision, ...]
-    structures: tuple[Structure, ...] = dataclasses.field(metadata={"static": True})
     membership: Membership = dataclasses.field(metadata={"static": True})
-    has_choices = False
 
     def __repr__(self) -> str:
         """Its size and kinds, no numbers."""
@@ -197,11 +192,10 @@ class Parts:
         dynamics = zip(self._with(vector), noise, transition, strict=True)
         return self.membership.join([part.smoothing_gain(own, q, a) for (part, own), q, a in dynamics])
 
-    def project(self, columns: Columns, *, metric: Metric, noise: Any = None, transition: Any = None) -> Projection:
+    def project(self, columns: Columns, *, noise: Any = None, transition: Any = None) -> Projection:
         """All together."""
         if len(self.parts) == 1:
-            dynamics = {} if noise is None else {"noise": noise[0], "transition": transition[0]}
-            return self.parts[0].project(columns, metric=self._choices()[0]["metric"], **dynamics)
+            return self.parts[0].project(columns, **_of_one(noise, transition))
         return projection(self if noise is None else self.propagate(noise, transition), columns.stack())
 
     def condition(
@@ -209,78 +203,46 @@ class Parts:
         columns: Columns,
         target: Float[Array, " n"],
         *,
-        rank: int,
-        residual: Residual,
-        metric: Metric,
         noise: Any = None,
         transition: Any = None,
         prior: Any = None,
     ) -> tuple[Self, Self, Correction, Misfit]:
         """Data couple the parts: the correction is that of all together. Each part takes its rows of the columns."""
         if len(self.parts) == 1:
-            dynamics = (
-                {"prior": prior} if noise is None else {"noise": noise[0], "transition": transition[0], "prior": prior}
-            )
-            kept, site, step, misfit = self.parts[0].condition(columns, target, **self._choices()[0], **dynamics)
+            dynamics = _of_one(noise, transition)
+            kept, site, step, misfit = self.parts[0].condition(columns, target, **dynamics, prior=prior)
             return self._replaced((kept,)), self._replaced((site,)), step, misfit
         if prior is None and noise is not None:
             prior = self.propagate(noise, transition)
         if prior is not None:
-            return prior.condition(columns, target, rank=rank, residual=residual, metric=metric)
+            return prior.condition(columns, target)
         stack, nothing = columns.stack(), jnp.zeros_like(target)
-        kept, sites, _, misfits = zip(
-            *(
-                part.condition(Stack(own), nothing, **choices)
-                for (part, own), choices in zip(self._with(stack), self._choices(), strict=True)
-            ),
-            strict=True,
-        )
+        each = (part.condition(Stack(own), nothing) for part, own in self._with(stack))
+        kept, sites, _, misfits = zip(*each, strict=True)
         return self._replaced(kept), self._replaced(sites), correction(self, stack, target), _together(misfits)
 
-    def approximate(
-        self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int | None
-    ) -> tuple[Self, Misfit]:
+    def approximate(self, curvature: Curvature, *, iterations: int | None) -> tuple[Self, Misfit]:
         """Each part's diagonal block of the curvature."""
-        sites, misfits = [], []
-        for number, (part, choices) in enumerate(zip(self.parts, self._choices(), strict=True)):
-            alone = len(self.parts) == 1
-            own = (
-                curvature
-                if alone
-                else curvature.within(functools.partial(self.membership.pick, part=number), self.membership.filled)
-            )
-            site, misfit = part.approximate(own, **choices, iterations=iterations)
-            sites.append(site)
-            misfits.append(misfit)
+
+        def within(number: int) -> Curvature:
+            if len(self.parts) == 1:
+                return curvature
+            return curvature.within(functools.partial(self.membership.pick, part=number), self.membership.filled)
+
+        each = (part.approximate(within(number), iterations=iterations) for number, part in enumerate(self.parts))
+        sites, misfits = zip(*each, strict=True)
         return self._replaced(sites), _together(misfits)
 
-    def add(
-        self,
-        other: Self,
-        *,
-        rank: int,
-        residual: Residual,
-        metric: Metric,
-        reference: Self | None = None,
-    ) -> tuple[Self, Misfit]:
+    def add(self, other: Self, *, reference: Self | None = None) -> tuple[Self, Misfit]:
         """The sum of each part."""
         measures = (None,) * len(self.parts) if reference is None else reference.parts
-        each = zip(self.parts, other.parts, measures, self._choices(), strict=True)
-        sums, misfits = zip(*(p.add(o, **choices, reference=m) for p, o, m, choices in each), strict=True)
+        each = zip(self.parts, other.parts, measures, strict=True)
+        sums, misfits = zip(*(part.add(added, reference=measure) for part, added, measure in each), strict=True)
         return self._replaced(sums), _together(misfits)
 
-    def truncate(self, rank: int, *, residual: Residual, metric: Metric, reference: Self | None = None) -> Self:
+    def truncate(self, rank: int | None = None, *, reference: Self | None = None) -> Self:
         """There is nothing to truncate: a part's rank is its structure's."""
         return self
-
-    def _choices(self) -> list[dict[str, Any]]:
-        """What each part's operations take."""
-        return [
-            {"rank": s.rank, "residual": s.residual, "metric": s.metric}
-            if isinstance(s, LowRank)
-            else {"rank": 0, "residual": "diagonal", "metric": "relative"}
-            for s in self.structures
-        ]
 
     def _with(self, vector: Tree) -> list[tuple[Precision, Tree]]:
         return [(part, self.membership.pick(vector, number)) for number, part in enumerate(self.parts)]
@@ -297,11 +259,11 @@ def diagonal(precision: Tree, structure: Any) -> Precision:
         ValueError: it is no prefix of the parameters, all of them are frozen, or a part has no room for its parameters.
     """
     membership, structures = assigned(precision, structure)
-    if len(structures) == 1 and not membership.frozen and not _own_choices(structures[0]):
+    if len(structures) == 1 and not membership.frozen:
         return _part(precision, structures[0])
     parts = [_part(membership.pick(precision, number), kind) for number, kind in enumerate(structures)]
-    saving.known_to_flax(Parts)
-    return Parts(tuple(parts), structures, membership)
+    saving.known_to_flax(Parts, "parts")
+    return Parts(tuple(parts), membership)
 
 
 def assigned(params: Tree, structure: Any) -> tuple[Membership, tuple[Structure, ...]]:
@@ -338,11 +300,6 @@ def assigned(params: Tree, structure: Any) -> tuple[Membership, tuple[Structure,
     return Membership(described, owners, shapes, dtypes), tuple(structures)
 
 
-def _own_choices(kind: Structure) -> bool:
-    """Whether a structure says something that its precision does not hold by itself."""
-    return isinstance(kind, LowRank) and (kind.residual, kind.metric) != ("diagonal", "relative")
-
-
 def _part(diag: Tree, kind: Structure) -> Precision:
     if isinstance(kind, Diagonal):
         return DiagLowRank(diag, tree.zeros(diag, 0))
@@ -359,9 +316,14 @@ def _part(diag: Tree, kind: Structure) -> Precision:
         return full_matrix.diagonal(diag)
     if not isinstance(kind, LowRank):
         raise AssertionError("frozen parameters have no precision")
+    policy = Policy(kind.residual, kind.metric)
     if kind.blocks == "network":
-        return DiagLowRank(diag, tree.zeros(diag, kind.rank))
-    return blocks.diagonal(diag, kind.rank, layout(diag, kind.layers, kind.blocks))
+        return DiagLowRank(diag, tree.zeros(diag, kind.rank), policy)
+    return blocks.diagonal(diag, kind.rank, layout(diag, kind.layers, kind.blocks), policy)
+
+
+def _of_one(noise: Any, transition: Any) -> dict[str, Any]:
+    return {} if noise is None else {"noise": noise[0], "transition": transition[0]}
 
 
 def _together(misfits: Sequence[Misfit]) -> Misfit:

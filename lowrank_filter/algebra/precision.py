@@ -9,7 +9,6 @@ from jaxtyping import Array, Float, Key
 from lowrank_filter.algebra.example_gradients import Columns
 from lowrank_filter.algebra.partition import Group, Layout
 from lowrank_filter.algebra.tree import Tree
-from lowrank_filter.algebra.truncation import Metric, Residual
 
 
 class Correction(NamedTuple):
@@ -94,9 +93,8 @@ class Curvature(NamedTuple):
 class Precision(Protocol):
     """A symmetric positive definite matrix P over the parameters, known by its operations.
 
-    A new structure is a pytree of arrays with these methods; no kernel changes. ``rank``, ``residual``, ``metric`` and
-    ``iterations`` are choices of low-rank structures; others take no notice of them, and say so to the kernels by an
-    attribute ``has_choices = False``.
+    A new structure is a pytree of arrays with these methods; no kernel changes. What it does where a sum does not fit
+    is its own business, a static part of it (:class:`Policy`); ``iterations`` is for those that search for directions.
     """
 
     @property
@@ -160,7 +158,7 @@ class Precision(Protocol):
         """P⁻¹ A (A P⁻¹ A + Q)⁻¹ v."""
         ...
 
-    def project(self, columns: Columns, *, metric: Metric, noise: Any = None, transition: Any = None) -> Projection:
+    def project(self, columns: Columns, *, noise: Any = None, transition: Any = None) -> Projection:
         """The columns under N(0, P⁻¹), where P is propagated first as in :meth:`condition`."""
         ...
 
@@ -169,9 +167,6 @@ class Precision(Protocol):
         columns: Columns,
         target: Float[Array, " n"],
         *,
-        rank: int,
-        residual: Residual,
-        metric: Metric,
         noise: Any = None,
         transition: Any = None,
         prior: Any = None,
@@ -183,25 +178,15 @@ class Precision(Protocol):
         """
         ...
 
-    def approximate(
-        self, curvature: Curvature, *, rank: int, residual: Residual, metric: Metric, iterations: int | None
-    ) -> tuple[Self, Misfit]:
+    def approximate(self, curvature: Curvature, *, iterations: int | None) -> tuple[Self, Misfit]:
         """A curvature as a positive semi-definite member of the same family, measured against this precision; what of
         its trace (in the metric) did not fit, as far as that is known."""
         ...
 
-    def add(
-        self,
-        other: Self,
-        *,
-        rank: int,
-        residual: Residual,
-        metric: Metric,
-        reference: Self | None = None,
-    ) -> tuple[Self, Misfit]:
+    def add(self, other: Self, *, reference: Self | None = None) -> tuple[Self, Misfit]:
         """P + other brought back into the family, and what of it did not fit."""
         ...
 
-    def truncate(self, rank: int, *, residual: Residual, metric: Metric, reference: Self | None = None) -> Self:
-        """This matrix brought to ``rank``."""
+    def truncate(self, rank: int | None = None, *, reference: Self | None = None) -> Self:
+        """This matrix brought to a rank, by default what its policy keeps, measured against ``reference`` or itself."""
         ...

@@ -6,7 +6,7 @@ from typing import Any
 
 
 @functools.cache
-def known_to_flax(structure: type, arrays: str = "parts") -> None:
+def known_to_flax(structure: type, *arrays: str) -> None:
     """``flax.serialization`` takes a structure's arrays, what is static from the target; where flax is installed."""
     try:
         from flax import serialization  # noqa: PLC0415  a tenth of a second that most do not need
@@ -14,10 +14,10 @@ def known_to_flax(structure: type, arrays: str = "parts") -> None:
         return
 
     def to_state(value: Any) -> dict[str, Any]:
-        return {arrays: serialization.to_state_dict(getattr(value, arrays))}
+        return {name: serialization.to_state_dict(getattr(value, name)) for name in arrays}
 
     def from_state(target: Any, state: dict[str, Any]) -> Any:
-        found = serialization.from_state_dict(getattr(target, arrays), state[arrays])
-        return dataclasses.replace(target, **{arrays: found})
+        found = {name: serialization.from_state_dict(getattr(target, name), state[name]) for name in arrays}
+        return dataclasses.replace(target, **found)
 
     serialization.register_serialization_state(structure, to_state, from_state)

@@ -29,6 +29,24 @@ Residual = Literal["diagonal", "drop"]
 Metric = Literal["relative", "euclidean"]
 
 
+class Policy(NamedTuple):
+    """What a precision does where a sum has more directions than it has room for; static.
+
+    Attributes:
+        residual: "diagonal" adds the diagonal of what is truncated to d, "drop" forgets it.
+        metric: "relative" keeps what is largest relative to d, "euclidean" what is largest.
+        rank: how many directions are kept; None: as many as there were before.
+    """
+
+    residual: Residual = "diagonal"
+    metric: Metric = "relative"
+    rank: int | None = None
+
+    def kept(self, rank: int) -> int:
+        """How many that is of a precision of this rank."""
+        return rank if self.rank is None else self.rank
+
+
 class Principal(NamedTuple):
     """The leading part of a stack.
 

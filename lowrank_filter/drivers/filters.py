@@ -1,5 +1,6 @@
 """Filters built once, in the manner of optax: a NamedTuple of pure functions that close over their choices."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
@@ -8,13 +9,13 @@ import jax
 import optax
 from jaxtyping import Array, ArrayLike, Key
 
-from lowrank_filter.algebra.operations import open_truncation_options
+from lowrank_filter.algebra.operations import truncation_options
 from lowrank_filter.algebra.structures import LowRank
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.common import checks
 from lowrank_filter.drivers.fit import check_optimizer, fit
-from lowrank_filter.kernels.belief import Belief, prior, structured
+from lowrank_filter.kernels.belief import Belief, moved, prior, structured
 from lowrank_filter.kernels.examples import Apply, check_model
 from lowrank_filter.kernels.laplace import laplace_update
 from lowrank_filter.kernels.likelihoods import Likelihood
@@ -95,7 +96,7 @@ def extended_filter(
     """The extended Kalman filter of the weights, for streams; arguments as in init, predict and update.
 
     ``structure`` is that of :func:`init`, for the network or each of its parts; ``rank`` is short for one low-rank
-    structure over all of it, and only then ``residual`` and ``metric`` are given here. Without a ``precision``,
+    structure over all of it. ``residual`` and ``metric`` are deprecated: a structure has them. Without a ``precision``,
     ``filter.init(params, x)`` takes the network's own for the inputs of a first batch, ``scaled(apply_fn, x)``, and
     ``filter.init(params)`` takes 1. With a ``transition`` below 1 and ``center=params`` the weights return to where
     they began.
@@ -112,7 +113,7 @@ def extended_filter(
         >>> print(belief.mean.round(2))
         [1. 2.]
     """
-    start, choices = _start(apply_fn, structure, precision, rank, {"residual": residual, "metric": metric})
+    start, former = _start(apply_fn, structure, precision, rank, {"residual": residual, "metric": metric})
     check_model(apply_fn, likelihood)
     checks.not_negative("process_noise", process_noise)
     checks.finite("transition", transition)
@@ -132,7 +133,7 @@ def extended_filter(
             likelihood,
             x,
             y,
-            **choices,
+            **former(belief),
             temperature=temperature,
             mask=mask,
             weights=weights,
@@ -187,7 +188,7 @@ def laplace_filter(
         >>> print(belief.mean.round(3))
         [1. 2.]
     """
-    start, choices = _start(apply_fn, structure, precision, rank, {"residual": residual, "metric": metric})
+    start, former = _start(apply_fn, structure, precision, rank, {"residual": residual, "metric": metric})
     check_model(apply_fn, likelihood)
     checks.not_negative("process_noise", process_noise)
     checks.finite("transition", transition)
@@ -220,7 +221,7 @@ def laplace_filter(
             params,
             apply_fn,
             likelihood,
-            **choices,
+            **former(belief),
             curvature_scale=curvature_scale,
             batch_size=batch_size,
             **data,
@@ -235,17 +236,20 @@ def laplace_filter(
 
 def _start(
     apply_fn: Apply, structure: Any, precision: Tree | Scaled | None, rank: int | None, choices: dict[str, Any]
-) -> tuple[Callable[..., Belief], dict[str, Any]]:
-    """The filter's init, and what its update takes of rank, residual and metric."""
+) -> tuple[Callable[..., Belief], Callable[[Belief], dict[str, Any]]]:
+    """The filter's init, and what its update still says of rank, residual and metric to a belief from elsewhere."""
     kind = structured(structure, rank)
-    open_truncation_options(**choices)
-    own = structure is None or isinstance(structure, str)
-    for name, value in choices.items():
-        if value is not None and not (own and isinstance(kind, LowRank)):
+    given = {name: value for name, value in choices.items() if value is not None}
+    truncation_options(**given)
+    for name, value in given.items():
+        if not isinstance(kind, LowRank) or kind is structure:
             raise ValueError(
                 f"{name}: expected None for structure={structure!r}, got {value!r}; leave it out: a LowRank structure "
                 "has it, others have none"
             )
+    if given:
+        kind = dataclasses.replace(kind, **given)
+        moved(", ".join(f"{name}=" for name in given), f"structure={kind!r}", stacklevel=4)
     if precision is not None and not isinstance(precision, Scaled):
         checks.positive("precision", precision)
 
@@ -254,4 +258,7 @@ def _start(
             return prior(params, precision, kind)
         return prior(params, 1.0 if x is None else scaled(apply_fn, x), kind)
 
-    return start, {"rank": rank, **choices}
+    def former(belief: Belief) -> dict[str, Any]:
+        return given if rank in (None, belief.precision.rank) else {"rank": rank, **given}
+
+    return start, former

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Key
 
 from lowrank_filter.algebra import parts, storage, tree, widths
-from lowrank_filter.algebra.diag_low_rank import Joined
+from lowrank_filter.algebra.diag_low_rank import Joined, low_rank_parts
 from lowrank_filter.algebra.operations import OPERATIONS
 from lowrank_filter.algebra.partition import Layer
 from lowrank_filter.algebra.precision import Precision
@@ -83,7 +83,7 @@ def init(
         Belief(D=35, float32, rank=2, Parts)
     """
     if blocks is not None or layers is not None:
-        _moved("blocks=, layers=", "structure=LowRank(rank, blocks=..., layers=...)")
+        moved("blocks=, layers=", "structure=LowRank(rank, blocks=..., layers=...)")
         checks.choice("blocks", "network" if blocks is None else blocks, ("network", "layer", "unit"))
         checks.rank(rank)
         if structure is not None:
@@ -112,7 +112,7 @@ def kronecker_init(
         >>> [part.scale.shape for part in belief.precision.parts]  # two units; three inputs and a one
         [(2, 4)]
     """
-    _moved("kronecker_init", "init(params, precision, structure=KroneckerFactored())")
+    moved("kronecker_init", "init(params, precision, structure=KroneckerFactored())")
     return prior(params, precision, KroneckerFactored(shared, layers))
 
 
@@ -150,8 +150,10 @@ def prior(params: Tree, precision: Tree | Scaled, structure: Any) -> Belief:
     return Belief(mean, parts.diagonal(tree.broadcast(precision, mean), structure))
 
 
-def _moved(name: str, instead: str) -> None:
-    warnings.warn(f"{name}: deprecated, gone in the next release; write {instead}", DeprecationWarning, stacklevel=3)
+def moved(name: str, instead: str, *, stacklevel: int = 3) -> None:
+    """Warn of what goes."""
+    text = f"{name}: deprecated, gone in the next release; write {instead}"
+    warnings.warn(text, DeprecationWarning, stacklevel=stacklevel)
 
 
 def learned(belief: Belief, apply_fn: Any = None) -> tuple[Belief, Any, Callable[[Belief], Belief]]:
@@ -277,7 +279,7 @@ def store(belief: Belief, dtype: DTypeLike) -> Belief:
     """
     check_belief(belief)
     checks.floating("dtype", dtype)
-    if not storage.parts(belief.precision):
+    if not low_rank_parts(belief.precision):
         raise ValueError(
             f"belief: expected a precision with low-rank factors, got "
             f"{type(belief.precision).__name__}; keep it as it is"

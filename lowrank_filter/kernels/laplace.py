@@ -8,13 +8,12 @@ from jaxtyping import ArrayLike
 
 from lowrank_filter.algebra import widths
 from lowrank_filter.algebra.diag_low_rank import Joined
-from lowrank_filter.algebra.operations import truncation_choices
 from lowrank_filter.algebra.precision import Misfit
 from lowrank_filter.algebra.tree import Tree
-from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import compiled
 from lowrank_filter.kernels.belief import Belief, check_belief, check_frozen, learned, unchecked_penalty
+from lowrank_filter.kernels.deprecated import with_choices
 from lowrank_filter.kernels.examples import Apply, Examples, check_examples, outputs_in_pieces, prepare
 from lowrank_filter.kernels.expansion import losses
 from lowrank_filter.kernels.ggn import curvature
@@ -22,6 +21,7 @@ from lowrank_filter.kernels.likelihoods import Likelihood
 from lowrank_filter.kernels.update import Info
 
 
+@with_choices
 def laplace_update(
     belief: Belief,
     params: Tree,
@@ -30,9 +30,6 @@ def laplace_update(
     x: Any,
     y: Any,
     *,
-    rank: int | None = None,
-    residual: Residual | None = None,
-    metric: Metric | None = None,
     temperature: ArrayLike = 1.0,
     curvature_scale: ArrayLike = 1.0,
     batch_size: int = 1000,
@@ -42,11 +39,11 @@ def laplace_update(
 ) -> tuple[Belief, Info]:
     """The belief centred where training on loss/λ + :func:`penalty` ended, with the curvature found there.
 
-        m⁺ = θ*,   P⁺ = P + (α/λ) Σᵢ JᵢᵀHᵢJᵢ at θ*, truncated to ``rank``
+        m⁺ = θ*,   P⁺ = P + (α/λ) Σᵢ JᵢᵀHᵢJᵢ at θ*, truncated as the structure says (:class:`LowRank`)
         log evidence = −Σℓᵢ/λ − ½(θ* − m)ᵀP(θ* − m) + ½ log det P − ½ log det P⁺
 
     The generalised Gauss-Newton matrix is met only in products, micro-batched: memory O(k·D + batch) whatever
-    the number of examples.
+    the number of examples. Its diagonal, where the structure keeps that, costs one gradient per example and output.
 
     Args:
         belief: the predicted belief, the one that the penalty was taken from.
@@ -54,7 +51,6 @@ def laplace_update(
         apply_fn: (params, x) → outputs [B, C].
         likelihood: of a target given the outputs of one example.
         x, y, mask, weights: the examples, as in :func:`update`; any number of them.
-        rank, residual, metric: see :func:`update`. The diagonal costs one gradient per example and output.
         temperature: λ > 0, as in training.
         curvature_scale: α > 0: this task's curvature counts α times in what follows. Above 1 it buys retention
             (10 … 30 for task sequences), and the log evidence is then no longer that of the model.
@@ -79,7 +75,6 @@ def laplace_update(
         [0.5 0.5]
     """
     check_belief(belief)
-    choices = truncation_choices(belief.precision, rank, residual, metric)
     checks.count("batch_size", batch_size, minimum=1)
     if iterations is not None:
         checks.count("iterations", iterations, minimum=0)
@@ -94,7 +89,6 @@ def laplace_update(
         apply_fn=apply_fn,
         batch_size=batch_size,
         iterations=iterations,
-        **choices,
     )
 
 
@@ -107,9 +101,6 @@ def _laplace_update(
     curvature_scale: ArrayLike,
     *,
     apply_fn: Apply,
-    rank: int,
-    residual: Residual,
-    metric: Metric,
     batch_size: int,
     iterations: int | None,
 ) -> tuple[Belief, Info]:
@@ -129,10 +120,9 @@ def _laplace_update(
         jnp.asarray(temperature) / curvature_scale,
         min(batch_size, len(batch.mask)),
     )
-    site, cut = prior.approximate(operator, rank=rank, residual=residual, metric=metric, iterations=iterations)
+    site, cut = prior.approximate(operator, iterations=iterations)
     joined = Joined.of(prior, params)
-    options = {"rank": rank, "residual": residual, "metric": metric}
-    precision, misfit = joined.precision(prior).add(joined.precision(site), **options)
+    precision, misfit = joined.precision(prior).add(joined.precision(site))
     precision = joined.precision_back(precision)
     misfit = Misfit(cut.left_out + misfit.left_out, cut.left_out + misfit.whole)
     local = losses(likelihood, outputs_in_pieces(apply_fn, params, batch.x, batch_size), batch, temperature)

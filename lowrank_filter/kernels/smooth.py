@@ -5,16 +5,17 @@ import jax.numpy as jnp
 
 from lowrank_filter.algebra import widths
 from lowrank_filter.algebra.diag_low_rank import Joined
-from lowrank_filter.algebra.operations import OPERATIONS, truncation_choices
+from lowrank_filter.algebra.operations import OPERATIONS
 from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.tree import Tree
-from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import Shared, compiled
 from lowrank_filter.kernels.belief import Belief, learned
+from lowrank_filter.kernels.deprecated import with_choices
 from lowrank_filter.kernels.predict import moved, per_step
 
 
+@with_choices
 def smooth(
     beliefs: Belief,
     sites: Precision,
@@ -22,9 +23,6 @@ def smooth(
     transition: Tree = 1.0,
     *,
     center: Tree | None = None,
-    rank: int | None = None,
-    residual: Residual | None = None,
-    metric: Metric | None = None,
 ) -> Belief:
     """The beliefs about every step's parameters given all steps' data.
 
@@ -44,7 +42,6 @@ def smooth(
             A leaf that broadcasts to the parameters it covers is the same for all steps; otherwise its first axis is T.
         transition: a, likewise.
         center: c, likewise; None: 0.
-        rank, residual, metric: k of the result, static, and of the truncations; as in :func:`update`.
 
     Returns:
         Smoothed beliefs, stacked along T. The last is the filtered one.
@@ -68,9 +65,7 @@ def smooth(
     checks.not_negative("process_noise", process_noise)
     checks.finite("transition", transition)
     checks.finite("center", center)
-    one = jax.eval_shape(lambda stack: jax.tree.map(lambda leaf: leaf[0], stack), beliefs.precision)
-    choices = truncation_choices(one, rank, residual, metric)
-    return compiled(_smooth, beliefs, sites, Shared.of(process_noise), Shared.of(transition), center, **choices)
+    return compiled(_smooth, beliefs, sites, Shared.of(process_noise), Shared.of(transition), center)
 
 
 def _smooth(
@@ -79,10 +74,6 @@ def _smooth(
     process_noise: Shared,
     transition: Shared,
     center: Tree | None,
-    *,
-    rank: int,
-    residual: Residual,
-    metric: Metric,
 ) -> Belief:
     steps = _steps(beliefs, sites)
     beliefs, _, whole = learned(beliefs)
@@ -96,7 +87,6 @@ def _smooth(
     joined = Joined.of(last.precision, like)
     buffer = joined.buffer
     last = Belief(buffer.vector(last.mean), joined.precision(last.precision))
-    options = {"rank": rank, "residual": residual, "metric": metric}
 
     def in_structure(name: str, value: Tree) -> Tree:
         return buffer.vector(given(name, value, like))
@@ -109,14 +99,14 @@ def _smooth(
         belief = Belief(buffer.vector(belief.mean), joined.precision(belief.precision))
         next_site = joined.precision(next_site)
         noise, decay = in_structure("process_noise", noise), in_structure("transition", decay)
-        message, _ = message.add(next_site, **options, reference=next_precision)
+        message, _ = message.add(next_site, reference=next_precision)
         message = message.retrodict(noise, decay)
         innovation = jax.tree.map(jnp.subtract, next_mean, ahead)
         mean = jax.tree.map(jnp.add, belief.mean, belief.precision.smoothing_gain(innovation, noise, decay))
-        precision, _ = belief.precision.add(message, **options)
+        precision, _ = belief.precision.add(message)
         return (mean, message, precision), Belief(mean, precision)
 
-    last_precision = last.precision.truncate(**options)
+    last_precision = last.precision.truncate()
     nothing = jax.tree.map(jnp.zeros_like, last_precision)
     earlier = jax.tree.map(lambda leaf: leaf[:-1], beliefs)
     later_sites = jax.tree.map(lambda leaf: leaf[1:], sites)

@@ -10,13 +10,12 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 from lowrank_filter.algebra import tree, widths
 from lowrank_filter.algebra.example_gradients import Columns
 from lowrank_filter.algebra.one_buffer import OneBuffer
-from lowrank_filter.algebra.operations import truncation_choices
 from lowrank_filter.algebra.precision import Correction, Misfit, Precision
 from lowrank_filter.algebra.tree import Tree
-from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import Shared, compiled
 from lowrank_filter.kernels.belief import Belief, check_belief, learned
+from lowrank_filter.kernels.deprecated import with_choices
 from lowrank_filter.kernels.evidence import log_expectation, within_reach
 from lowrank_filter.kernels.examples import Apply, Batch, Examples, check_examples, prepare
 from lowrank_filter.kernels.expansion import Local, expand, localise
@@ -63,6 +62,7 @@ class Info(NamedTuple):
     dynamics: dict[str, Any] | None = None
 
 
+@with_choices
 def update(
     belief: Belief,
     apply_fn: Apply,
@@ -70,9 +70,6 @@ def update(
     x: Any,
     y: Any,
     *,
-    rank: int | None = None,
-    residual: Residual | None = None,
-    metric: Metric | None = None,
     temperature: ArrayLike = 1.0,
     mask: Any = None,
     weights: Any = None,
@@ -90,7 +87,7 @@ def update(
 
         v = u − [Sᵢᵀ(fᵢ* − fᵢ)]/√λ
         m⁺ = m − t (P + A Aᵀ)⁻¹ A v           (the untruncated posterior)
-        P⁺ = P + A Aᵀ, truncated to ``rank``,
+        P⁺ = P + A Aᵀ, truncated as the structure says (:class:`LowRank`),
 
     where t ∈ {1, ½, ¼ …} is the first that lowers the penalised loss Σℓᵢ(f(θ))/λ + ½(θ − m)ᵀP(θ − m) of the network
     itself. For Gaussian likelihoods f* needs no search. Memory O((k + B·r)·D): meant for streams and small batches;
@@ -109,15 +106,10 @@ def update(
         likelihood: of a target given the outputs of one example.
         x: inputs, an array or pytree with leading axis B.
         y: targets, leading axis B; integer labels [B] for :class:`Categorical`.
-        rank: k of the result, static; by default that of the belief. As the two after it, only where one low-rank
-            structure is that of the whole network.
-        residual: "diagonal" (default) adds the diagonal of what is truncated to P's, so diag(P⁺) is exact; "drop"
-            forgets it.
-        metric: "relative" (default, KL-optimal) or "euclidean"; see :func:`truncate`.
         temperature: λ > 0: p ∝ exp(−loss/λ).
         mask: [B] booleans; an example that is masked out changes nothing, whatever it contains. With none left the
-            belief comes back bit for bit (at equal rank). Or [B, m] like ``y``, for likelihoods whose targets are
-            independent given the outputs: single targets of an example are then missing.
+            belief comes back bit for bit. Or [B, m] like ``y``, for likelihoods whose targets are independent given
+            the outputs: single targets of an example are then missing.
         weights: [B] ≥ 0; an example of weight w counts w times.
         process_noise, transition, center: with a noise, ``belief`` is first predicted with them, as :func:`predict`
             does, in the same pass over the factor: a third less time in a stream.
@@ -145,7 +137,6 @@ def update(
         [1. 2.] [0.5 0.5]
     """
     check_belief(belief)
-    choices = truncation_choices(belief.precision, rank, residual, metric)
     checks.scalar("temperature", temperature)
     checks.flag("health", health)
     checks.count("iterations", iterations, minimum=0)
@@ -160,7 +151,6 @@ def update(
         Shared.of(transition),
         center,
         outlier_threshold,
-        **choices,
         **{"apply_fn": apply_fn, "health": health, "iterations": iterations},
     )
 
@@ -176,9 +166,6 @@ def _update(
     outlier_threshold: ArrayLike | None,
     *,
     apply_fn: Apply,
-    rank: int,
-    residual: Residual,
-    metric: Metric,
     health: bool,
     iterations: int,
 ) -> tuple[Belief, Info]:
@@ -192,7 +179,7 @@ def _update(
         mean, noise, decay = dynamics(belief, process_noise, transition, center)
     batch = prepare(mean, apply_fn, likelihood, examples)
     precision = belief.precision
-    options = {"rank": rank, "residual": residual, "metric": metric, "noise": noise, "transition": decay}
+    options = {"noise": noise, "transition": decay}
     problem = _Problem(mean, precision, apply_fn, likelihood, batch, temperature, outlier_threshold)
     step = _guarded(problem, iterations, options) if iterations else _plain(problem, options)
     broken = ~OneBuffer.all_finite(mean)
@@ -201,8 +188,7 @@ def _update(
 
     def predicted() -> tuple[Tree, Precision, Precision]:
         prior = precision if noise is None else precision.propagate(noise, decay)
-        prior = prior.truncate(rank, residual=residual, metric=metric)
-        return mean, prior, jax.tree.map(jnp.zeros_like, step.site)
+        return mean, prior.truncate(), jax.tree.map(jnp.zeros_like, step.site)
 
     after = step.mean, step.precision, step.site
     if iterations:
@@ -305,7 +291,6 @@ def _round(
 
     With δ = (P + A Aᵀ)⁻¹A v, P δ = A(v − Aᵀδ): the penalty along a step needs no product with P.
     """
-    prior = {name: options[name] for name in ("noise", "transition", "metric")}
     if last is None:
         point, offset = problem.mean, None
         distance = jnp.zeros((), tree.wide_dtype(point))
@@ -324,7 +309,7 @@ def _round(
     target, log_evidence = found.score, None if last is None else last.step.log_evidence
     by_points = problem.likelihood.discrete and within_reach(*outputs.shape)
     if found.excess is None:
-        covariance, shared = problem.precision.project(jacobian, **prior)
+        covariance, shared = problem.precision.project(jacobian, **options)
         if problem.likelihood.uncertain:
             a, spread = output_posterior(at, centre, covariance)
             at = functools.partial(problem.expand, spread=spread, given=local)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import lowrank_filter as lf
+from lowrank_filter.algebra.diag_low_rank import with_policy
 from lowrank_filter.algebra.example_gradients import Stack
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -16,7 +17,7 @@ SHAPES = [(1, 0), (1, 1), (5, 0), (5, 2), (8, 8), (4, 9), (60, 7)]
 
 @jax.jit
 def operations(precision, vector, columns, target):
-    total, misfit = precision.add(precision, rank=2 * precision.rank, residual="drop", metric="relative")
+    total, misfit = with_policy(precision, rank=2 * precision.rank, residual="drop").add(precision)
     return {
         "matvec": lf.matvec(precision, vector),
         "quadratic": precision.quadratic(vector),
@@ -24,9 +25,7 @@ def operations(precision, vector, columns, target):
         "logdet": lf.logdet(precision),
         "inverse diagonal": lf.inverse_diagonal(precision),
         "whitening root": jax.vmap(precision.whiten)(jnp.eye(len(vector))),
-        "correction": precision.condition(
-            Stack(columns), target, rank=precision.rank, residual="diagonal", metric="relative"
-        )[2],
+        "correction": precision.condition(Stack(columns), target)[2],
         "sum": (total.diag, total.factor),
         "share discarded": misfit.share,
     }

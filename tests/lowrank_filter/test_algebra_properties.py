@@ -19,6 +19,7 @@ from hypothesis import example, given, settings
 from jax.flatten_util import ravel_pytree
 
 import lowrank_filter as lf
+from lowrank_filter.algebra.diag_low_rank import with_policy
 from lowrank_filter.algebra.example_gradients import Stack
 
 SHAPES = {"a": {"bias": (3,), "kernel": (2, 3)}, "gain": (2,)}
@@ -29,7 +30,6 @@ KINDS = [("network", 0), ("network", 3), ("network", 13), ("layer", 3), ("unit",
 EVERY = [(kind, dtype) for kind in KINDS for dtype in ("float64", "float32")]
 SOME = [(("network", 3), "float64"), (("unit", 2), "float32"), (("kronecker", 0), "float64")]
 SPECTRA = ("plain", "zero", "repeated", "opposite", "one direction", "orthonormal", "decades")
-OPTIONS = {"residual": "diagonal", "metric": "relative"}
 
 
 def unravel(row):
@@ -147,12 +147,12 @@ def everything(kind, precision, other, vector, noise, decay, columns, target):
 
     q, a = precision.in_structure("noise", noise, like), precision.in_structure("decay", decay, like)
     full = rank + N if structure != "kronecker" else 0
-    posterior, site, correction, misfit = precision.condition(Stack(columns), target, rank=full, **OPTIONS)
-    summed, _ = precision.add(other, rank=2 * rank, **OPTIONS)
+    posterior, site, correction, misfit = with_policy(precision, rank=full).condition(Stack(columns), target)
+    summed, _ = with_policy(precision, rank=2 * rank).add(other)
     white = precision.whiten(vector)
-    truncated = precision.truncate(max(rank - 1, 0), residual="diagonal", metric="relative")
-    dropped = precision.truncate(max(rank - 1, 0), residual="drop", metric="euclidean")
-    fused = precision.condition(Stack(columns), target, rank=full, **OPTIONS, noise=q, transition=a)[0]
+    truncated = precision.truncate(max(rank - 1, 0))
+    dropped = with_policy(precision, residual="drop", metric="euclidean").truncate(max(rank - 1, 0))
+    fused = with_policy(precision, rank=full).condition(Stack(columns), target, noise=q, transition=a)[0]
     return {
         "matvec": precision.matvec(vector),
         "quadratic": precision.quadratic(vector),

@@ -340,7 +340,7 @@ TABLE = {
     "truncate": Call(
         lf.truncate,
         {"precision": BELIEF.precision, "rank": 1},
-        {"precision": PRECISION, "rank": RANK, "residual": CHOICE, "metric": CHOICE},
+        {"precision": PRECISION, "rank": RANK, **TRUNCATION},
     ),
     "extended_filter": Call(
         lf.extended_filter,

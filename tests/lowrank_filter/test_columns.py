@@ -78,13 +78,11 @@ def test_a_prediction_inside_an_update_is_a_prediction_before_it(blocks, metric)
 
     @jax.jit
     def both(noise, transition):
-        belief = lf.init(params, 0.5, rank=3, structure=blocks)
+        belief = lf.init(params, 0.5, structure=lf.LowRank(3, metric=metric, blocks=blocks))
         belief, _ = lf.update(belief, nested, LIKELIHOOD, x, y)
         ahead = lf.predict(belief, noise, transition)
-        apart = lf.update(ahead, nested, LIKELIHOOD, x[:2], y[:2], metric=metric)
-        together = lf.update(
-            belief, nested, LIKELIHOOD, x[:2], y[:2], metric=metric, process_noise=noise, transition=transition
-        )
+        apart = lf.update(ahead, nested, LIKELIHOOD, x[:2], y[:2])
+        together = lf.update(belief, nested, LIKELIHOOD, x[:2], y[:2], process_noise=noise, transition=transition)
 
         def compared(belief, info):
             matrix = jax.vmap(belief.precision.matvec)(jax.vmap(UNRAVEL)(jnp.eye(FLAT.size)))

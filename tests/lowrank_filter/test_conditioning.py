@@ -13,6 +13,7 @@ import pytest
 
 import lowrank_filter as lf
 from lowrank_filter.algebra import reference, small_matrices
+from lowrank_filter.algebra.diag_low_rank import with_policy
 from lowrank_filter.algebra.example_gradients import Stack
 
 
@@ -22,7 +23,7 @@ def linear(params, x):
 
 @functools.partial(jax.jit, static_argnames=("rank",))
 def update(belief, x, y, variance, rank):
-    return lf.update(belief, linear, lf.Gaussian(variance), x, y, rank=rank, health=True)
+    return lf.update(with_policy(belief, rank=rank), linear, lf.Gaussian(variance), x, y, health=True)
 
 
 @functools.partial(jax.jit, static_argnames=("rank",))
@@ -107,8 +108,8 @@ def test_a_classifier_of_320_parameters_on_1500_columns():
 
     def run(dtype):
         cast = functools.partial(jax.tree.map, lambda leaf: jnp.asarray(np.float32(leaf), dtype))
-        belief = lf.init(cast(params), 0.1, rank=10)
-        after, info = jax.jit(lambda b, x: lf.update(b, network, lf.Categorical(), x, y, rank=0))(belief, cast(x))
+        belief = with_policy(lf.init(cast(params), 0.1, rank=10), rank=0)
+        after, info = jax.jit(lambda b, x: lf.update(b, network, lf.Categorical(), x, y))(belief, cast(x))
         return dense_flat(after.mean), dense_flat(after.precision.diag), float(info.log_evidence)
 
     came = run(jnp.float32)
@@ -172,7 +173,8 @@ def test_the_reference(dimension, repeats, metric, dynamics):
     @functools.partial(jax.jit, static_argnames=("rank", "residual"))
     def condition(columns, **options):
         moved = {"noise": jnp.asarray(noise), "transition": jnp.asarray(transition)} if dynamics else {}
-        return precision.condition(Stack(columns), jnp.asarray(target), metric=metric, **moved, **options)
+        told = with_policy(precision, metric=metric, **options)
+        return told.condition(Stack(columns), jnp.asarray(target), **moved)
 
     diag, factor, columns, target, noise, transition = map(
         jnp.asarray, (diag, factor, columns, target, noise, transition)

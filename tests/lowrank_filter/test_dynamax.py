@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import lowrank_filter as lf
+from lowrank_filter.algebra.diag_low_rank import with_policy
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -73,6 +74,6 @@ def test_evidence(stream, reference):
 
 
 def test_smoother(stream, reference):
-    smoothed = lf.smooth(stream.beliefs, stream.info.site, NOISE, DECAY, rank=2 * C * T)
+    smoothed = lf.smooth(*with_policy((stream.beliefs, stream.info.site), rank=2 * C * T), NOISE, DECAY)
     assert dense.relative_error(smoothed.mean, reference.smoothed_means) < TOLERANCE
     assert dense.relative_error(covariances(smoothed), reference.smoothed_covariances) < TOLERANCE

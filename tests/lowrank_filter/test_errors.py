@@ -8,6 +8,8 @@ import pytest
 
 import lowrank_filter as lf
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated, gone in the next:DeprecationWarning")
+
 PARAMS = {"w": jnp.ones((3, 2)), "b": jnp.zeros(2)}
 BELIEF = lf.init(PARAMS, rank=2)
 X, Y = np.ones((4, 3), np.float32), np.array([0, 1, 1, 0])
@@ -20,11 +22,11 @@ def net(params, x):
 
 
 def update(belief=BELIEF, apply_fn=net, likelihood=None, x=X, y=Y, **options):
-    return lf.update(belief, apply_fn, likelihood or lf.Categorical(), x, y, **{"rank": 2, **options})
+    return lf.update(belief, apply_fn, likelihood or lf.Categorical(), x, y, **options)
 
 
 def laplace(params=PARAMS, apply_fn=net, likelihood=None, x=X, y=Y, **options):
-    return lf.laplace_update(BELIEF, params, apply_fn, likelihood or lf.Categorical(), x, y, **{"rank": 2, **options})
+    return lf.laplace_update(BELIEF, params, apply_fn, likelihood or lf.Categorical(), x, y, **options)
 
 
 def fit(apply_fn=net, likelihood=None, x=X, y=Y, **options):

@@ -10,6 +10,7 @@ import pytest
 from suites import fast
 
 import lowrank_filter as lf
+from lowrank_filter.algebra.diag_low_rank import with_policy
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -29,12 +30,11 @@ def evidence(kernel, name, value, *, zeros, rank, metric, residual):
     at = {**AT, name: value}
     factor = jnp.asarray(np.concatenate([FACTOR, np.zeros((zeros, D))]))
     belief = lf.Belief(jnp.asarray(MEAN), lf.DiagLowRank(at["prior precision"] * jnp.ones(D), factor))
-    belief = lf.predict(belief, at["process noise"] * WEIGHTS)
+    belief = with_policy(lf.predict(belief, at["process noise"] * WEIGHTS), rank=rank, metric=metric, residual=residual)
     arguments = (apply_fn, lf.Categorical(), X, Y)
-    options = {"rank": rank, "temperature": at["temperature"], "metric": metric, "residual": residual}
     if kernel == "update":
-        return lf.update(belief, *arguments, **options)[1].log_evidence
-    return lf.laplace_update(belief, belief.mean + 0.1, *arguments, **options)[1].log_evidence
+        return lf.update(belief, *arguments, temperature=at["temperature"])[1].log_evidence
+    return lf.laplace_update(belief, belief.mean + 0.1, *arguments, temperature=at["temperature"])[1].log_evidence
 
 
 def agrees(kernel, name, **options):
@@ -74,11 +74,9 @@ def test_through_two_steps():
     """What the first step's truncation kept depends on the noise too."""
 
     def total(noise):
-        belief, first = lf.update(
-            lf.predict(lf.Belief(jnp.asarray(MEAN), lf.DiagLowRank(jnp.ones(D), jnp.asarray(FACTOR))), noise * WEIGHTS),
-            apply_fn, lf.Categorical(), X, Y, rank=3,
-        )  # fmt: skip
-        _, second = lf.update(lf.predict(belief, noise), apply_fn, lf.Categorical(), 2 * X, Y, rank=3)
+        start = with_policy(lf.Belief(jnp.asarray(MEAN), lf.DiagLowRank(jnp.ones(D), jnp.asarray(FACTOR))), rank=3)
+        belief, first = lf.update(lf.predict(start, noise * WEIGHTS), apply_fn, lf.Categorical(), X, Y)
+        _, second = lf.update(lf.predict(belief, noise), apply_fn, lf.Categorical(), 2 * X, Y)
         return first.log_evidence + second.log_evidence
 
     came = jax.jit(jax.grad(total))(0.3)

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import lowrank_filter as lf
+from lowrank_filter.algebra.diag_low_rank import with_policy
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -158,10 +159,10 @@ def test_a_built_filter_equals_the_kernels(name):
     came = jax.jit(built.update)(predicted, X, Y, MASK)
     data = (net, LIKELIHOOD, X, Y)
     if name == "extended":
-        expected = jax.jit(lambda belief: lf.update(belief, *data, rank=K, mask=MASK))(predicted)
+        expected = jax.jit(lambda belief: lf.update(belief, *data, mask=MASK))(predicted)
     else:
         params, _ = lf.fit(predicted, *data, optimizer=OPTIMIZER, steps=20, mask=MASK)
-        expected = jax.jit(lambda *known: lf.laplace_update(*known, *data, rank=K, mask=MASK))(predicted, params)
+        expected = jax.jit(lambda *known: lf.laplace_update(*known, *data, mask=MASK))(predicted, params)
     assert_equal(came, expected)
 
 
@@ -252,7 +253,7 @@ def test_a_streams_history_can_be_smoothed():
     built = lf.extended_filter(net, LIKELIHOOD, rank=N + K, process_noise=NOISE)
     start = lf.Belief(belief().mean, lf.truncate(belief().precision, N + K))
     _, kept = jax.jit(lambda: lf.filter_stream(built, start, X, Y, mask=MASK, history="all"))()
-    smoothed = jax.jit(lambda: lf.smooth(kept.beliefs, kept.info.site, NOISE, rank=2 * N + K))()
+    smoothed = jax.jit(lambda: lf.smooth(*with_policy((kept.beliefs, kept.info.site), rank=2 * N + K), NOISE))()
     precisions = [dense.matrix(d, w) for d, w in zip(*kept.beliefs.precision, strict=True)]
     ones = np.ones(N)
     means, covariances = dense.smooth(np.asarray(kept.beliefs.mean), precisions, NOISE * ones, ones)

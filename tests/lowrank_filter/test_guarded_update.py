@@ -10,12 +10,13 @@ import pytest
 from problems import LIKELIHOODS, B, problem
 
 import lowrank_filter as lf
+from lowrank_filter.algebra.diag_low_rank import with_policy
 from lowrank_filter.kernels.line_search import line_search
 
 
 @functools.partial(jax.jit, static_argnums=(1,), static_argnames=("rank", "iterations"))
-def update(belief, apply_fn, likelihood, x, y, **options):
-    return lf.update(belief, apply_fn, likelihood, x, y, **options)
+def update(belief, apply_fn, likelihood, x, y, rank=None, **options):
+    return lf.update(with_policy(belief, rank=rank), apply_fn, likelihood, x, y, **options)
 
 
 def linear(params, x):
@@ -116,7 +117,7 @@ def test_iterations_approach_the_map_of_the_network(name):
 
     slopes = []
     for iterations in (1, 6):
-        mean = update(belief, apply_fn, likelihood, x, y, rank=2, iterations=iterations)[0].mean
+        mean = update(belief, apply_fn, likelihood, x, y, iterations=iterations)[0].mean
         slopes.append(float(jnp.linalg.norm(jax.grad(loss)(mean))))
     assert slopes[1] < 0.3 * slopes[0]
 
@@ -127,7 +128,7 @@ def test_the_gradient_goes_through_the_map():
     belief, apply_fn, likelihood, x, y = problem("categorical", 2)
 
     def total(noise):
-        updated, info = lf.update(belief, apply_fn, likelihood, x, y, process_noise=noise, rank=2)
+        updated, info = lf.update(belief, apply_fn, likelihood, x, y, process_noise=noise)
         return info.log_evidence + jnp.sum(jnp.sin(updated.mean))
 
     slope = jax.jit(jax.grad(total))(0.3)
@@ -135,7 +136,7 @@ def test_the_gradient_goes_through_the_map():
 
 
 def test_one_count_of_a_thousand():
-    updated, info = update(start(), linear, lf.Poisson(), jnp.ones((1, 1)), jnp.asarray([[1000.0]]), rank=2)
+    updated, info = update(start(), linear, lf.Poisson(), jnp.ones((1, 1)), jnp.asarray([[1000.0]]))
     assert abs(float(updated.mean["w"][0, 0]) - 6.90082) < 1e-4  # θ = 1000 − exp θ
     assert not info.diverged
     assert info.log_evidence < 0
@@ -222,8 +223,8 @@ def test_a_noise_that_depends_on_x():
 
 
 @functools.partial(jax.jit, static_argnames="rank")
-def step(belief, x, y, rank=2):
-    return lf.update(belief, linear, lf.Gaussian(1.0), x, y, process_noise=0.1, rank=rank)
+def step(belief, x, y):
+    return lf.update(with_policy(belief, rank=rank), linear, lf.Gaussian(1.0), x, y, process_noise=0.1)
 
 
 def test_a_belief_that_is_not_finite():
@@ -252,7 +253,7 @@ def test_what_cannot_be_taken_leaves_the_predicted_belief():
         return jnp.where(params["w"] == 0, 0.0, jnp.nan) * x + params["w"] * x
 
     belief = start()
-    updated, info = jax.jit(lambda b, x, y: lf.update(b, explosive, lf.Gaussian(1.0), x, y, process_noise=0.5, rank=2))(
+    updated, info = jax.jit(lambda b, x, y: lf.update(b, explosive, lf.Gaussian(1.0), x, y, process_noise=0.5))(
         belief, jnp.ones((1, 1)), jnp.ones((1, 1))
     )
     expected = lf.predict(belief, 0.5)
@@ -271,8 +272,8 @@ def test_a_network_that_bends_is_guarded():
 
     belief = start(precision=1e-4)
     x, y, likelihood = jnp.ones((1, 1)), jnp.full((1, 1), 45.0), lf.Gaussian(1.0)
-    updated, info = update(belief, bent, likelihood, x, y, rank=2)
-    plain, _ = update(belief, bent, likelihood, x, y, rank=2, iterations=0)
+    updated, info = update(belief, bent, likelihood, x, y)
+    plain, _ = update(belief, bent, likelihood, x, y, iterations=0)
 
     def loss(b):
         return likelihood.nll(bent(b.mean, x)[0], y[0]) + lf.penalty(belief, b.mean)

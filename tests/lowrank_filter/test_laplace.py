@@ -10,6 +10,7 @@ import pytest
 
 import lowrank_filter as lf
 from lowrank_filter.algebra import krylov
+from lowrank_filter.algebra.diag_low_rank import with_policy
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -23,7 +24,8 @@ def apply_fn(params, x):
 
 
 @functools.partial(jax.jit, static_argnames=("rank", "residual", "metric", "batch_size", "iterations"))
-def laplace_update(belief, params, x, y, **options):
+def laplace_update(belief, params, x, y, rank=None, residual="diagonal", metric="relative", **options):
+    belief = with_policy(belief, rank=rank, residual=residual, metric=metric)
     return lf.laplace_update(belief, params, apply_fn, lf.Categorical(), x, y, **options)
 
 
@@ -102,10 +104,11 @@ def test_agrees_with_update_on_a_linear_model():
     rng = np.random.default_rng(0)
     diag, factor = dense.random_precision(rng, 4, 2)
     belief = lf.Belief(jnp.asarray(rng.normal(size=4)), lf.DiagLowRank(jnp.asarray(diag), jnp.asarray(factor)))
+    belief = with_policy(belief, rank=5)
     x, y = jnp.asarray(rng.normal(size=(3, 4))), jnp.asarray(rng.normal(size=3))
     arguments = (lambda p, x: x @ p[:, None], lf.Gaussian(0.3), x, y)
-    extended, extended_info = jax.jit(lambda: lf.update(belief, *arguments, rank=5))()
-    laplace, laplace_info = jax.jit(lambda: lf.laplace_update(belief, extended.mean, *arguments, rank=5))()
+    extended, extended_info = jax.jit(lambda: lf.update(belief, *arguments))()
+    laplace, laplace_info = jax.jit(lambda: lf.laplace_update(belief, extended.mean, *arguments))()
     assert dense.relative_error(dense.matrix(*laplace.precision), dense.matrix(*extended.precision)) < 1e-9
     assert dense.relative_error(laplace_info.log_evidence, extended_info.log_evidence) < 1e-9
 
@@ -123,7 +126,7 @@ def test_the_diagonal_of_a_network_with_tied_weights(jitted):
 
     def site(params):
         belief = lf.init(params, rank=0)
-        return lf.laplace_update(belief, params, tied, lf.Categorical(), x, y, rank=0)[1].site.diag
+        return lf.laplace_update(belief, params, tied, lf.Categorical(), x, y)[1].site.diag
 
     came = (jax.jit(site) if jitted else site)(params)
     root = jax.vmap(lf.Categorical().root)(tied(params, x), y)
@@ -196,15 +199,15 @@ def test_what_the_site_leaves_out_is_reported(blocks, size, residual):
         def network(p, x):
             return jnp.tanh(x @ p[0]["kernel"]) @ p[1]["kernel"]
 
-        start = lf.init(unflat(belief.mean), rank=1, structure="layer")
+        start = lf.init(unflat(belief.mean), structure=lf.LowRank(1, residual=residual, blocks="layer"))
 
         def update(p):
-            return lf.laplace_update(start, p, network, lf.Categorical(), x, y, residual=residual)
+            return lf.laplace_update(start, p, network, lf.Categorical(), x, y)
 
         _, info = jax.jit(update)(unflat(params))
     else:
         start = lf.init(belief.mean, rank=1)
-        _, info = laplace_update(start, params, x, y, rank=1, residual=residual)
+        _, info = laplace_update(start, params, x, y, residual=residual)
     curvature, _, _ = oracle(belief, params, x, y)
     parts = [curvature] if blocks == "network" else [curvature[:CUT, :CUT], curvature[CUT:, CUT:]]
     left = whole = 0.0

@@ -142,7 +142,7 @@ def test_update_on_extreme_outputs_in_float32(name):
     likelihood, output, target = EXTREME[name]
     belief = lf.init(jnp.asarray(output, jnp.float32), rank=3)
     y = jnp.asarray(target)[None]
-    updated, info = jax.jit(lambda: lf.update(belief, lambda p, x: x * p, likelihood, jnp.ones((1, 1)), y, rank=3))()
+    updated, info = jax.jit(lambda: lf.update(belief, lambda p, x: x * p, likelihood, jnp.ones((1, 1)), y))()
     assert info.invalid == 0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((updated, info)))
 
@@ -158,7 +158,7 @@ def test_an_overflowing_example_is_counted_and_does_not_leak(likelihood, output,
     belief = lf.init(start, rank=1)
     x = jnp.full((1, 1), 3.0)
     apply_fn = lambda p, x: x * p - 2 * jax.lax.stop_gradient(p)  # noqa: E731
-    updated, info = lf.update(belief, apply_fn, likelihood, x, jnp.asarray([[target]]), rank=1)
+    updated, info = lf.update(belief, apply_fn, likelihood, x, jnp.asarray([[target]]))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((updated, info)))
 
 
@@ -172,7 +172,7 @@ def test_an_own_likelihood_gives_the_built_ones_update():
     belief = lf.init(jnp.asarray(rng.normal(size=6)), rank=12)
     x, y = jnp.asarray(rng.normal(size=(4, 3))), jnp.asarray(rng.integers(0, 2, 4))
     own, built = (
-        jax.jit(lambda chosen=likelihood: lf.update(belief, linear, chosen, x, y, rank=12)[0])()
+        jax.jit(lambda chosen=likelihood: lf.update(belief, linear, chosen, x, y)[0])()
         for likelihood in (OwnCategorical(), lf.Categorical())
     )
     assert dense.relative_error(own.mean, built.mean) < 1e-9
@@ -187,7 +187,7 @@ def test_the_gradient_of_an_own_likelihood_with_equal_eigenvalues_is_right():
     start = jnp.asarray(rng.normal(size=6))
 
     def evidence(likelihood, t):
-        return lf.update(lf.init(start + t, rank=2), linear, likelihood, x, y, rank=2)[1].log_evidence
+        return lf.update(lf.init(start + t, rank=2), linear, likelihood, x, y)[1].log_evidence
 
     own, built = (
         jax.jit(jax.grad(lambda t, chosen=likelihood: evidence(chosen, t)))(0.0)

@@ -40,12 +40,11 @@ def data():
 
 
 def update(belief, apply_fn, x, y, mask):
-    return lf.update(belief, apply_fn, lf.Categorical(), x, y, rank=belief.precision.rank, mask=mask)
+    return lf.update(belief, apply_fn, lf.Categorical(), x, y, mask=mask)
 
 
 def laplace(belief, apply_fn, x, y, mask):
-    rank = belief.precision.rank
-    return lf.laplace_update(belief, belief.mean, apply_fn, lf.Categorical(), x, y, rank=rank, mask=mask, batch_size=4)
+    return lf.laplace_update(belief, belief.mean, apply_fn, lf.Categorical(), x, y, mask=mask, batch_size=4)
 
 
 def fitted(belief, apply_fn, x, y, mask):

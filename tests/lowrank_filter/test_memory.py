@@ -25,7 +25,7 @@ def temporary_bytes(examples):
     belief = jax.eval_shape(lambda p: lf.init(p, rank=RANK), params)
 
     def step(belief, params, x, y):
-        return lf.laplace_update(belief, params, network, lf.Categorical(), x, y, rank=RANK)
+        return lf.laplace_update(belief, params, network, lf.Categorical(), x, y)
 
     data = shape(examples, WIDTHS[0]), shape(examples, dtype=jnp.int32)
     return jax.jit(step).lower(belief, params, *data).compile().memory_analysis().temp_size_in_bytes

@@ -15,9 +15,9 @@ net = lambda p, x: x @ p[:, None]
 x, y = jnp.ones((2, 3)), jnp.ones(2)
 built = lf.laplace_filter(net, lf.Gaussian(1.0), optax.sgd(0.1), rank=1, steps=1)
 belief, stream = lf.filter_stream(built, built.init(jnp.zeros(3)), x, y, history="all")
-lf.smooth(stream.beliefs, stream.info.site, 0.1, rank=1)
+lf.smooth(stream.beliefs, stream.info.site, 0.1)
 try:
-    lf.update(belief, net, lf.Gaussian(-1.0), x, y, rank=1)
+    lf.update(belief, net, lf.Gaussian(-1.0), x, y)
 except ValueError:
     pass
 else:

@@ -212,18 +212,50 @@ def test_tasks(name):
     jax.tree.map(np.testing.assert_array_equal, nothing, belief)
 
 
-def test_a_policy_is_what_the_kernel_was_told():
-    """``residual`` and ``metric`` of the structure, in a built filter, against today's arguments."""
+def told_before(policy, blocks):
+    """What kernels were told for each call."""
+    belief = lf.init(PARAMS, rank=2, structure=blocks)
+    built = lf.extended_filter(net, LIKELIHOOD, rank=2, structure=blocks, iterations=0, process_noise=0.1, **policy)
+    first, _ = lf.update(belief, net, LIKELIHOOD, X, Y, iterations=0, rank=2, **policy)
+    second, info = lf.laplace_update(first, first.mean, net, LIKELIHOOD, X, Y, **policy)
+    _, steps = lf.filter_stream(built, belief, X, Y, history="all")
+    return second, info.site, lf.smooth(steps.beliefs, steps.info.site, 0.1, **policy)
+
+
+def told_once(policy, blocks):
+    """The same, by the structure."""
+    structure = lf.LowRank(2, blocks=blocks, **policy)
+    belief = lf.init(PARAMS, structure=structure)
+    built = lf.extended_filter(net, LIKELIHOOD, structure=structure, iterations=0, process_noise=0.1)
+    first, _ = lf.update(belief, net, LIKELIHOOD, X, Y, iterations=0)
+    second, info = lf.laplace_update(first, first.mean, net, LIKELIHOOD, X, Y)
+    _, steps = lf.filter_stream(built, belief, X, Y, history="all")
+    return second, info.site, lf.smooth(steps.beliefs, steps.info.site, 0.1)
+
+
+@pytest.mark.parametrize("blocks", ["network", pytest.param("unit", marks=pytest.mark.slow)])
+def test_a_policy_is_what_kernels_were_told(blocks):
+    """Bit for bit, in another structure: the belief of who still tells the kernels has none of its own."""
     policy = {"residual": "drop", "metric": "euclidean"}
-    told = lf.extended_filter(net, LIKELIHOOD, rank=2, iterations=0, process_noise=0.1, **policy)
-    own = lf.extended_filter(net, LIKELIHOOD, structure=lf.LowRank(2, **policy), iterations=0, process_noise=0.1)
+    with pytest.warns(DeprecationWarning, match="residual=, metric=: deprecated, .*write "):
+        before = jax.jit(lambda: told_before(policy, blocks))()
+    once = jax.jit(lambda: told_once(policy, blocks))()
+    assert jax.tree.structure(before) != jax.tree.structure(once)
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.leaves(before), jax.tree.leaves(once))
 
-    def stepped(built):
-        belief, info = built.step(built.init(PARAMS), X, Y)
-        return belief.mean, lf.matvec(belief.precision, belief.mean), info.log_evidence, info.truncated
 
-    both = jax.jit(lambda: (stepped(told), stepped(own)))()
-    jax.tree.map(np.testing.assert_array_equal, *both)
+def test_a_rank_for_one_call():
+    """From a diagonal prior, as told before; the structure has room for it now."""
+    belief = lf.init(PARAMS, 2.0, rank=0)
+    with pytest.warns(DeprecationWarning, match="rank=: deprecated"):
+        before, _ = lf.laplace_update(belief, PARAMS, net, LIKELIHOOD, X, Y, rank=3)
+    now, _ = lf.laplace_update(lf.init(PARAMS, 2.0, rank=3), PARAMS, net, LIKELIHOOD, X, Y)
+    assert jax.tree.structure(before) == jax.tree.structure(now)
+    products = [lf.matvec(belief.precision, PARAMS) for belief in (before, now)]
+    assert all(dense.relative_error(*pair) < 1e-12 for pair in zip(*map(jax.tree.leaves, products), strict=True))
+    with pytest.warns(DeprecationWarning, match="rank=: deprecated"):
+        after, _ = lf.extended_filter(net, LIKELIHOOD, rank=3).update(belief, X, Y)
+    assert after.precision.rank == 3
 
 
 def test_one_structure_of_the_defaults_is_the_short_form():

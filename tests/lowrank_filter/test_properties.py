@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, note
 
 import lowrank_filter as lf
+from lowrank_filter.algebra.diag_low_rank import with_policy
 
 # Few shapes, so that little is compiled; k = 0, k > D and D = 1 among them.
 SHAPES = [(1, 0), (1, 3), (4, 0), (4, 2), (4, 7), (9, 3)]
@@ -95,8 +96,8 @@ def test_truncation_keeps_the_diagonal_and_drop_never_overestimates(problem, dty
 
 @jax.jit
 def updated(diag, factor, mean, x, y):
-    belief = lf.Belief(mean, lf.DiagLowRank(diag, factor))
-    return lf.update(belief, lambda p, x: x @ p[:, None], lf.Gaussian(0.5), x, y, rank=factor.shape[0] + 2)
+    belief = with_policy(lf.Belief(mean, lf.DiagLowRank(diag, factor)), rank=factor.shape[0] + 2)
+    return lf.update(belief, lambda p, x: x @ p[:, None], lf.Gaussian(0.5), x, y)
 
 
 @pytest.mark.usefixtures("x64")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import lowrank_filter as lf
+from lowrank_filter.algebra.diag_low_rank import with_policy
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -23,7 +24,7 @@ def both(mean, diag, factor, noise, decay, x, y, seen):
     built = lf.extended_filter(linear, lf.Gaussian(R), rank=FULL, process_noise=noise, transition=decay)
     start = lf.Belief(mean, lf.DiagLowRank(diag, factor))
     _, steps = lf.filter_stream(built, start, x, y, mask=seen, history="all")
-    smoothed = lf.smooth(steps.beliefs, steps.info.site, noise, decay, rank=2 * FULL)
+    smoothed = lf.smooth(*with_policy((steps.beliefs, steps.info.site), rank=2 * FULL), noise, decay)
     return steps.beliefs, steps.info.log_evidence, smoothed
 
 

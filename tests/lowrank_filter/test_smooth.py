@@ -1,5 +1,7 @@
 """Smoothing against the dense Rauch-Tung-Striebel recursion."""
 
+import functools
+
 import dense
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import pytest
 from suites import fast
 
 import lowrank_filter as lf
+from lowrank_filter.algebra.diag_low_rank import with_policy
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -15,9 +18,13 @@ D, T, K = 5, 4, 2
 FULL = K + 2 * T  # no truncation: the prior's rank, and two columns for each step, here and to come
 
 # Compiled once for each shape: an eager scan would be compiled at every call.
-smooth = jax.jit(lf.smooth, static_argnames=("rank",))
 predict = jax.jit(lf.predict)
-update = jax.jit(lf.update, static_argnums=(1,), static_argnames=("rank",))
+update = jax.jit(lf.update, static_argnums=(1,))
+
+
+@functools.partial(jax.jit, static_argnames=("rank",))
+def smooth(beliefs, sites, *dynamics, rank, **options):
+    return lf.smooth(*with_policy((beliefs, sites), rank=rank), *dynamics, **options)
 
 
 def apply_fn(params, x):
@@ -36,7 +43,7 @@ def filtered(steps, noises, transitions, *, rank=FULL, prior_rank=K, without=(),
         site = lf.zero_site(belief)
         x, y = jnp.asarray(rng.normal(size=(2, D))), jnp.asarray(rng.normal(size=2))
         if t not in without:
-            belief, info = update(belief, apply_fn, lf.Gaussian(0.3), x, y, rank=rank)
+            belief, info = update(belief, apply_fn, lf.Gaussian(0.3), x, y)
             site = info.site
         beliefs.append(belief)
         sites.append(site)

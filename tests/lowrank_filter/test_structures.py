@@ -14,6 +14,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import lowrank_filter as lf
+from lowrank_filter.algebra.diag_low_rank import with_policy
 from lowrank_filter.algebra.example_gradients import Stack
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -193,8 +194,7 @@ def test_prediction(structure):
 
 @jax.jit
 def operations(precision, vector, columns, target):
-    options = {"rank": precision.rank, "residual": "diagonal", "metric": "relative"}
-    _, _, correction, _ = precision.condition(Stack(columns), target, **options)
+    _, _, correction, _ = precision.condition(Stack(columns), target)
     return {
         "quadratic": precision.quadratic(vector),
         "solve": flat(lf.solve(precision, vector)),
@@ -332,9 +332,9 @@ def test_each_block_keeps_its_leading_directions(blocks, metric):
     rng = np.random.default_rng(4)
     x, y, rank = jnp.asarray(rng.normal(size=(60, IN))), jnp.asarray(rng.integers(0, OUT, 60)), 2
     belief = lf.init(random(0), jax.tree.map(lambda leaf: leaf**2 + 0.5, random(1)), rank=rank, structure=blocks)
-    _, info = jax.jit(
-        lambda b: lf.laplace_update(b, b.mean, net, LIKELIHOOD, x, y, metric=metric, iterations=8, residual="drop")
-    )(belief)
+    _, info = jax.jit(lambda b: lf.laplace_update(b, b.mean, net, LIKELIHOOD, x, y, iterations=8))(
+        with_policy(belief, metric=metric, residual="drop")
+    )
     matrix, scale = curvature(belief.mean, x), np.sqrt(np.diag(densified(belief.precision)))
     scale = scale if metric == "relative" else np.ones(D)
     expected = np.zeros((D, D))
@@ -388,7 +388,7 @@ def test_a_stream_through_a_built_filter(structure):
     built = lf.extended_filter(net, LIKELIHOOD, rank=rank, structure=structure, process_noise=0.01)
     last, steps = jax.jit(lambda b: lf.filter_stream(built, b, x, y, history="all"))(built.init(random(0)))
     belief = built.init(random(0))
-    one = jax.jit(lambda b, x, y: lf.update(lf.predict(b, 0.01), net, LIKELIHOOD, x, y, rank=rank))
+    one = jax.jit(lambda b, x, y: lf.update(lf.predict(b, 0.01), net, LIKELIHOOD, x, y))
     for t in range(B):
         belief, _ = one(belief, x[t : t + 1], y[t : t + 1])
     assert dense.relative_error(flat(last.mean), flat(belief.mean)) < 1e-9

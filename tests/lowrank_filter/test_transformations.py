@@ -59,14 +59,14 @@ def predict(seed, value):
 
 def update(seed, value):
     likelihood = lf.Gaussian(value)
-    return told(*lf.update(belief_of(seed), net, likelihood, *data_of(seed), rank=K, temperature=value))
+    return told(*lf.update(belief_of(seed), net, likelihood, *data_of(seed), temperature=value))
 
 
 def laplace_update(seed, value):
     belief = belief_of(seed)
     return told(
         *lf.laplace_update(
-            belief, belief.mean + 0.1, net, LIKELIHOOD, *data_of(seed), rank=K, curvature_scale=value, batch_size=1
+            belief, belief.mean + 0.1, net, LIKELIHOOD, *data_of(seed), curvature_scale=value, batch_size=1
         )
     )
 
@@ -80,7 +80,7 @@ def fit(seed, value):
 def smooth(seed, value):
     beliefs = jax.vmap(belief_of)(seed + jnp.arange(3))
     sites = jax.vmap(belief_of)(seed + 10 + jnp.arange(3)).precision
-    smoothed = lf.smooth(beliefs, sites, value, rank=K)
+    smoothed = lf.smooth(beliefs, sites, value)
     return smoothed.mean, jax.vmap(action)(smoothed.precision)
 
 

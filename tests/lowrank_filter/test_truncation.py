@@ -10,6 +10,7 @@ import pytest
 from suites import fast
 
 import lowrank_filter as lf
+from lowrank_filter.algebra.diag_low_rank import with_policy
 from lowrank_filter.algebra.example_gradients import Stack
 from lowrank_filter.algebra.truncation import principal
 
@@ -62,11 +63,11 @@ def test_is_the_best_low_rank_part(metric, residual, passes):
     diag, factor = dense.random_precision(rng, 9, 6)
     options = {"rank": 4, "residual": residual, "metric": metric}
     if passes == 1:
-        precision = lf.DiagLowRank(jnp.asarray(diag), jnp.asarray(factor[:2]))
-        came, _, _, misfit = precision.condition(Stack(jnp.asarray(factor[2:])), jnp.zeros(4), **options)
+        precision = with_policy(lf.DiagLowRank(jnp.asarray(diag), jnp.asarray(factor[:2])), **options)
+        came, _, _, misfit = precision.condition(Stack(jnp.asarray(factor[2:])), jnp.zeros(4))
     else:
-        precision = lf.DiagLowRank(jnp.asarray(diag), jnp.asarray(factor))
-        came, misfit = precision.add(lf.DiagLowRank(jnp.zeros(9), jnp.zeros((0, 9))), **options)
+        precision = with_policy(lf.DiagLowRank(jnp.asarray(diag), jnp.asarray(factor)), **options)
+        came, misfit = precision.add(lf.DiagLowRank(jnp.zeros(9), jnp.zeros((0, 9))))
     kept, values = dense.best_rank(factor, 4, diag if metric == "relative" else None)
     assert dense.relative_error(dense.matrix(np.zeros(9), came.factor), kept) < 1e-9
     rest = np.diag(factor.T @ factor - kept) if residual == "diagonal" else 0

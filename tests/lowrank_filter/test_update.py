@@ -10,13 +10,15 @@ import pytest
 from problems import LIKELIHOODS, B, problem
 
 import lowrank_filter as lf
+from lowrank_filter.algebra.diag_low_rank import with_policy
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 
 @functools.partial(jax.jit, static_argnums=(1,), static_argnames=("rank", "residual", "metric", "iterations"))
-def update(belief, apply_fn, likelihood, x, y, *, iterations=0, **options):
-    return lf.update(belief, apply_fn, likelihood, x, y, iterations=iterations, **options)
+def update(belief, apply_fn, likelihood, x, y, *, iterations=0, temperature=1.0, **policy):
+    belief = with_policy(belief, **policy)
+    return lf.update(belief, apply_fn, likelihood, x, y, iterations=iterations, temperature=temperature)
 
 
 def oracle(belief, apply_fn, likelihood, x, y, temperature):
@@ -95,9 +97,9 @@ def test_evidence_of_a_sequence_of_linear_updates_is_that_of_the_whole(name):
     y = rng.normal(size=(4, 2)) if name == "gaussian" else rng.integers(0, 2, 4)
     likelihood = lf.Gaussian(0.3) if name == "gaussian" else lf.Categorical()
     belief = lf.init(jnp.asarray(rng.normal(size=6)), 2.0, rank=8)
-    whole, whole_info = update(belief, apply_fn, likelihood, x, y, rank=8)
-    half, first = update(belief, apply_fn, likelihood, x[:2], y[:2], rank=8)
-    both, second = update(half, apply_fn, likelihood, x[2:], y[2:], rank=8)
+    whole, whole_info = update(belief, apply_fn, likelihood, x, y)
+    half, first = update(belief, apply_fn, likelihood, x[:2], y[:2])
+    both, second = update(half, apply_fn, likelihood, x[2:], y[2:])
     same = np.isclose(first.log_evidence + second.log_evidence, whole_info.log_evidence, rtol=1e-9)
     assert same == (name == "gaussian")
     if same:
@@ -106,9 +108,9 @@ def test_evidence_of_a_sequence_of_linear_updates_is_that_of_the_whole(name):
 
 def test_inputs_may_be_a_pytree():
     belief, apply_fn, likelihood, x, y = problem("gaussian", 2)
-    plain, _ = update(belief, apply_fn, likelihood, x, y, rank=2)
+    plain, _ = update(belief, apply_fn, likelihood, x, y)
     split, _ = update(
-        belief, lambda p, parts: apply_fn(p, jnp.concatenate(parts, 1)), likelihood, (x[:, :1], x[:, 1:]), y, rank=2
+        belief, lambda p, parts: apply_fn(p, jnp.concatenate(parts, 1)), likelihood, (x[:, :1], x[:, 1:]), y
     )
     np.testing.assert_allclose(split.mean, plain.mean, rtol=1e-12)
 
@@ -116,8 +118,8 @@ def test_inputs_may_be_a_pytree():
 def test_a_single_output_takes_flat_targets():
     belief = lf.init(jnp.zeros(3), rank=2)
     x, y = jnp.asarray(np.eye(3)), jnp.arange(3.0)
-    flat, _ = update(belief, lambda p, x: (x @ p)[:, None], lf.Gaussian(0.1), x, y, rank=2)
-    column, _ = update(belief, lambda p, x: (x @ p)[:, None], lf.Gaussian(0.1), x, y[:, None], rank=2)
+    flat, _ = update(belief, lambda p, x: (x @ p)[:, None], lf.Gaussian(0.1), x, y)
+    column, _ = update(belief, lambda p, x: (x @ p)[:, None], lf.Gaussian(0.1), x, y[:, None])
     np.testing.assert_array_equal(flat.mean, column.mean)
 
 
@@ -130,7 +132,7 @@ def test_log_evidence_in_float32_of_precise_observations(size, examples, varianc
     noise = np.sqrt(variance) * rng.normal(size=examples)
     y = (x @ rng.normal(size=size) + noise).astype(np.float32)
     belief = lf.init(jnp.asarray(mean), rank=4)
-    _, info = lf.update(belief, lambda p, x: (x @ p)[:, None], lf.Gaussian(variance), x, y, rank=4)
+    _, info = lf.update(belief, lambda p, x: (x @ p)[:, None], lf.Gaussian(variance), x, y)
     wide = x.astype(np.float64)
     covariance = variance * np.eye(examples) + wide @ wide.T
     residual = y - wide @ mean.astype(np.float64)
@@ -146,7 +148,7 @@ def test_bfloat16_parameters():
 
     def run(dtype):
         belief = lf.predict(lf.init(jnp.asarray(params, dtype), rank=2), 0.1)
-        return lf.update(belief, lambda p, x: x @ p, lf.Categorical(), x, jnp.array([0, 1]), rank=2)[0]
+        return lf.update(belief, lambda p, x: x @ p, lf.Categorical(), x, jnp.array([0, 1]))[0]
 
     low, full = run(jnp.bfloat16), run(jnp.float32)
     assert low.mean.dtype == low.precision.factor.dtype == jnp.bfloat16
