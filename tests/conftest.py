@@ -1,5 +1,7 @@
 """What all tests share: a compiler that is in a hurry, run-time checks of shape annotations, double precision."""
 
+import gc
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,12 +29,36 @@ def checked(function: Callable) -> Callable:
 
     ``Self`` and a static protocol beside a shape cannot be checked in a single function either.
     """
-
-    def kept(hint: Any) -> bool:
-        return "jaxtyping." in str(hint) and not any(word in str(hint) for word in ("typing.Self", "Precision"))
-
     function.__annotations__ = {name: hint if kept(hint) else Any for name, hint in function.__annotations__.items()}
     return beartype.beartype(function)
+
+
+def kept(hint: Any) -> bool:
+    return "jaxtyping." in str(hint) and not any(word in str(hint) for word in ("typing.Self", "Precision"))
+
+
+def resolved(hint: Any, function: Callable) -> Any:
+    """An annotation, of which ``from __future__ import annotations`` leaves the text."""
+    try:
+        return eval(hint, function.__globals__) if isinstance(hint, str) else hint
+    except NameError:
+        return Any
+
+
+def jaxtyped(*, typechecker: Callable) -> Callable:
+    """jaxtyping's own where a shape is annotated: else each function within a function is compiled at each call."""
+
+    def decorated(what: Any) -> Any:
+        function = what.fget if isinstance(what, property) else getattr(what, "__func__", what)
+        shaped = inspect.isclass(what) or any(
+            kept(resolved(hint, function)) for hint in function.__annotations__.values()
+        )
+        return every(what, typechecker=typechecker) if shaped else what
+
+    return decorated
+
+
+every, jaxtyping.jaxtyped = jaxtyping.jaxtyped, jaxtyped
 
 
 # Before any test imports the package.
@@ -52,6 +78,11 @@ jax.config.update(
     os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(Path.home() / ".cache" / "weightfilter" / "jax"),
 )
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+# Where in the source each operation comes from is a twentieth of tracing's time, and shown in no message here.
+jax.config.update("jax_include_full_tracebacks_in_locations", False)
+jax.config.update("jax_traceback_in_locations_limit", 0)
+# Tracing makes many objects and next to no cycles.
+gc.set_threshold(100_000, 20, 50)
 
 hypothesis.settings.register_profile("repeatable", derandomize=True, max_examples=50, deadline=None)
 hypothesis.settings.load_profile("repeatable")
@@ -63,8 +94,30 @@ def x64() -> Iterator[None]:
         yield
 
 
+def pytest_collection_finish() -> None:
+    """What is imported and collected stays: no more is it looked through for garbage."""
+    gc.collect()
+    gc.freeze()
+
+
+def crowded() -> bool:
+    """Whether this process holds much of a machine: 2 GiB, or a third of the maps that Linux gives it."""
+    own = Path("/proc/self")
+    if not own.exists():
+        return True
+    resident = int((own / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return resident > 2**31 or (own / "maps").read_text().count("\n") > 20_000
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forgetful() -> Iterator[None]:
-    """Programs of one file serve few others, and fill a machine's memory."""
+    """Programs of one file serve few others, what JAX traced of its own functions serves all."""
     yield
+    if crowded():
+        jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def afresh() -> None:
+    """For files that count what is compiled: nothing is there from the files before."""
     jax.clear_caches()

@@ -13,6 +13,8 @@ import pytest
 import lowrank_filter as lf
 from lowrank_filter.common.compiled import Static, compiled
 
+pytestmark = pytest.mark.usefixtures("afresh")
+
 KEYS = jax.random.split(jax.random.key(0), 4)
 PARAMS = {"w": jax.random.normal(KEYS[0], (3, 2)), "b": jnp.zeros(2)}
 X, Y = np.asarray(jax.random.normal(KEYS[1], (4, 3))), np.array([0, 1, 1, 0])
@@ -38,7 +40,7 @@ def stream(belief, structure):
     built = lf.Filter(
         STARTS[structure],
         lambda belief: lf.predict(belief, noise),
-        lambda belief, x, y, mask: lf.update(belief, net, LIKELIHOOD, x, y, mask=mask),
+        lambda belief, x, y, mask: lf.update(belief, net, LIKELIHOOD, x, y, mask=mask, iterations=0),
     )
     return lf.filter_stream(built, belief, X, Y)
 
@@ -82,8 +84,21 @@ def compilations():
     jax.monitoring.unregister_event_duration_listener(listen)
 
 
-@pytest.mark.parametrize("structure", STARTS)
-@pytest.mark.parametrize("name", CALLS)
+ONCE = ("update", "laplace_update", "filter_stream", "fit")  # long programs, which one structure shows
+
+
+@pytest.mark.parametrize(
+    ("name", "structure"),
+    [
+        pytest.param(
+            name,
+            structure,
+            marks=pytest.mark.slow if structure == "unit" or (structure == "kronecker" and name in ONCE) else (),
+        )
+        for name in CALLS
+        for structure in STARTS
+    ],
+)
 def test_the_second_call_compiles_nothing(name, structure, compilations):
     belief = STARTS[structure]()
     before = len(compilations)
@@ -180,7 +195,7 @@ def uses_names(params, x):
 
 def test_what_a_network_finds_by_name_is_looked_up_again(monkeypatch):
     def losses():
-        return lf.update(STARTS["network"](), uses_names, LIKELIHOOD, X, Y)[1].loss
+        return lf.update(STARTS["network"](), uses_names, LIKELIHOOD, X, Y, iterations=0)[1].loss
 
     first = losses()
     monkeypatch.setitem(globals(), "SCALE", 3.0)
