@@ -324,7 +324,7 @@ def check(case, few):
 @settings(max_examples=60)
 @given(cases(SOME), st.booleans())
 def test_the_algebra_is_the_dense_one(case, few):
-    check(case, few)
+    check(case, few or case.kind[0] == "kronecker")  # which has no low-rank part: one program
 
 
 @pytest.mark.slow

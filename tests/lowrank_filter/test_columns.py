@@ -79,7 +79,7 @@ def test_a_prediction_inside_an_update_is_a_prediction_before_it(blocks, metric)
     @jax.jit
     def both(noise, transition):
         belief = lf.init(params, 0.5, structure=lf.LowRank(3, metric=metric, blocks=blocks))
-        belief, _ = lf.update(belief, nested, LIKELIHOOD, x, y)
+        belief, _ = lf.update(belief, nested, LIKELIHOOD, x, y, iterations=0)
         ahead = lf.predict(belief, noise, transition)
         apart = lf.update(ahead, nested, LIKELIHOOD, x[:2], y[:2])
         together = lf.update(belief, nested, LIKELIHOOD, x[:2], y[:2], process_noise=noise, transition=transition)

@@ -2,6 +2,7 @@
 same twice, or are more than the parameters, against dense float64 for the same numbers."""
 
 import functools
+import itertools
 
 import dense
 import hypothesis
@@ -81,8 +82,15 @@ def test_much_data_on_few_parameters(size, dimension, variance, prior):
     assert not info.health.ruined
 
 
-@pytest.mark.parametrize("kernel", [update, one_by_one])
-@pytest.mark.parametrize(("variance", "size", "mean"), [(1e-4, 4, 1e-3), (1e-6, 16, 2e-2)])
+@pytest.mark.parametrize(
+    ("kernel", "variance", "size", "mean"),
+    [
+        (update, 1e-4, 4, 1e-3),
+        (one_by_one, 1e-6, 16, 2e-2),
+        pytest.param(update, 1e-6, 16, 2e-2, marks=pytest.mark.slow),
+        pytest.param(one_by_one, 1e-4, 4, 1e-3, marks=pytest.mark.slow),
+    ],
+)
 def test_examples_that_are_almost_the_same(kernel, variance, size, mean):
     """Inputs 1e-3 apart: 2 and 110 standard deviations off, the evidence by 10 nats, when a Gram matrix did it.
 
@@ -126,19 +134,20 @@ def dense_flat(vector):
 
 
 SHAPES = {(1, 1): 3, (4, 4): 2, (4, 3): 12, (40, 6): 6}  # parameters and rank: examples
+# A program each.
+WIDTHS = [((1, 1), False), ((4, 4), False), ((4, 3), True), ((40, 6), False)]
 
 
 @hypothesis.settings(max_examples=15)
 @hypothesis.given(
-    shape=st.sampled_from(sorted(SHAPES)),
-    wide=st.booleans(),
+    width=st.sampled_from(WIDTHS),
     variance=st.sampled_from([1e-6, 1e-4, 1e-2, 1.0]),
     prior=st.sampled_from([1e-6, 1e-3, 1.0, 1e3]),
     spread=st.sampled_from([None, 1e-4, 1e-2]),
     seed=st.integers(0, 1000),
 )
-def test_any_scale_is_right_or_called_ruined(shape, wide, variance, prior, spread, seed):
-    (dimension, rank), size = shape, SHAPES[shape]
+def test_any_scale_is_right_or_called_ruined(width, variance, prior, spread, seed):
+    ((dimension, rank), wide), size = width, SHAPES[width[0]]
     variance, prior = np.float32(variance), np.full(dimension, prior, np.float32)
     x, y = data(seed, size, dimension, variance, spread, prior[0])
     with jax.enable_x64(wide):
@@ -157,9 +166,24 @@ def test_any_scale_is_right_or_called_ruined(shape, wide, variance, prior, sprea
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("dynamics", [False, True])
-@pytest.mark.parametrize("metric", ["relative", pytest.param("euclidean", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("dimension", "repeats"), [(6, False), (60, False), (60, True)])
+@pytest.mark.parametrize(
+    ("dimension", "repeats", "metric", "dynamics"),
+    [
+        (6, False, "relative", False),
+        (60, False, "relative", True),
+        *(
+            pytest.param(*rest, marks=pytest.mark.slow)
+            for rest in [
+                (6, False, "relative", True),
+                (60, False, "relative", False),
+                (60, True, "relative", False),
+                (60, True, "relative", True),
+                *itertools.product((6,), (False,), ("euclidean",), (False, True)),
+                *itertools.product((60,), (False, True), ("euclidean",), (False, True)),
+            ]
+        ),
+    ],
+)
 def test_the_reference(dimension, repeats, metric, dynamics):
     """Fewer parameters than columns (4 old, 5 new), more, and more with columns that are almost repeated."""
     rng = np.random.default_rng(dimension)

@@ -4,6 +4,7 @@ Tracing finds what ends in an error from inside (a value looked at in a trace, a
 tracer that escapes); nothing is compiled. That the numbers are the same is the other tests' matter.
 """
 
+import contextlib
 import itertools
 
 import jax
@@ -121,15 +122,12 @@ def scan(structure, name):
 
 
 TRANSFORMATIONS = [plain, jit_closed_over, jit_passed_in, jit_traced, vmap, grad, scan]
-# One after the other: every transformation, most structures and likelihoods; all with all in the slow suite.
+# Some of each; all with all in the slow suite.
 QUICK = {
     ("network", "Gaussian: matrix", jit_closed_over),
     ("kronecker", "Categorical: uint8", jit_passed_in),
-    ("diagonal", "own", plain),
     ("layer", "Gaussian: vector", scan),
-    ("diagonal", "HeteroscedasticGaussian", grad),
-    ("parts", "Categorical", vmap),
-    ("frozen", "Gaussian: Python", jit_passed_in),
+    ("frozen", "Gaussian: Python", vmap),
 }
 CASES = [
     pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
@@ -143,7 +141,14 @@ def test_it_traces(structure, name, transformation):
     jax.eval_shape(lambda: transformation(structure, name))
 
 
+@contextlib.contextmanager
+def strict():
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        yield
+
+
 SWITCHES = {
+    "both promotions": strict,
     "rank promotion": lambda: jax.numpy_rank_promotion("raise"),
     "dtype promotion": lambda: jax.numpy_dtype_promotion("strict"),
     "leaks": jax.checking_leaks,
@@ -151,9 +156,7 @@ SWITCHES = {
 
 
 STRICT = [
-    pytest.param(
-        *case, marks=() if case[:2] == ("kronecker", "Categorical") and case[2] != "leaks" else pytest.mark.slow
-    )
+    pytest.param(*case, marks=() if case == ("kronecker", "Categorical", "both promotions") else pytest.mark.slow)
     for case in itertools.product(STARTS, ("Gaussian: matrix", "Categorical", "Poisson"), SWITCHES)
 ]
 

@@ -79,7 +79,7 @@ def results(form):
     def everything(params):
         data = (apply_fn, lf.Categorical(), x, y)
         belief = lf.predict(lf.init(params, 1.5, rank=K), 0.1)
-        first, first_info = lf.update(belief, *data)
+        first, first_info = lf.update(belief, *data, iterations=0)
         second, second_info = lf.laplace_update(lf.predict(first, 0.1), first.mean, *data, batch_size=2)
         fitted, _ = lf.fit(second, *data, optimizer=optax.sgd(0.01), steps=3)
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), first, second)
@@ -144,7 +144,7 @@ def test_parameters_of_two_dtypes_keep_them():
             return x @ p["a"].astype(jnp.float32)[:, None] + p["b"]
 
         data = jnp.ones((2, 3)), jnp.asarray([0, 1])
-        updated, info = jax.jit(lambda: lf.update(belief, net, lf.Categorical(), *data))()
+        updated, info = jax.jit(lambda: lf.update(belief, net, lf.Categorical(), *data, iterations=0))()
         for leaf, like in zip(jax.tree.leaves(updated), jax.tree.leaves(belief), strict=True):
             assert leaf.dtype == like.dtype
         assert np.isfinite(info.log_evidence)

@@ -70,7 +70,18 @@ def by_paths(belief, _):
 WAYS = [pickled, copied, by_flax, by_orbax, by_paths, *([cloudpickled] if cloudpickle else [])]
 
 
-@pytest.fixture(scope="module", params=[(n, s) for n in NETWORKS for s in STARTS], ids="-".join)
+# Both networks and all structures but one, of which each way knows nothing; all with all in the slow suite.
+QUICK = {("equinox", "network"), *(("dict", structure) for structure in STARTS if structure != "layer")}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((n, s), id=f"{n}-{s}", marks=() if (n, s) in QUICK else pytest.mark.slow)
+        for n in NETWORKS
+        for s in STARTS
+    ],
+)
 def case(request):
     name, structure = request.param
     params, network = NETWORKS[name]
@@ -110,20 +121,27 @@ def test_what_the_package_tells_of_itself():
     assert issubclass(lf.OtherRunError, ValueError)
 
 
-def test_filters_have_one_shape():
-    """A step in any case, that is predict and then update; a Kronecker one has no rank; mini-batches have a key."""
+@pytest.mark.parametrize("name", ["extended", *(pytest.param(n, marks=pytest.mark.slow) for n in ("laplace", "bare"))])
+def test_filters_have_one_shape(name):
+    """A step in any case, that is predict and then update; mini-batches have a key."""
     import optax  # noqa: PLC0415
 
     params, network = NETWORKS["dict"]
     extended = lf.extended_filter(network, lf.Categorical(), rank=1, process_noise=0.1, iterations=0)
-    laplace = lf.laplace_filter(network, lf.Categorical(), optax.sgd(0.01), steps=2, rank=1, fit_batch_size=2)
-    bare = lf.Filter(extended.init, extended.predict, extended.update)
-    for built in (extended, laplace, bare):
-        belief = built.init(params)
-        after, _ = built.step(belief, X, Y)
-        twice, _ = built.update(built.predict(belief), X, Y)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), after.mean, twice.mean)
-        streamed, _ = lf.filter_stream(built, belief, X, Y, chunk_size=2)
-        assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(streamed))
+    built = {
+        "extended": extended,
+        "laplace": lf.laplace_filter(network, lf.Categorical(), optax.sgd(0.01), steps=2, rank=1, fit_batch_size=2),
+        "bare": lf.Filter(extended.init, extended.predict, extended.update),
+    }[name]
+    belief = built.init(params)
+    after, _ = built.step(belief, X, Y)
+    twice, _ = built.update(built.predict(belief), X, Y)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), after.mean, twice.mean)
+    streamed, _ = lf.filter_stream(built, belief, X, Y, chunk_size=2)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(streamed))
+
+
+def test_a_kronecker_filter_has_no_rank():
+    _, network = NETWORKS["dict"]
     with pytest.raises(ValueError, match=r"(?s)rank: expected None.*got 3"):
         lf.extended_filter(network, lf.Categorical(), rank=3, structure="kronecker")
