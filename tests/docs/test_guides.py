@@ -12,7 +12,7 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "docs" / "guides"
 GUIDES = sorted(FOLDER.glob("*.py"))
 LONGEST = 60
-SLOW = {"continual_flax_nnx", "forecast_csv", "gaussian_process_series"}
+SLOW = {"continual_flax_nnx", "exchanged_sensor", "forecast_csv", "gaussian_process_series"}
 ALONE = "sharding"
 SERIES = Path(os.environ.get("WEIGHTFILTER_DATA", ""), "series", "ETTh1.csv.gz")
 ABSENT = {"gaussian_process_series": pytest.mark.skipif(not SERIES.exists(), reason="would download")}
