@@ -105,7 +105,7 @@ def _shown(problem: Problem, target: Array, size: int) -> Float[Array, " c"]:
     return jax.nn.one_hot(target, size) if isinstance(problem.likelihood, lf.Categorical) else target
 
 
-_GRID = {"process_noise": (1e-3, 1e-2, 1e-1), "epsilon": (1e-4, 1e-1)}
+_GRID = {"process_noise": (1e-2, 1e-1, 1.0), "epsilon": (1e-2, 1e-1)}
 METHODS = {
     "lrkf": Method(lambda problem, rank, hyper: filtered(problem, (rank,), hyper), _GRID),
     "hilofi": Method(lambda problem, rank, hyper: filtered(problem, (rank, None), hyper), _GRID),

@@ -36,13 +36,13 @@ def trained(optimizer: Callable[..., Any], problem: Problem, hyper: Hyper) -> On
 METHODS = {
     "adamw": Method(
         lambda problem, rank, hyper: trained(optax.adamw, problem, hyper),
-        {"learning_rate": (3e-4, 1e-3, 3e-3), "inner": (1.0, 5.0)},
+        {"learning_rate": (1e-4, 3e-4, 1e-3), "inner": (1.0, 5.0)},
         ranked=False,
         draws=False,
     ),
     "muon": Method(
         lambda problem, rank, hyper: trained(contrib.muon, problem, hyper),
-        {"learning_rate": (1e-3, 3e-3, 1e-2), "inner": (1.0, 5.0)},
+        {"learning_rate": (3e-4, 1e-3, 3e-3), "inner": (1.0, 5.0)},
         ranked=False,
         draws=False,
     ),
