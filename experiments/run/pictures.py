@@ -74,6 +74,16 @@ STYLES = {
     "dssm": Style(_PINK, "P", _DASHED),
     "mlp": Style(_GREY, "X", _DASHED),
     "bbb": Style(_BROWN, "D", _DOTTED),
+    "filter_default": Style(_BLUE, "o"),
+    "filter_chosen": Style(_RED, "D"),
+    "filter_dense_head": Style(_VIOLET, "h"),
+    "filter_low_head": Style(_LILAC, "<"),
+    "lofi_stream": Style(_PINK, "P", _DASHED),
+    "lrkf": Style(_GREEN, "v", _DASHED),
+    "hilofi": Style(_AMBER, "^", _DASHED),
+    "lolofi": Style(_BROWN, "X", _DASHED),
+    "adamw": Style(_GREY, "s", _DOTTED),
+    "muon": Style(INK, "*", _DOTTED),
 }
 _OTHERS = (Style(_BLUE, "o"), Style(_AMBER, "s"), Style(_GREEN, "v"), Style(_PINK, "P"), Style(_VIOLET, "h"))
 
