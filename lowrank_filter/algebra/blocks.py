@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from lowrank_filter.algebra import krylov, saving, tree
-from lowrank_filter.algebra.correction import correction, projection
+from lowrank_filter.algebra.correction import PredictedFirst, correction
 from lowrank_filter.algebra.diag_low_rank import DiagLowRank, cut_off, remainder
 from lowrank_filter.algebra.example_gradients import Columns, Stack
 from lowrank_filter.algebra.partition import Layout
-from lowrank_filter.algebra.precision import Correction, Curvature, Misfit, Projection
+from lowrank_filter.algebra.precision import Correction, Curvature, Misfit
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Policy
 from lowrank_filter.common import checks
@@ -22,7 +22,7 @@ from lowrank_filter.common.registered import registered
 
 @registered
 @dataclasses.dataclass(frozen=True)
-class Blocks:
+class Blocks(PredictedFirst):
     """P with blocks Pᵤ = diag(dᵤ) + WᵤWᵤᵀ on its diagonal and nothing beside them; memory (k + 1)·D.
 
     Every operation is that of :class:`DiagLowRank`, mapped over the blocks.
@@ -105,24 +105,8 @@ class Blocks:
         gain = _each(DiagLowRank.smoothing_gain)
         return self.layout.join(gain(self.parts, self.layout.split(vector), noise, transition))
 
-    def project(self, columns: Columns, *, noise: Any = None, transition: Any = None) -> Projection:
-        """All together."""
-        return projection(self if noise is None else self.propagate(noise, transition), columns.stack())
-
-    def condition(
-        self,
-        columns: Columns,
-        target: Float[Array, " n"],
-        *,
-        noise: Any = None,
-        transition: Any = None,
-        prior: Any = None,
-    ) -> tuple[Self, Self, Correction, Misfit]:
+    def _condition(self, columns: Columns, target: Float[Array, " n"]) -> tuple[Self, Self, Correction, Misfit]:
         """Data couple the blocks: the correction is that of all together. Each block takes its rows of the columns."""
-        if prior is None and noise is not None:
-            prior = self.propagate(noise, transition)
-        if prior is not None:
-            return prior.condition(columns, target)
         stack = columns.stack()
 
         def one(part: DiagLowRank, rows: Float[Array, "n m"]) -> tuple[DiagLowRank, DiagLowRank, Misfit]:

@@ -1,13 +1,14 @@
 """Conditioning on n rank-one terms, for any precision that whitens."""
 
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lowrank_filter.algebra import small_matrices, tree
-from lowrank_filter.algebra.precision import Correction, Projection
+from lowrank_filter.algebra.example_gradients import Columns
+from lowrank_filter.algebra.precision import Correction, Misfit, Projection
 from lowrank_filter.algebra.square_root import solve_few_parameters, solve_many_parameters
 from lowrank_filter.algebra.tree import Tree
 
@@ -37,6 +38,31 @@ def correction(precision: Any, columns: Tree, target: Float[Array, " n"]) -> Cor
 
     solution = solve_many_parameters(gram, target.astype(gram.dtype), plain, lambda: white, back)
     return Correction(*solution[:3], small_matrices.logdet(solution.lower), solution.lower)
+
+
+class PredictedFirst:
+    """A precision whose prediction is built before data come."""
+
+    def project(self, columns: Columns, *, noise: Any = None, transition: Any = None) -> Projection:
+        """All columns together."""
+        return projection(self._predicted(noise, transition), columns.stack())
+
+    def condition(
+        self,
+        columns: Columns,
+        target: Float[Array, " n"],
+        *,
+        noise: Any = None,
+        transition: Any = None,
+        prior: Any = None,
+    ) -> tuple[Self, Self, Correction, Misfit]:
+        """Of the prediction, by ``_condition``."""
+        ahead: Any = self._predicted(noise, transition) if prior is None else prior
+        return ahead._condition(columns, target)
+
+    def _predicted(self, noise: Any, transition: Any) -> Any:
+        own: Any = self
+        return own if noise is None else own.propagate(noise, transition)
 
 
 def projection(precision: Any, columns: Tree) -> Projection:

@@ -1,17 +1,17 @@
 """Precisions of which every entry is kept: a triangular square root."""
 
 import dataclasses
-from typing import Any, Self
+from typing import Self
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from lowrank_filter.algebra import saving, small_matrices, tree
-from lowrank_filter.algebra.correction import projection
+from lowrank_filter.algebra.correction import PredictedFirst
 from lowrank_filter.algebra.example_gradients import Columns
 from lowrank_filter.algebra.partition import Layout, one_block
-from lowrank_filter.algebra.precision import Correction, Curvature, Misfit, Projection
+from lowrank_filter.algebra.precision import Correction, Curvature, Misfit
 from lowrank_filter.algebra.square_root import shortened, solve_few_parameters
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
@@ -20,7 +20,7 @@ from lowrank_filter.common.registered import registered
 
 @registered
 @dataclasses.dataclass(frozen=True)
-class FullMatrix:
+class FullMatrix(PredictedFirst):
     """P = RᵀR over few parameters: the square-root information filter (Bierman 1977, Factorization methods for discrete
     sequential estimation, chapter V). Nothing is approximated.
 
@@ -99,24 +99,8 @@ class FullMatrix:
         root = self._propagated(spread)
         return self._tree(scaled - spread * _matmul(root.T, _matmul(root, scaled)))
 
-    def project(self, columns: Columns, *, noise: Any = None, transition: Any = None) -> Projection:
-        """A Gram matrix of whitened columns."""
-        return projection(self if noise is None else self.propagate(noise, transition), columns.stack())
-
-    def condition(
-        self,
-        columns: Columns,
-        target: Float[Array, " n"],
-        *,
-        noise: Any = None,
-        transition: Any = None,
-        prior: Any = None,
-    ) -> tuple[Self, Self, Correction, Misfit]:
+    def _condition(self, columns: Columns, target: Float[Array, " n"]) -> tuple[Self, Self, Correction, Misfit]:
         """R⁺ of one QR decomposition of the columns' rows below R; without data not a bit changes."""
-        if prior is None and noise is not None:
-            prior = self.propagate(noise, transition)
-        if prior is not None:
-            return prior.condition(columns, target)
         rows = jax.vmap(self._flat)(columns.stack())
         solution = solve_few_parameters(rows, self.root, target.astype(rows.dtype))
         nothing = jnp.all(rows == 0)

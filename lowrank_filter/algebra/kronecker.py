@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from lowrank_filter.algebra import saving, small_matrices, tree
-from lowrank_filter.algebra.correction import correction, projection
+from lowrank_filter.algebra.correction import PredictedFirst, correction
 from lowrank_filter.algebra.example_gradients import Columns
 from lowrank_filter.algebra.partition import Group, Layout
-from lowrank_filter.algebra.precision import Correction, Curvature, KroneckerFactors, Misfit, Projection
+from lowrank_filter.algebra.precision import Correction, Curvature, KroneckerFactors, Misfit
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
 from lowrank_filter.common.registered import registered
@@ -107,7 +107,7 @@ class _SquaredMisfit(NamedTuple):
 
 @registered
 @dataclasses.dataclass(frozen=True)
-class Kronecker:
+class Kronecker(PredictedFirst):
     """P = (U ⊗ V) diag(S) (U ⊗ V)ᵀ for each layer, S of shape [U, m]; memory U² + m² + U·m a layer.
 
     Predicting, the smoothing gain, solves, determinants and draws are elementwise in the basis, and exact. A sum of two
@@ -220,19 +220,7 @@ class Kronecker:
         gains = self._scaled(lambda s, q, a: a / (a * a + q * s), noise, transition)
         return gains.matvec(vector)
 
-    def project(self, columns: Columns, *, noise: Any = None, transition: Any = None) -> Projection:
-        """All together."""
-        return projection(self if noise is None else self.propagate(noise, transition), columns.stack())
-
-    def condition(
-        self,
-        columns: Columns,
-        target: Float[Array, " n"],
-        *,
-        noise: Any = None,
-        transition: Any = None,
-        prior: Any = None,
-    ) -> tuple[Self, Self, Correction, Misfit]:
+    def _condition(self, columns: Columns, target: Float[Array, " n"]) -> tuple[Self, Self, Correction, Misfit]:
         """Data couple the layers: the correction is that of all together.
 
         The site is the Kronecker product with the partial traces of A Aᵀ, for each layer; exact where its columns are
@@ -247,10 +235,6 @@ class Kronecker:
             trace = jnp.trace(inputs)
             return _eigenbasis(KroneckerFactors(units, inputs / jnp.where(trace > 0, trace, 1)))
 
-        if prior is None and noise is not None:
-            prior = self.propagate(noise, transition)
-        if prior is not None:
-            return prior.condition(columns, target)
         stack = columns.stack()
         parts = map(part, self.layout.groups, self.layout.split_stack(stack))
         site = self._with(parts)

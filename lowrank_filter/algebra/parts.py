@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from lowrank_filter.algebra import blocks, full_matrix, kronecker, saving, tree
-from lowrank_filter.algebra.correction import correction, projection
+from lowrank_filter.algebra.correction import PredictedFirst, correction
 from lowrank_filter.algebra.diag_low_rank import DiagLowRank
 from lowrank_filter.algebra.example_gradients import Columns, Stack
 from lowrank_filter.algebra.partition import layout
@@ -108,7 +108,7 @@ def _restored(example: Tree, *rest: Any) -> Membership:
 
 @registered
 @dataclasses.dataclass(frozen=True)
-class Parts:
+class Parts(PredictedFirst):
     """P with the precision of each part on its diagonal and nothing beside them; frozen parameters are in none.
 
     Attributes:
@@ -196,7 +196,7 @@ class Parts:
         """All together."""
         if len(self.parts) == 1:
             return self.parts[0].project(columns, **_of_one(noise, transition))
-        return projection(self if noise is None else self.propagate(noise, transition), columns.stack())
+        return super().project(columns, noise=noise, transition=transition)
 
     def condition(
         self,
@@ -212,10 +212,9 @@ class Parts:
             dynamics = _of_one(noise, transition)
             kept, site, step, misfit = self.parts[0].condition(columns, target, **dynamics, prior=prior)
             return self._replaced((kept,)), self._replaced((site,)), step, misfit
-        if prior is None and noise is not None:
-            prior = self.propagate(noise, transition)
-        if prior is not None:
-            return prior.condition(columns, target)
+        return super().condition(columns, target, noise=noise, transition=transition, prior=prior)
+
+    def _condition(self, columns: Columns, target: Float[Array, " n"]) -> tuple[Self, Self, Correction, Misfit]:
         stack, nothing = columns.stack(), jnp.zeros_like(target)
         each = (part.condition(Stack(own), nothing) for part, own in self._with(stack))
         kept, sites, _, misfits = zip(*each, strict=True)
