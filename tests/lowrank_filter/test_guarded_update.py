@@ -223,7 +223,7 @@ def test_a_noise_that_depends_on_x():
 
 
 @functools.partial(jax.jit, static_argnames="rank")
-def step(belief, x, y):
+def step(belief, x, y, rank=2):
     return lf.update(with_policy(belief, rank=rank), linear, lf.Gaussian(1.0), x, y, process_noise=0.1)
 
 
