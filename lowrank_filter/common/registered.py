@@ -49,7 +49,10 @@ def registered(cls: _T) -> _T:
         return list(zip(keys, leaves, strict=True)), held
 
     def unflatten(held: tuple, leaves: Any) -> Any:
-        return cls(**dict(zip(names, leaves, strict=True)), **dict(zip(static, held, strict=True)))
+        made = object.__new__(cls)  # what a constructor checks was checked, and leaves need not be arrays
+        for name, value in zip((*names, *static), (*leaves, *held), strict=True):
+            object.__setattr__(made, name, value)
+        return made
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
