@@ -12,7 +12,14 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "docs" / "guides"
 GUIDES = sorted(FOLDER.glob("*.py"))
 LONGEST = 60
-SLOW = {"continual_flax_nnx", "exchanged_sensor", "forecast_csv", "gaussian_process_series"}
+SLOW = {
+    "continual_flax_nnx",
+    "exchanged_sensor",
+    "forecast_csv",
+    "gaussian_process",
+    "gaussian_process_series",
+    "sweep",
+}
 ALONE = "sharding"
 SERIES = Path(os.environ.get("WEIGHTFILTER_DATA", ""), "series", "ETTh1.csv.gz")
 ABSENT = {"gaussian_process_series": pytest.mark.skipif(not SERIES.exists(), reason="would download")}
@@ -51,6 +58,7 @@ def test_a_guide_runs(guide, monkeypatch, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_guide_on_sharding_runs_on_four_devices():
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
     done = subprocess.run(

@@ -2,24 +2,25 @@
 
 import jax
 import jax.numpy as jnp
+import latent
 import numpy as np
 import optax
 import pytest
 
 import latenttrack as lt
 
-MODEL = lt.build(lt.Config(latent_dim=2, hidden_dim=4, encoder_dim=4, predictor_hidden=(3,)), 2, 1)
+MODEL = lt.build(lt.Config(**latent.SIZES), latent.X, latent.Y)
 KEY = jax.random.key(0)
 PARAMS = MODEL.init(KEY)
 STATE = MODEL.initial_state(PARAMS)
-XS, YS = jnp.ones((6, 2)), jnp.zeros((6, 1))
-THETA = MODEL.generate(PARAMS, jnp.zeros(2), STATE)
+XS, YS, Z = jnp.ones((6, latent.X)), jnp.zeros((6, latent.Y)), jnp.zeros(latent.SIZES["latent_dim"])
+THETA = MODEL.generate(PARAMS, Z, STATE)
 
 CALLS = {
     "init": lambda: MODEL.init(KEY),
     "initial_state": lambda: MODEL.initial_state(PARAMS),
     "predict": lambda: MODEL.predict(PARAMS, STATE),
-    "generate": lambda: MODEL.generate(PARAMS, jnp.zeros(2), STATE),
+    "generate": lambda: MODEL.generate(PARAMS, Z, STATE),
     "emit": lambda: MODEL.emit(THETA, XS[0]),
     "update": lambda: MODEL.update(PARAMS, STATE, XS[0], YS[0]),
     "model.rollout": lambda: MODEL.rollout(PARAMS, KEY, XS, YS, samples=2),

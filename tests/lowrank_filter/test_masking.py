@@ -69,7 +69,7 @@ def assert_close(came, expected):
         assert dense.relative_error(a, b) < 1e-5
 
 
-@pytest.mark.parametrize("belief", [0, 2], indirect=True)
+@pytest.mark.parametrize("belief", [pytest.param(0, marks=pytest.mark.slow), 2], indirect=True)
 @pytest.mark.parametrize("name", ["update", "laplace_update"])
 @pytest.mark.parametrize("apply_fn", [network, normalised])
 def test_all_masked_is_a_no_op_bit_for_bit(name, apply_fn, belief, data):
@@ -110,7 +110,7 @@ def test_masking_is_leaving_out(name, belief, data):
     assert_close(lf.matvec(came_info.site, vector), lf.matvec(info_out.site, vector))
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", [pytest.param("update", marks=pytest.mark.slow), "laplace_update", "fit"])
 def test_full_mask_is_no_mask(name, belief, data):
     without = jax.jit(lambda belief, x, y: KERNELS[name](belief, network, x, y, None))
     assert_close(compiled(name, network)(belief, *data, np.ones(B, bool))[0], without(belief, *data)[0])
@@ -161,7 +161,7 @@ def test_outputs_that_are_not_finite_are_counted_and_left_out(name, belief, data
     assert_close(came.precision, expected.precision)
 
 
-@pytest.mark.parametrize("name", ["update", "laplace_update"])
+@pytest.mark.parametrize("name", ["update", pytest.param("laplace_update", marks=pytest.mark.slow)])
 def test_gradients_do_not_leak_either(name, belief, data):
     x, y = spoil(*data, "NaN input")
 
@@ -175,7 +175,7 @@ def test_gradients_do_not_leak_either(name, belief, data):
 def test_the_filling_of_a_streams_last_chunk_changes_nothing(apply_fn, belief, data):
     x, y = data
     rank = belief.precision.rank
-    built = lf.extended_filter(apply_fn, lf.Categorical(), rank=rank, process_noise=0.1)
+    built = lf.extended_filter(apply_fn, lf.Categorical(), rank=rank, process_noise=0.1, iterations=0)
 
     @jax.jit
     def both(belief, x, y):

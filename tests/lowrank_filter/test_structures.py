@@ -24,8 +24,9 @@ SHAPES = {"a": {"bias": (HIDDEN,), "kernel": (IN, HIDDEN)}, "b": {"b": (OUT,), "
 FULL = 40  # no block is larger: nothing is truncated
 BLOCKS = ("network", "layer", "unit")
 STRUCTURES = (*BLOCKS, "kronecker")
-# A layer's block differs from a unit's in its sizes alone.
-LAYER, UNIT = (pytest.param(name, marks=pytest.mark.slow) for name in ("layer", "unit"))
+# A layer's block differs from a unit's in its sizes alone; the network as one block is test_laplace's.
+NETWORK, LAYER, UNIT = (pytest.param(name, marks=pytest.mark.slow) for name in ("network", "layer", "unit"))
+ALL = (NETWORK, LAYER, "unit", "kronecker")
 OTHERS = (LAYER, "unit", "kronecker")
 FEW = (LAYER, UNIT, "kronecker")
 LIKELIHOOD = lf.Categorical()
@@ -161,7 +162,7 @@ def kfac(params, x):
     return total
 
 
-@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("structure", ALL)
 def test_curvature_and_its_sum(structure):
     predicted, beliefs, infos = sequence(structure)
     for t in range(T):
@@ -183,7 +184,7 @@ def test_curvature_and_its_sum(structure):
         assert abs(infos[t].log_evidence - evidence) < 1e-9 * abs(evidence)
 
 
-@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("structure", ALL)
 def test_prediction(structure):
     predicted, beliefs, _ = sequence(structure)
     for before, after in zip(beliefs, predicted[1:], strict=False):
@@ -205,7 +206,7 @@ def operations(precision, vector, columns, target):
     }
 
 
-@pytest.mark.parametrize("structure", STRUCTURES[1:])
+@pytest.mark.parametrize("structure", OTHERS)
 def test_algebra(structure):
     precision = sequence(structure)[1][-1].precision
     rng = np.random.default_rng(3)
@@ -235,7 +236,7 @@ def test_algebra(structure):
             assert dense.relative_error(one, other) < 1e-9, name
 
 
-@pytest.mark.parametrize("structure", ["network", *FEW])
+@pytest.mark.parametrize("structure", [NETWORK, *FEW])
 def test_gain_and_smoothing(structure):
     """Means and covariances of the smoother; a Kronecker message is projected into its family at every sum."""
     _, beliefs, infos = sequence(structure)
@@ -297,7 +298,7 @@ def test_linearised_update(structure):
 
 
 @pytest.mark.parametrize("blocks", [LAYER, "unit"])
-@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("rank", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_one_block_is_the_network(blocks, rank):
     """A network of one layer, and a layer of one unit, are one block: the same filter to rounding."""
     outputs = 3 if blocks == "layer" else 1
@@ -313,7 +314,7 @@ def test_one_block_is_the_network(blocks, rank):
 
     @jax.jit
     def filtered(belief):
-        belief, first = lf.update(lf.predict(belief, 0.1), linear, likelihood, x, y)
+        belief, first = lf.update(lf.predict(belief, 0.1), linear, likelihood, x, y, iterations=0)
         belief = lf.predict(belief, 0.1)
         target = jax.tree.map(lambda m: m + 0.1, belief.mean)
         belief, second = lf.laplace_update(belief, target, linear, likelihood, x, y)
@@ -325,7 +326,7 @@ def test_one_block_is_the_network(blocks, rank):
         assert dense.relative_error(a, b) < 1e-10
 
 
-@pytest.mark.parametrize("metric", ["relative", "euclidean"])
+@pytest.mark.parametrize("metric", ["relative", pytest.param("euclidean", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("blocks", [LAYER, "unit"])
 def test_each_block_keeps_its_leading_directions(blocks, metric):
     """By iteration: there are more examples than would be decomposed."""
@@ -385,10 +386,11 @@ def test_single_precision(structure):
 def test_a_stream_through_a_built_filter(structure):
     x, y = data(1)
     rank = None if structure == "kronecker" else 4
-    built = lf.extended_filter(net, LIKELIHOOD, rank=rank, structure=structure, process_noise=0.01)
+    options = {"rank": rank, "iterations": 0}
+    built = lf.extended_filter(net, LIKELIHOOD, structure=structure, process_noise=0.01, **options)
     last, steps = jax.jit(lambda b: lf.filter_stream(built, b, x, y, history="all"))(built.init(random(0)))
     belief = built.init(random(0))
-    one = jax.jit(lambda b, x, y: lf.update(lf.predict(b, 0.01), net, LIKELIHOOD, x, y))
+    one = jax.jit(lambda b, x, y: lf.update(lf.predict(b, 0.01), net, LIKELIHOOD, x, y, iterations=0))
     for t in range(B):
         belief, _ = one(belief, x[t : t + 1], y[t : t + 1])
     assert dense.relative_error(flat(last.mean), flat(belief.mean)) < 1e-9

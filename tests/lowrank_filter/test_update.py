@@ -1,6 +1,7 @@
 """The plain linearised update against a dense Newton step, and its evidence."""
 
 import functools
+import itertools
 
 import dense
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from problems import LIKELIHOODS, B, problem
+from suites import fast
 
 import lowrank_filter as lf
 from lowrank_filter.algebra.diag_low_rank import with_policy
@@ -40,7 +42,13 @@ def oracle(belief, apply_fn, likelihood, x, y, temperature):
 
 
 @pytest.mark.parametrize(
-    ("name", "rank"), [*((name, 4) for name in LIKELIHOODS), ("gaussian", 0), ("gaussian", 1), ("gaussian", 40)]
+    ("name", "rank"),
+    fast(
+        [*((name, 4) for name in LIKELIHOODS), ("gaussian", 0), ("gaussian", 1), ("gaussian", 40)],
+        *((name, 4) for name in ("categorical", "heteroscedastic", "bernoulli")),
+        ("gaussian", 0),
+        ("gaussian", 40),
+    ),
 )
 def test_without_truncation(name, rank):
     belief, apply_fn, likelihood, x, y = problem(name, rank)
@@ -55,8 +63,14 @@ def test_without_truncation(name, rank):
     assert info.invalid == 0
 
 
-@pytest.mark.parametrize("metric", ["relative", "euclidean"])
-@pytest.mark.parametrize("residual", ["diagonal", "drop"])
+@pytest.mark.parametrize(
+    ("residual", "metric"),
+    fast(
+        itertools.product(["diagonal", "drop"], ["relative", "euclidean"]),
+        ("diagonal", "relative"),
+        ("drop", "euclidean"),
+    ),
+)
 def test_truncated(residual, metric):
     belief, apply_fn, likelihood, x, y = problem("categorical", 4)
     updated, info = update(belief, apply_fn, likelihood, x, y, rank=4, residual=residual, metric=metric)
@@ -77,7 +91,7 @@ def test_truncated(residual, metric):
     assert dense.relative_error(info.truncated, values[:-4].sum() / values.sum()) < 1e-9
 
 
-@pytest.mark.parametrize(("rank", "size"), [(0, 5), (3, 1)])
+@pytest.mark.parametrize(("rank", "size"), fast([(0, 5), (3, 1)], (3, 1)))
 def test_gaussian_evidence_is_the_marginal_density_of_the_targets(rank, size):
     belief, apply_fn, likelihood, x, y = problem("gaussian", rank, size)
     _, info = update(belief, apply_fn, likelihood, x, y, rank=rank)
@@ -88,7 +102,7 @@ def test_gaussian_evidence_is_the_marginal_density_of_the_targets(rank, size):
     assert dense.relative_error(info.log_evidence, dense.gaussian_log_density(residual, covariance)) < 1e-9
 
 
-@pytest.mark.parametrize("name", ["gaussian", "categorical"])
+@pytest.mark.parametrize("name", fast(["gaussian", "categorical"], "gaussian"))
 def test_evidence_of_a_sequence_of_linear_updates_is_that_of_the_whole(name):
     """For a linear-Gaussian model log p(y₁, y₂) = log p(y₁) + log p(y₂ | y₁); for another likelihood it is not."""
     outputs = 2
