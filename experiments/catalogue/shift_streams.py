@@ -114,12 +114,12 @@ class ShiftStreams(Experiment):
     @classmethod
     def tables(cls, content: Content) -> dict[str, Table | str]:
         """A table of each change on each stream, and what it says."""
-        parts: dict[str, Table | str] = {}
+        parts: dict[str, Table | str] = {"summary": _summary(content["variants"])}
         for variant, found in content["variants"].items():
             ordered = sorted(found["models"], key=lambda name: _order(found["models"][name]["after 168"]["mean"]))
             rows = [[label(name), *(_cell(found["models"][name][band]) for band in BANDS)] for name in ordered]
             parts[f"{variant}-title"] = f"## {variant}"
-            parts[variant] = Table(["model", *BANDS], rows, NOTE)
+            parts[variant] = Table(["model", *BANDS], rows)
             if text := _said(found):
                 parts[f"{variant}-said"] = f"{text}\n\n{WIDER}" if variant.endswith(", gain") else text
         return parts
@@ -208,6 +208,16 @@ def summarised(stream: str, nll: Mapping[str, np.ndarray], apart: int) -> dict[s
             }
         found[f"{stream}, {change}"] = one
     return found
+
+
+def _summary(variants: Mapping[str, Any]) -> Table:
+    """From step 168 on, after each change."""
+    names = dict.fromkeys(model for found in variants.values() for model in found["models"])
+    rows = []
+    for name in names:
+        cells = [found["models"].get(name, {}).get("after 168") for found in variants.values()]
+        rows.append([label(name), *("–" if one is None else _cell(one) for one in cells)])
+    return Table(["from step 168 on", *variants], rows, NOTE)
 
 
 def _said(found: Mapping[str, Any]) -> str:
