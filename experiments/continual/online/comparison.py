@@ -243,11 +243,13 @@ def verdicts(content: Content, metric: str, factor: float, unit: str, variant: s
 
 
 def published(content: Content, steps: int, figures: Mapping[str, float | str], what: str) -> str:
-    """The published figures, and whether this run may be set beside them."""
+    """The published figures, which methods are missing, and whether this run may be set beside them."""
     said = ", ".join(
         f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}" for name, value in figures.items()
     )
     text = f"Published (arXiv 2506.11898, {steps:,} images, 10 shuffles, {what}): {said}."
+    if left := [label(name) for name in METHODS if name not in content["chosen"]]:
+        text = f"Not run here: {', '.join(left)}. {text}"
     if content["settings"]["steps"] < steps:
         text += f" This run has {content['settings']['steps']:,} images: it does not say whether those are reached."
     return text
