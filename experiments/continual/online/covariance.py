@@ -1,11 +1,12 @@
 """Filters of a low-rank *covariance*: LRKF, HiLoFi and LoLoFi (arXiv 2506.11898), after the authors' code.
 
-The observation is y = E[y | f(θ, x)] + noise with that distribution's own covariance and ε more, linearised at the
-mean. Parts of the network are independent in the posterior, each with Σ = WᵀW, W [k, D], or with a whole Σ; the gain K
-= (Σ + q I)Hᵀ S⁻¹ has the innovation's covariance S of all parts, Σ⁺ = (I − K H) Σ (I − K H)ᵀ + K R Kᵀ what the part
-itself says. Process noise q enters S and the gain; the factors do not grow by it, as in that code, whose addition to
-the eigenvalues cancels. Unlike it, a whole Σ is kept as such and not by a QR decomposition of its root: the same in
-exact arithmetic, and cheaper.
+The observation is y = E[y | f(θ, x)] + noise, linearised at the mean, with the covariance R of a one-hot label and ε
+more; of a reward R = ε. Parts of the network are independent in the posterior, each with Σ = WᵀW, W [k, D], or with a
+whole Σ; at first Σ has variances of 1 (labels) or .01 (rewards). The gain K = (Σ + q I)Hᵀ S⁻¹ has the innovation's
+covariance S of all parts, Σ⁺ = (I − K H) Σ (I − K H)ᵀ + K R Kᵀ what the part itself says. Process noise q enters S and
+the gain; the factors do not grow by it, as in that code, whose addition to the eigenvalues cancels. Draws of the
+outputs have the covariance of a one-hot label, as there. Unlike it, a whole Σ is kept as such and not by a QR
+decomposition of its root: the same in exact arithmetic, and cheaper.
 """
 
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ def filtered(problem: Problem, ranks: Sequence[int | None], hyper: Hyper) -> Onl
     whole = len(ranks) == 1
     unravel = [ravel_pytree(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), p))[1] for p in _split(shapes, whole)]
     noise = hyper["process_noise"]
+    variance = 1.0 if isinstance(problem.likelihood, lf.Categorical) else 0.01
 
     def params(means: Sequence[Array]) -> Any:
         parts = [back(mean) for back, mean in zip(unravel, means, strict=True)]
@@ -41,7 +43,9 @@ def filtered(problem: Problem, ranks: Sequence[int | None], hyper: Hyper) -> Onl
     def init(start: Any, first: Any) -> Belief:
         means = tuple(ravel_pytree(part)[0] for part in _split(start, whole))
         sizes = [len(mean) if rank is None else rank for rank, mean in zip(ranks, means, strict=True)]
-        return Belief(means, tuple(jnp.eye(size, len(mean)) for size, mean in zip(sizes, means, strict=True)))
+        spreads = [jnp.eye(size, len(mean)) for size, mean in zip(sizes, means, strict=True)]
+        power = [1 if rank is None else 0.5 for rank in ranks]
+        return Belief(means, tuple(variance**p * spread for p, spread in zip(power, spreads, strict=True)))
 
     def times(rank: int | None, spread: Array, rows: Float[Array, "c D"]) -> Float[Array, "c D"]:
         """(Σ + q I) applied to each row."""
@@ -81,7 +85,9 @@ def filtered(problem: Problem, ranks: Sequence[int | None], hyper: Hyper) -> Onl
         def outputs(means: Sequence[Array]) -> Array:
             return problem.network.apply(params(means), x)[0]
 
-        covariance = spread_of(belief, jax.jacrev(outputs)(belief.means))
+        p = jax.nn.softmax(outputs(belief.means))
+        around = jnp.diag(p) - jnp.outer(p, p) + hyper["epsilon"] * jnp.eye(len(p))
+        covariance = spread_of(belief, jax.jacrev(outputs)(belief.means)) + around
         values, vectors = jnp.linalg.eigh(covariance)
         normal = jax.random.normal(key, values.shape)
         return (outputs(belief.means) + vectors @ (jnp.sqrt(jnp.maximum(values, 0)) * normal))[None]
@@ -94,18 +100,18 @@ def _split(params: Any, whole: bool) -> list[Any]:
 
 
 def _moments(problem: Problem, output: Float[Array, " c"]) -> tuple[Float[Array, " c"], Float[Array, "c c"]]:
-    """Mean and covariance of what is observed: of the one-hot label, or of the reward."""
-    mean, variance = problem.likelihood.moments(output)
+    """Mean and covariance of what is observed: of the one-hot label; of the reward, which is taken to be exact."""
+    mean, _ = problem.likelihood.moments(output)
     if isinstance(problem.likelihood, lf.Categorical):
         return mean, jnp.diag(mean) - jnp.outer(mean, mean)
-    return mean, jnp.diag(variance)
+    return mean, jnp.zeros((len(mean), len(mean)))
 
 
 def _shown(problem: Problem, target: Array, size: int) -> Float[Array, " c"]:
     return jax.nn.one_hot(target, size) if isinstance(problem.likelihood, lf.Categorical) else target
 
 
-_GRID = {"process_noise": (1e-2, 1e-1, 1.0), "epsilon": (1e-2, 1e-1)}
+_GRID = {"process_noise": (1e-6, 1e-2, 1e-1), "epsilon": (1e-4, 1e-1)}
 METHODS = {
     "lrkf": Method(lambda problem, rank, hyper: filtered(problem, (rank,), hyper), _GRID),
     "hilofi": Method(lambda problem, rank, hyper: filtered(problem, (rank, None), hyper), _GRID),

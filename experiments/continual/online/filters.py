@@ -66,7 +66,7 @@ def _parts(body: lf.LowRank, head: Any) -> Any:
     return {"params": {"body": body, "head": head}}
 
 
-_GRID = {"variance": (3.0, 10.0, 30.0), "process_noise": (0.0, 1e-6)}
+_GRID = {"variance": (0.1, 1.0, 10.0), "process_noise": (0.0, 1e-6)}
 METHODS = {
     "filter_default": Method(default, {}),
     "filter_chosen": Method(lambda problem, rank, hyper: chosen(problem, lf.LowRank(rank), hyper), _GRID),
