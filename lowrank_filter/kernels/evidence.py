@@ -16,7 +16,7 @@ from lowrank_filter.kernels.expansion import Local
 # Points of each of the two proposals; fewer where they have many coordinates.
 _MOST, _FEWEST, _NUMBERS = 2048, 64, 2**12
 # Of a trapezoidal rule on a line, which converges exponentially: to a thousandth of a nat.
-_LINE = np.linspace(-8, 8, 96)
+_LINE = 96
 # Coordinates of a batch beyond which so few points leave an error of nats.
 _COORDINATES = 256
 
@@ -52,7 +52,8 @@ def log_expectation(
     whitened = jnp.einsum("bcr,bcn->brn", found.root.astype(dtype), blocks, precision=tree.HIGHEST).reshape(-1, size)
     lower = small_matrices.cholesky_plus_identity(_matmul(whitened.T, whitened))
     centre = _matmul(root.T, a)
-    standard, log_shares = _rule(size)
+    standard, shares = standard_rule(size, _LINE)
+    log_shares = np.log(shares / 2)
     normal = jnp.asarray(standard, dtype)
     posterior = centre + jax.scipy.linalg.solve_triangular(lower, normal.T, lower=True, trans="T").T
     points = jnp.concatenate([normal, posterior])
@@ -75,18 +76,14 @@ def within_reach(examples: int, outputs: int) -> bool:
     return examples == 1 or examples * outputs <= _COORDINATES
 
 
-def standard_points(size: int) -> np.ndarray:
-    """Points [n, size] that stand for N(0, I)."""
-    return _points(_number(size), size)
-
-
-def _rule(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points [n, size] of one proposal, and the logarithms of what each counts for: a half together."""
+def standard_rule(size: int, line: int) -> tuple[np.ndarray, np.ndarray]:
+    """Points [n, size] for N(0, I), and the share of it that each stands for; on a line, ``line`` of them."""
     if size > 1:
-        points = standard_points(size)
-        return points, np.full(len(points), -np.log(2 * len(points)))
-    shares = np.exp(-0.5 * _LINE**2)
-    return _LINE[:, None], np.log(shares / np.sum(shares) / 2)
+        points = _points(_number(size), size)
+        return points, np.full(len(points), 1 / len(points))
+    points = np.linspace(-8, 8, line)
+    shares = np.exp(-0.5 * points**2)
+    return points[:, None], shares / np.sum(shares)
 
 
 def _number(size: int) -> int:

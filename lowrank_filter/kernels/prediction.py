@@ -11,11 +11,15 @@ from lowrank_filter.algebra import small_matrices, tree
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import compiled
 from lowrank_filter.common.registered import registered
-from lowrank_filter.kernels.evidence import log_expectation, standard_points
+from lowrank_filter.kernels.evidence import log_expectation, standard_rule
 from lowrank_filter.kernels.examples import Batch, check_targets
 from lowrank_filter.kernels.expansion import Local, expand
 from lowrank_filter.kernels.likelihoods import Gaussian, Likelihood
 from lowrank_filter.kernels.output_map import output_map
+
+# Points on a line: more than the evidence takes, since none of them are where the data say that the output is. Between
+# them a sigmoid of an output of a hundred standard deviations still turns.
+_LINE = 512
 
 
 @registered
@@ -102,7 +106,8 @@ class Prediction:
 
 
 def _moments(prediction: Prediction) -> tuple[Float[Array, "B m"], Float[Array, "B m"]]:
-    points = jnp.asarray(standard_points(prediction.outputs.shape[1]), prediction.outputs.dtype)
+    rule = standard_rule(prediction.outputs.shape[1], _LINE)
+    points, shares = (jnp.asarray(array, prediction.outputs.dtype) for array in rule)
     if isinstance(prediction.likelihood, Gaussian):
         _, noise = jax.vmap(prediction.likelihood.moments)(prediction.outputs)
         return prediction.outputs, noise + jnp.diagonal(prediction.covariance, axis1=1, axis2=2)
@@ -110,7 +115,8 @@ def _moments(prediction: Prediction) -> tuple[Float[Array, "B m"], Float[Array, 
     def one(output: Array, root: Array) -> tuple[Array, Array]:
         drawn = output + jnp.matmul(points, root.T, precision=tree.HIGHEST)
         means, variances = jax.vmap(prediction.likelihood.moments)(drawn)
-        return jnp.mean(means, axis=0), jnp.mean(variances, axis=0) + jnp.var(means, axis=0)
+        mean = jnp.matmul(shares, means, precision=tree.HIGHEST)
+        return mean, jnp.matmul(shares, variances + (means - mean) ** 2, precision=tree.HIGHEST)
 
     return jax.vmap(one)(prediction.outputs, _roots(prediction.covariance))
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 from problems import LIKELIHOODS, problem
 from scipy.stats import multivariate_normal, norm
 
@@ -42,6 +43,22 @@ def test_gaussian_in_closed_form():
     np.testing.assert_allclose(prediction.log_prob(y), exact, rtol=1e-9)
     deviation = np.sqrt(np.diagonal(whole, axis1=1, axis2=2))
     np.testing.assert_allclose(prediction.quantile(0.9), norm(outputs, deviation).ppf(0.9), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "deviations"), [(lf.Bernoulli(), (0.1, 3.0, 100.0)), (lf.Poisson(), (0.1, 1.0))]
+)
+def test_one_output_against_quadrature(likelihood, deviations):
+    variance = jnp.square(jnp.asarray(deviations))
+    prediction = lf.Prediction(jnp.full((len(variance), 1), 0.7), variance[:, None, None], likelihood)
+    mean, spread = (moment[:, 0] for moment in prediction.moments())
+    at = np.linspace(-10, 10, 200_001)
+    shares = np.exp(-0.5 * at**2) / np.sum(np.exp(-0.5 * at**2))
+    outputs = 0.7 + np.multiply.outer(deviations, at)
+    means = scipy.special.expit(outputs) if likelihood.classes else np.exp(outputs)
+    inside = means * (1 - means) if likelihood.classes else means
+    np.testing.assert_allclose(mean, means @ shares, rtol=1e-3)
+    np.testing.assert_allclose(spread, (inside + (means - (means @ shares)[:, None]) ** 2) @ shares, rtol=1e-3)
 
 
 def test_what_does_not_fit_is_refused():
