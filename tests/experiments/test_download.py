@@ -112,6 +112,7 @@ def test_a_download_that_was_cut_off_goes_on(cache: Path, server: Server) -> Non
     assert files(cache) == ["some.gz"]
 
 
+@pytest.mark.slow
 def test_a_killed_download_goes_on(tmp_path: Path, server: Server) -> None:
     server.pause = 0.02
     script = (

@@ -279,6 +279,7 @@ def test_increments_come_in_chunks_and_are_of_the_level():
     np.testing.assert_allclose(same.mean, outputs.mean, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_channel_that_is_missing_masks_itself_and_not_the_row():
     model, params, rollout, xs, ys = level()
     t = 25

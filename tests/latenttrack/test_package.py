@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import sys
 import jax
@@ -23,6 +25,7 @@ print("unchanged")
 """
 
 
+@pytest.mark.slow  # lowrank_filter's is fast; this one compiles a training
 def test_in_a_fresh_process():
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import latent
 import numpy as np
 import pytest
+from suites import fast
 
 import latenttrack as lt
 
@@ -114,7 +115,7 @@ def assert_slope(name, slope):
     assert abs(slope - difference) < 1e-6 * max(1, abs(difference))
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", fast(KERNELS, "step", "loss", "forecast", "metrics"))
 def test_all_together(name):
     """A scan of a vmap of values and their gradients, in one program."""
 

@@ -68,8 +68,9 @@ def test_products_are_the_gradients(name, size):
     assert columns.size == built.size
 
 
-@pytest.mark.parametrize("metric", ["relative", pytest.param("euclidean", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("blocks", ["network", pytest.param("unit", marks=pytest.mark.slow)])
+@pytest.mark.slow  # test_algebra_properties has the fused sum against dense matrices, test_parts a stream either way
+@pytest.mark.parametrize("metric", ["relative", "euclidean"])
+@pytest.mark.parametrize("blocks", ["network", "unit"])
 def test_a_prediction_inside_an_update_is_a_prediction_before_it(blocks, metric):
     rng = np.random.default_rng(3)
     x, y = jnp.asarray(rng.normal(size=(6, 4))), jnp.asarray(rng.integers(0, 3, 6))

@@ -7,13 +7,14 @@ import pytest
 import scipy.special
 from problems import LIKELIHOODS, problem
 from scipy.stats import multivariate_normal, norm
+from suites import fast
 
 import lowrank_filter as lf
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-@pytest.mark.parametrize("name", LIKELIHOODS)
+@pytest.mark.parametrize("name", fast(LIKELIHOODS, "gaussian", "categorical", "heteroscedastic"))
 def test_against_draws(name):
     belief, apply_fn, likelihood, x, y = problem(name, 2)
     belief = belief._replace(precision=jax.tree.map(lambda leaf: 10 * leaf, belief.precision))

@@ -177,6 +177,7 @@ def test_what_is_shown(capsys, monkeypatch, whole):
     assert re.fullmatch(r"run_stream: 7 of 7, \d+ s, loss [\d.]+\n", capsys.readouterr().err)
 
 
+@pytest.mark.slow  # run_stream's own hook, and latenttrack's, are looked at below and in its test_fit
 def test_hooks_of_the_other_drivers(tmp_path):
     told = []
     hook = lambda done, values: told.append((done, values))  # noqa: E731

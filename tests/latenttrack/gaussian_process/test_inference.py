@@ -152,6 +152,7 @@ def test_samples_have_the_dense_moments(parallel):
     np.testing.assert_allclose(covariance, K[5:, 5:] - gain @ K[:5, 5:], atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_parallel_draws_are_the_sequential_ones():
     key, model = jax.random.key(0), gp.coupled(COUPLED)
