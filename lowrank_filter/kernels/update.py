@@ -26,6 +26,7 @@ from lowrank_filter.kernels.linearisation import example_gradients
 from lowrank_filter.kernels.output_map import output_map
 from lowrank_filter.kernels.output_posterior import output_posterior
 from lowrank_filter.kernels.predict import check_dynamics, dynamics
+from lowrank_filter.kernels.surprise import of_classes, of_outputs, of_residuals
 
 
 class Info(NamedTuple):
@@ -48,6 +49,10 @@ class Info(NamedTuple):
             against; None of a plain step, and of a :func:`laplace_update`.
         dynamics: what a filter that finds its dynamics by itself did in this step, by name: see
             :func:`adaptive_filter` and :func:`changepoint_filter`; None of others.
+        surprise: 1 − 2 P(observations less probable than these) under the prediction, in [−1, 1] whatever the
+            likelihood: 0 on average where that is right, below where it could be surer, near 1 where labels are wrong
+            or targets far away. A mean over n steps above √(3/n) is hardly chance (three standard errors). The mean
+            over labels; of other targets by χ² of the innovation. 0 without data; None of a :func:`laplace_update`.
     """
 
     site: Precision
@@ -60,6 +65,7 @@ class Info(NamedTuple):
     diverged: Bool[Array, ""] | None = None
     step_size: Float[Array, ""] | None = None
     dynamics: dict[str, Any] | None = None
+    surprise: Float[Array, ""] | None = None
 
 
 @with_choices
@@ -205,6 +211,7 @@ def _update(
         measure(step.correction, step.misfit, local) if health else None,
         diverged,
         step.size,
+        surprise=step.surprise,
     )
     return whole(widths.like(Belief(mean, posterior), narrow)), info
 
@@ -243,6 +250,7 @@ class _Step(NamedTuple):
     local: Local
     size: Float[Array, ""] | None
     settled: Bool[Array, ""]
+    surprise: Float[Array, ""]
 
 
 def _plain(problem: _Problem, options: dict[str, Any]) -> _Step:
@@ -258,7 +266,11 @@ def _plain(problem: _Problem, options: dict[str, Any]) -> _Step:
     else:
         fit = _gaussian_fit(local, correction)
     log_evidence = fit - 0.5 * correction.logdet
-    return _Step(mean, precision, site, log_evidence, correction, misfit, local, None, jnp.ones((), bool))
+    if problem.likelihood.classes:
+        surprise = of_classes(problem.likelihood, outputs, jnp.zeros_like(outputs), problem.batch, local)
+    else:
+        surprise = of_residuals(correction.unexplained, local.residuals)
+    return _Step(mean, precision, site, log_evidence, correction, misfit, local, None, jnp.ones((), bool), surprise)
 
 
 class _Round(NamedTuple):
@@ -306,10 +318,16 @@ def _round(
         centre = outputs - _along(jacobian, offset).reshape(outputs.shape).astype(outputs.dtype)
     at = functools.partial(problem.expand, given=local)
     found, penalty, shared, spread, moved = at(centre), jnp.zeros_like(distance), None, None, 0
+    surprise = None
     target, log_evidence = found.score, None if last is None else last.step.log_evidence
     by_points = problem.likelihood.discrete and within_reach(*outputs.shape)
     if found.excess is None:
         covariance, shared = problem.precision.project(jacobian, **options)
+        if problem.likelihood.classes:
+            variance = jnp.diagonal(covariance).reshape(centre.shape).astype(centre.dtype)
+            surprise = of_classes(problem.likelihood, centre, variance, problem.batch, local)
+        else:
+            surprise = of_outputs(found, covariance)
         if problem.likelihood.uncertain:
             a, spread = output_posterior(at, centre, covariance)
             at = functools.partial(problem.expand, spread=spread, given=local)
@@ -332,6 +350,10 @@ def _round(
         target = found.score - jnp.einsum("bcr,bc->br", found.root, moved, precision=tree.HIGHEST)
     columns = jacobian.mixed(found.root)
     precision, site, correction, misfit = problem.precision.condition(columns, target.ravel(), **options, prior=shared)
+    if surprise is None:
+        surprise = of_residuals(correction.unexplained, found.residuals)
+    if last is not None and first is not None:
+        surprise = jnp.where(first, surprise, last.step.surprise)
     if not by_points or log_evidence is None:
         fit = -jnp.sum(found.loss) - penalty if found.excess is None else _gaussian_fit(found, correction)
         if spread is not None:
@@ -353,7 +375,8 @@ def _round(
             jnp.sum(left * explained),
         ),
     )
-    return _Round(_Step(point, precision, site, log_evidence, correction, misfit, local, size, settled), distance)
+    step = _Step(point, precision, site, log_evidence, correction, misfit, local, size, settled, surprise)
+    return _Round(step, distance)
 
 
 def _gaussian_fit(local: Local, correction: Correction) -> Float[Array, ""]:
