@@ -13,7 +13,8 @@ from rich.console import Console
 
 from experiments.continual.networks import lenet
 from experiments.continual.online import comparison
-from experiments.continual.online.comparison import THOMPSON, Case, OnlineComparison
+from experiments.continual.online.comparison import METHODS, THOMPSON, Case, OnlineComparison
+from experiments.continual.online.filters import REWARDS
 from experiments.continual.online.interface import Hyper, Online, rewards
 from experiments.continual.online.stream import Steps
 from experiments.data.mnist import mnist
@@ -60,6 +61,7 @@ def scores(kept: Steps) -> dict[str, float]:
 class Bandit(OnlineComparison):
     """LeNet learns which digit is right from the chosen arm's reward: Thompson sampling, and ε-greedy."""
 
+    known: ClassVar = METHODS | REWARDS
     presets: ClassVar = {
         "published": {"seeds": 10, "steps": 40_000, "search": 5_000, "ranks": (50,)},
         "minutes": {},
@@ -70,6 +72,8 @@ class Bandit(OnlineComparison):
     """Images of each."""
     ranks: tuple[Count, ...] = (20,)
     """Directions kept by the filters."""
+    methods: tuple[str, ...] = tuple(known)
+    """Only these methods."""
 
     def run(self, console: Console) -> None:
         """Compute and write."""
@@ -89,7 +93,7 @@ class Bandit(OnlineComparison):
         parts: dict[str, Table | str] = {"scores": comparison.score_table(content, columns)}
         for policy in POLICIES:
             parts[f"verdicts-{policy}"] = comparison.verdicts(content, "reward", 1, f"reward by {policy}", policy)
-        published = comparison.published(content, *PUBLISHED, "cumulative reward")
+        published = comparison.published(content, cls.known, *PUBLISHED, "cumulative reward")
         return parts | {"chosen": comparison.chosen_table(content), "published": published}
 
     @classmethod

@@ -73,6 +73,7 @@ LABELS = {
     "filter_chosen": "Low-rank filter, chosen prior and noise",
     "filter_dense_head": "Low-rank body, dense head",
     "filter_low_head": "Low-rank body, low-rank head",
+    "filter_gaussian": "Low-rank filter, Gaussian rewards",
     "lofi_stream": "LO-FI",
     "lrkf": "LRKF",
     "hilofi": "HiLoFi",

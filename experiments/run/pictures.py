@@ -76,6 +76,7 @@ STYLES = {
     "bbb": Style(_BROWN, "D", _DOTTED),
     "filter_default": Style(_BLUE, "o"),
     "filter_chosen": Style(_RED, "D"),
+    "filter_gaussian": Style(_SKY, "p"),
     "filter_dense_head": Style(_VIOLET, "h"),
     "filter_low_head": Style(_LILAC, "<"),
     "lofi_stream": Style(_PINK, "P", _DASHED),

@@ -2,8 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from experiments.run.options import Count
 from experiments.run.report import Table
 
 METHODS: dict[str, Method] = {**filters.METHODS, **covariance.METHODS, **optimizers.METHODS}
-OURS = tuple(name for name in filters.METHODS if name != "lofi_stream")
+OURS = tuple(name for name in (filters.METHODS | filters.REWARDS) if name != "lofi_stream")
 THOMPSON = "thompson"
 """The policy that a method without a posterior cannot follow; and the setting that says so to a step."""
 # The first batch, without labels, by which a prior is scaled; points of a curve; the seed of the search.
@@ -66,6 +66,9 @@ class Pool(NamedTuple):
 class OnlineComparison(Experiment):
     """One pass over single images; settings are chosen on other images, by the first rank."""
 
+    known: ClassVar[Mapping[str, Method]] = METHODS
+    """Methods by name."""
+
     seeds: Count = 3
     """Number of shuffles, each with other starting weights."""
     steps: Count = 10_000
@@ -98,8 +101,10 @@ class OnlineComparison(Experiment):
             images: those of the training set are scored, the settings are chosen on those of the test set.
             policies: how each method acts, by name, if it acts; settings are chosen under the first that it can follow.
         """
-        if unknown := [one for one in self.methods if one not in METHODS]:
-            raise ValueError(f"methods: expected names of {', '.join(METHODS)}, got {', '.join(unknown)}; correct it")
+        if unknown := [one for one in self.methods if one not in self.known]:
+            raise ValueError(
+                f"methods: expected names of {', '.join(self.known)}, got {', '.join(unknown)}; correct it"
+            )
         scored, other = (
             Pool(x.reshape(len(x), -1), y)
             for x, y in ((images.train_x, images.train_y), (images.test_x, images.test_y))
@@ -118,13 +123,13 @@ class OnlineComparison(Experiment):
             **{"introduction": introduction, "data": images, "depends": {"piece": piece}, **sizes},
         ) as study:
             for one in self.methods:
-                method = METHODS[one]
+                method = self.known[one]
                 able = [policy for policy in policies if policy != THOMPSON or method.draws]
                 ranks = self.ranks if method.ranked else (0,)
                 choice: dict[str, float] | None = None
                 with study.part(one, len(ranks) * self.seeds * len(able)) as advance:
                     for rank in ranks:
-                        runs = _Runs(study, case, one, rank, piece, other)
+                        runs = _Runs(study, case, one, method, rank, piece, other)
                         choice = choice or runs.chosen(able[0], self.search)
                         for policy in able:
                             for seed in range(self.seeds):
@@ -139,9 +144,9 @@ class OnlineComparison(Experiment):
 class _Runs:
     """The streams of one method at one rank."""
 
-    def __init__(self, study: Study, case: Case, name: str, rank: int, piece: int, other: Pool) -> None:
+    def __init__(self, study: Study, case: Case, name: str, method: Method, rank: int, piece: int, other: Pool) -> None:
         self._study, self._case, self._name, self._rank, self._other = study, case, name, rank, other
-        self._method = method = METHODS[name]
+        self._method = method
 
         def step(settings: Hyper, state: Any, item: dict[str, Array]) -> tuple[Any, dict[str, Array]]:
             return case.step(method.build(case.problem, rank, settings), settings, state, item)
@@ -242,13 +247,13 @@ def verdicts(content: Content, metric: str, factor: float, unit: str, variant: s
     return "\n\n".join([head, *lines]) if lines else ""
 
 
-def published(content: Content, steps: int, figures: Mapping[str, float | str], what: str) -> str:
+def published(content: Content, known: Iterable[str], steps: int, figures: Mapping[str, float | str], what: str) -> str:
     """The published figures, which methods are missing, and whether this run may be set beside them."""
     said = ", ".join(
         f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}" for name, value in figures.items()
     )
     text = f"Published (arXiv 2506.11898, {steps:,} images, 10 shuffles, {what}): {said}."
-    if left := [label(name) for name in METHODS if name not in content["chosen"]]:
+    if left := [label(name) for name in known if name not in content["chosen"]]:
         text = f"Not run here: {', '.join(left)}. {text}"
     if content["settings"]["steps"] < steps:
         text += f" This run has {content['settings']['steps']:,} images: it does not say whether those are reached."

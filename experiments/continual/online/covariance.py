@@ -2,10 +2,10 @@
 
 The observation is y = E[y | f(θ, x)] + noise, linearised at the mean, with the covariance R of a one-hot label and ε
 more; of a reward R = ε. Parts of the network are independent in the posterior, each with Σ = WᵀW, W [k, D], or with a
-whole Σ; at first Σ has variances of 1 (labels) or .01 (rewards). The gain K = (Σ + q I)Hᵀ S⁻¹ has the innovation's
-covariance S of all parts, Σ⁺ = (I − K H) Σ (I − K H)ᵀ + K R Kᵀ what the part itself says. Process noise q enters S and
-the gain; the factors do not grow by it, as in that code, whose addition to the eigenvalues cancels. Draws of the
-outputs have the covariance of a one-hot label, as there. Unlike it, a whole Σ is kept as such and not by a QR
+whole Σ; at first Σ has variances of 1, or .01 (rewards, in two parts). The gain K = (Σ + q I)Hᵀ S⁻¹ has the
+innovation's covariance S of all parts, Σ⁺ = (I − K H) Σ (I − K H)ᵀ + K R Kᵀ what the part itself says. Process noise q
+enters S and the gain; the factors do not grow by it, as in that code, whose addition to the eigenvalues cancels. Draws
+of the outputs have the covariance of a one-hot label, as there. Unlike it, a whole Σ is kept as such and not by a QR
 decomposition of its root: the same in exact arithmetic, and cheaper.
 """
 
@@ -34,7 +34,7 @@ def filtered(problem: Problem, ranks: Sequence[int | None], hyper: Hyper) -> Onl
     whole = len(ranks) == 1
     unravel = [ravel_pytree(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), p))[1] for p in _split(shapes, whole)]
     noise = hyper["process_noise"]
-    variance = 1.0 if isinstance(problem.likelihood, lf.Categorical) else 0.01
+    variance = 1.0 if whole or isinstance(problem.likelihood, lf.Categorical) else 0.01
 
     def params(means: Sequence[Array]) -> Any:
         parts = [back(mean) for back, mean in zip(unravel, means, strict=True)]

@@ -46,6 +46,12 @@ def chosen(problem: Problem, structure: Any, hyper: Hyper) -> Online:
     return online(problem, build)
 
 
+def gaussian(problem: Problem, rank: int, hyper: Hyper) -> Online:
+    """Rewards as outputs with Gaussian noise: what is right is right each time, so one reward may say much."""
+    problem = problem._replace(likelihood=lf.Gaussian(hyper["noise"]))
+    return chosen(problem, lf.LowRank(rank), {"process_noise": 0.0, **hyper})
+
+
 def lofi(problem: Problem, rank: int, hyper: Hyper) -> Online:
     """LO-FI (arXiv 2305.19535): one plain step, truncated in the Euclidean metric."""
 
@@ -78,3 +84,5 @@ METHODS = {
     ),
     "lofi_stream": Method(lofi, {"precision": (30.0, 300.0, 3000.0), "process_noise": (0.0, 1e-6)}),
 }
+# Of rewards alone.
+REWARDS = {"filter_gaussian": Method(gaussian, {"variance": (0.1, 1.0), "noise": (1e-3, 1e-2, 1e-1)})}
