@@ -1,5 +1,6 @@
 """Streams of single images: predictions come before updates, runs go on, both experiments at their smallest."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -126,7 +127,7 @@ def test_the_experiment(module, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="methods: expected names of filter_default"):
         kind(**options, methods=("sgd",)).run(Console(quiet=True))
     with pytest.raises(ValueError, match="steps, search: expected at most 80 and 40, got 90 and 40"):
-        kind(**options | {"steps": 90}).run(Console(quiet=True))
+        dataclasses.replace(kind(**options), steps=90).run(Console(quiet=True))
 
 
 @pytest.mark.parametrize("ranks", [(55,), (15, None)])
@@ -135,10 +136,11 @@ def test_whole_covariances_are_those_of_the_extended_kalman_filter(ranks):
     with jax.enable_x64(True):
         online = covariance.filtered(CASES["labels"].problem, ranks, {"process_noise": 0.0, "epsilon": 0.1})
         start = jax.tree.map(lambda leaf: leaf.astype(float), NETWORK.init(jax.random.key(0)))
-        mean, unravel = ravel_pytree(start)
+        flat, unravel = ravel_pytree(start)
         x, y = pool(6)
-        belief, update, spread = online.init(start, x), jax.jit(online.update), np.eye(55)
-        apart = block_diag(np.ones((15, 15)), np.ones((40, 40))) if None in ranks else np.ones((55, 55))
+        belief, update = online.init(start, x), jax.jit(online.update)
+        mean, spread = np.asarray(flat), np.eye(55)
+        apart: Any = block_diag(np.ones((15, 15)), np.ones((40, 40))) if None in ranks else np.ones((55, 55))
 
         def probabilities(flat, image):
             return jax.nn.softmax(NETWORK.apply(unravel(flat), image)[0])
@@ -153,5 +155,5 @@ def test_whole_covariances_are_those_of_the_extended_kalman_filter(ranks):
             spread = left @ spread @ left.T + apart * (gain @ noise @ gain.T)
             belief, _ = update(belief, image, jnp.array([label]))
         np.testing.assert_allclose(np.concatenate([np.asarray(part) for part in belief.means]), mean, rtol=1e-9)
-        found = [np.asarray(w if rank is None else w.T @ w) for rank, w in zip(ranks, belief.spreads, strict=True)]
-        np.testing.assert_allclose(block_diag(*found), spread, atol=1e-9)
+        found: Any = [w if rank is None else w.T @ w for rank, w in zip(ranks, belief.spreads, strict=True)]
+        np.testing.assert_allclose(np.asarray(block_diag(*found)), spread, atol=1e-9)
