@@ -13,11 +13,13 @@ FOLDER = Path(__file__).parents[2] / "docs" / "guides"
 GUIDES = sorted(FOLDER.glob("*.py"))
 LONGEST = 60
 SLOW = {
+    "bandit",
     "continual_flax_nnx",
     "exchanged_sensor",
     "forecast_csv",
     "gaussian_process",
     "gaussian_process_series",
+    "own_method",
     "sweep",
 }
 ALONE = "sharding"

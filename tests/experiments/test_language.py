@@ -75,6 +75,7 @@ def test_every_entry_is_a_model_with_scores(name):
     assert ("horizon 32" in scores.names(model, 64)) == (offered and model.config.decoder != "autoregressive")
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_keeps_every_finite_step():
     model, tokens = make("tcn", **SIZES), jnp.tile(jnp.arange(11), 30)
     windows = jnp.stack([tokens[:8], tokens[3:11]])

@@ -110,7 +110,10 @@ def test_chunks_give_what_one_piece_gives(name: str) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), (whole, state), (joined, last))
 
 
-@pytest.mark.parametrize("name", [name for name in BUILDERS if name not in ("kalman", "persistence")])
+MASKED = [name for name in BUILDERS if name not in ("kalman", "persistence")]
+
+
+@pytest.mark.parametrize("name", fast(MASKED, *set(MASKED) - LONG))
 def test_a_masked_target_changes_nothing_whatever_it_holds(name: str) -> None:
     _, _, run = prepared(name)
     xs, ys = stream()
@@ -123,7 +126,10 @@ def test_a_masked_target_changes_nothing_whatever_it_holds(name: str) -> None:
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept))
 
 
-@pytest.mark.parametrize("name", [name for name in BUILDERS if name not in UNTRAINED])
+TRAINED = [name for name in BUILDERS if name not in UNTRAINED]
+
+
+@pytest.mark.parametrize("name", fast(TRAINED, *set(TRAINED) - LONG))
 def test_the_loss_has_finite_gradients_and_carries_the_state(name: str) -> None:
     model, params, _ = prepared(name)
     xs, ys = stream()
@@ -141,7 +147,7 @@ def test_the_loss_has_finite_gradients_and_carries_the_state(name: str) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.shape(a), np.shape(b)), aux.state, state)
 
 
-@pytest.mark.parametrize("name", SCORED)
+@pytest.mark.parametrize("name", fast(SCORED, "gru_mixture", "kalman"))
 def test_the_loss_is_what_is_scored_where_nothing_is_sampled(name: str) -> None:
     model = SCORED[name]()
     params, (xs, ys) = model.init(jax.random.key(1)), stream()
@@ -175,10 +181,7 @@ def test_the_kalman_filter_scores_as_dynamax_does() -> None:
     np.testing.assert_allclose(jnp.sum(outputs.log_prob), lgssm_filter(reference, ys, xs).marginal_loglik, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "name",
-    sorted(set(known()) - {"kalman", "gp", *UNTRAINED}),
-)
+@pytest.mark.parametrize("name", fast(sorted(set(known()) - {"kalman", "gp", *UNTRAINED}), "lt_structured", "vrnn"))
 def test_models_have_about_twenty_thousand_parameters(name: str) -> None:
     params = jax.eval_shape(known()[name].model(10, 1000).init, jax.random.key(0))
     count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))

@@ -57,7 +57,8 @@ def test_without_validation_the_last_are_returned():
     assert jnp.isinf(came.best) and jnp.all(jnp.isnan(came.history.validation))
 
 
-@pytest.mark.parametrize("seeds", ["vmap", pytest.param("map", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", ["vmap", "map"])
 def test_seeds(seeds):
     keys = jnp.stack([jax.random.key(7), jax.random.key(0)])
     came = fit(keys, seeds=seeds)

@@ -208,7 +208,7 @@ def test_fixed_points_are_standardised_and_always_the_same(count):
     assert not one[1].any() and one.shape == (2, count, 3)
 
 
-@pytest.mark.parametrize("transition", latent.TRANSITIONS)
+@pytest.mark.parametrize("transition", fast(latent.TRANSITIONS, "structured"))
 def test_with_fixed_points_the_loss_is_what_a_rollout_scores(transition):
     """Whatever the key: nothing is left to chance in what is predicted."""
     model = latent.model(transition, points="fixed")

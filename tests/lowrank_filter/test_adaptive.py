@@ -127,6 +127,7 @@ def test_a_step_is_a_prediction_and_an_update():
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_what_is_missing_moves_nothing():
     x, y = walk(0, 0.1, 6)
     method = lf.adaptive_filter(inner(), process_noise=0.01)

@@ -83,7 +83,7 @@ def surprise(prior, apply_fn, likelihood, mean, x, y):
 @pytest.mark.parametrize(
     "name",
     [
-        name if name in ("categorical", "poisson") else pytest.param(name, marks=pytest.mark.slow)
+        name if name == "categorical" else pytest.param(name, marks=pytest.mark.slow)
         for name in LIKELIHOODS
         if name != "heteroscedastic"
     ],

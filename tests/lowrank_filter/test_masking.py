@@ -171,7 +171,8 @@ def test_gradients_do_not_leak_either(name, belief, data):
     assert np.isfinite(jax.jit(jax.grad(evidence))(0.1))
 
 
-@pytest.mark.parametrize("apply_fn", [network, pytest.param(normalised, marks=pytest.mark.slow)])
+@pytest.mark.slow  # test_fit_and_filters and test_run_stream have chunks that are not full
+@pytest.mark.parametrize("apply_fn", [network, normalised])
 def test_the_filling_of_a_streams_last_chunk_changes_nothing(apply_fn, belief, data):
     x, y = data
     rank = belief.precision.rank

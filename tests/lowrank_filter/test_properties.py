@@ -100,6 +100,7 @@ def updated(diag, factor, mean, x, y):
     return lf.update(belief, lambda p, x: x @ p[:, None], lf.Gaussian(0.5), x, y)
 
 
+@pytest.mark.slow  # against dense matrices in test_update and test_conditioning
 @pytest.mark.usefixtures("x64")
 @given(problems(), SCALES)
 def test_an_update_adds_information_and_is_the_dense_one(problem, scale):

@@ -35,7 +35,7 @@ SCORED = {
 }
 
 
-@pytest.mark.parametrize("name", fast(SCORED, "convolutional", "regimes", "coupled"))
+@pytest.mark.parametrize("name", fast(SCORED, "regimes", "coupled"))
 def test_predictive_scores_are_causal_and_sum_to_one(name):
     model, params = made(**SCORED[name])
     horizon, when = 1 if name == "autoregressive" else 2, 3
