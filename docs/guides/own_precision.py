@@ -34,7 +34,7 @@ class Diagonal(NamedTuple):
     propagate = lambda self, q, a: Diagonal(each(lambda d, q, a: d / (a**2 + q * d), self.d, q, a))
     retrodict = lambda self, q, a: Diagonal(each(lambda d, q, a: a**2 * d / (1 + q * d), self.d, q, a))
     smoothing_gain = lambda self, v, q, a: each(lambda v, d, q, a: a * v / (a**2 + q * d), v, self.d, q, a)
-    truncate = lambda self, rank, **_: self
+    truncate = lambda self, rank=None, **_: self
     add = lambda self, other, **_: (Diagonal(each(jnp.add, self.d, other.d)), Misfit(jnp.zeros(()), jnp.ones(())))
     approximate = lambda self, curvature, **_: (Diagonal(curvature.diagonal()), Misfit(jnp.zeros(()), jnp.zeros(())))
 

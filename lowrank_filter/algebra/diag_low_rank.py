@@ -40,7 +40,7 @@ class DiagLowRank:
     Attributes:
         diag: d, a vector shaped like the parameters. Positive in a belief; zeros are allowed in a site.
         factor: Wᵀ, a stack of k such vectors: the same pytree with a leading axis of length k on every leaf.
-        policy: how sums are cut, a :class:`Policy`; static.
+        policy: how sums are cut: residual, metric and rank of its structure; static.
     """
 
     diag: Tree

@@ -94,7 +94,7 @@ class Precision(Protocol):
     """A symmetric positive definite matrix P over the parameters, known by its operations.
 
     A new structure is a pytree of arrays with these methods; no kernel changes. What it does where a sum does not fit
-    is its own business, a static part of it (:class:`Policy`); ``iterations`` is for those that search for directions.
+    is its own business, a static part of it; ``iterations`` is for those that search for directions.
     """
 
     @property

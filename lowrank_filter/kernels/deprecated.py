@@ -37,6 +37,7 @@ def with_choices(kernel: Kernel) -> Kernel:
 
     signature = inspect.signature(kernel)
     choices = (inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in CHOICES)
+    del called.__wrapped__  # of another signature
     called.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *choices])  # type: ignore[attr-defined]
     return called  # type: ignore[return-value]
 

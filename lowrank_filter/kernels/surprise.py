@@ -10,6 +10,8 @@ from lowrank_filter.kernels.examples import Batch
 from lowrank_filter.kernels.expansion import Local
 from lowrank_filter.kernels.likelihoods import Likelihood
 
+_SURE = 1e4
+
 
 def of_classes(
     likelihood: Likelihood, outputs: Float[Array, "B C"], variance: Float[Array, "B C"], batch: Batch, local: Local
@@ -18,7 +20,9 @@ def of_classes(
 
     Probabilities are those at f̂/√(1 + πv/8) (MacKay 1992, "The evidence framework applied to classification networks").
     """
-    p = jax.vmap(likelihood.moments)(outputs / jnp.sqrt(1 + np.pi / 8 * variance))[0]
+    # Outputs as large as this are sure; beyond, what is fused loses the maximum that a softmax subtracts.
+    wide = jnp.clip(outputs * jax.lax.rsqrt(1 + np.pi / 8 * variance), -_SURE, _SURE)
+    p = jax.vmap(likelihood.moments)(wide)[0]
     if likelihood.targets(outputs.shape[1]) == ():
         of_each, labels = p[:, None], batch.y[:, None]
     else:

@@ -11,7 +11,6 @@ from problems import LIKELIHOODS, B, problem
 from scipy.stats import chi2
 
 import lowrank_filter as lf
-from benchmarks import defaults
 from lowrank_filter.algebra.diag_low_rank import with_policy
 from lowrank_filter.kernels.examples import Batch
 from lowrank_filter.kernels.expansion import expand
@@ -236,6 +235,8 @@ def told(surprise, steps=20):
 @pytest.mark.parametrize("seed", range(3))
 def test_shuffled_digits_are_told_within_twenty_steps(seed):
     """And nothing else in a stream of 1,297 is."""
+    from benchmarks import defaults  # noqa: PLC0415  of no other test
+
     x, y, _, _ = defaults.split(jax.random.key(seed))
     model = defaults.mlp(jax.nn.relu, 64, 50, 50, 10)
     built = lf.extended_filter(model.apply, lf.Categorical())
