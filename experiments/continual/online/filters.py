@@ -79,8 +79,9 @@ METHODS = {
     "filter_dense_head": Method(
         lambda problem, rank, hyper: chosen(problem, _parts(lf.LowRank(rank), lf.Dense()), hyper), _GRID
     ),
+    # The head has another rank: parts with equal structures would be one part.
     "filter_low_head": Method(
-        lambda problem, rank, hyper: chosen(problem, _parts(lf.LowRank(rank), lf.LowRank(rank)), hyper), _GRID
+        lambda problem, rank, hyper: chosen(problem, _parts(lf.LowRank(rank), lf.LowRank(2 * rank)), hyper), _GRID
     ),
     "lofi_stream": Method(lofi, {"precision": (30.0, 300.0, 3000.0), "process_noise": (0.0, 1e-6)}),
 }
