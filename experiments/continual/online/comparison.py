@@ -243,7 +243,9 @@ def verdicts(content: Content, metric: str, factor: float, unit: str, variant: s
             said[kind].append(f"{named(other)[0]} ({spread})")
         if parts := [f"{kind} {', '.join(others)}" for kind, others in said.items() if others]:
             lines += [f"{named(name)[0]}, rank {rank}: {'; '.join(parts)}."]
-    head = f"By two errors of the difference over the same shuffles, {unit}, ranks alike:"
+    seeds = content["settings"]["seeds"]
+    rough = ", of so few a rough measure" if seeds < 5 else ""
+    head = f"By two errors of the difference over the same {seeds} shuffles{rough}; {unit}, ranks alike:"
     return "\n\n".join([head, *lines]) if lines else ""
 
 
