@@ -449,11 +449,11 @@ TABLE = {
     ),
 }  # fmt: skip
 # Containers, which are pytrees and take what JAX puts into them: what they hold is checked where they are used. And
-# likelihoods without a parameter. run_stream, which is the host's, has a table of its own in test_run_stream.
+# likelihoods without a parameter. run_stream, which is the host's, and registered have tests of their own.
 WITHOUT = {
     "AdaptiveBelief", "Belief", "Bernoulli", "Blocks", "Categorical", "ChangepointBelief", "DiagLowRank", "Diagonal",
     "Filter", "Frozen", "FullMatrix", "Health", "HeteroscedasticGaussian", "Info", "Kronecker", "Layer", "Likelihood",
-    "OtherRunError", "Parts", "Poisson", "Prediction", "Precision", "Predictive", "Stream", "run_stream",
+    "OtherRunError", "Parts", "Poisson", "Prediction", "Precision", "Predictive", "Stream", "registered", "run_stream",
 }  # fmt: skip
 
 
