@@ -27,8 +27,9 @@ METHODS: dict[str, Method] = {**filters.METHODS, **covariance.METHODS, **optimiz
 OURS = tuple(name for name in (filters.METHODS | filters.REWARDS) if name != "lofi_stream")
 THOMPSON = "thompson"
 """The policy that a method without a posterior cannot follow; and the setting that says so to a step."""
-# The first batch, without labels, by which a prior is scaled; points of a curve; the seed of the search.
-_FIRST, _POINTS, _SEARCH = 100, 20, 1_000_000
+# The first batch, without labels, by which a prior is scaled; points of a curve; the seed of the search, and the first
+# of the scored passes: grids were chosen by passes with smaller ones.
+_FIRST, _POINTS, _SEARCH, _SCORED = 100, 20, 1_000_000, 100
 
 Step = Callable[[Online, Hyper, Any, dict[str, Array]], tuple[Any, dict[str, Array]]]
 
@@ -132,7 +133,7 @@ class OnlineComparison(Experiment):
                         runs = _Runs(study, case, one, method, rank, piece, other)
                         choice = choice or runs.chosen(able[0], self.search)
                         for policy in able:
-                            for seed in range(self.seeds):
+                            for seed in range(_SCORED, _SCORED + self.seeds):
                                 kept = runs.kept(choice, policy, scored, seed, self.steps)
                                 _note(found, policy, f"{one}_{rank}" if rank else one, kept, case)
                                 advance()
