@@ -23,7 +23,7 @@ update = jax.jit(lf.update, static_argnums=(1,))
 
 
 @functools.partial(jax.jit, static_argnames=("rank",))
-def smooth(beliefs, sites, *dynamics, rank, **options):
+def smooth(beliefs, sites, *dynamics, rank=None, **options):
     return lf.smooth(*with_policy((beliefs, sites), rank=rank), *dynamics, **options)
 
 
