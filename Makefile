@@ -4,6 +4,9 @@ PY := .venv/bin/python
 # LAPACK on more threads than free cores stalls small decompositions by orders of magnitude.
 export OPENBLAS_NUM_THREADS := 1
 
+# The tests of a file stay together: they share compiled programs.
+PYTEST := -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
+
 RUNS := $(subst _,-,$(filter-out __init__,$(basename $(notdir $(wildcard experiments/catalogue/*.py))))) all
 
 .PHONY: $(RUNS) test test-slow test-oldest test-newest test-alone test-wheel check docs mutations benchmark clean
@@ -12,10 +15,10 @@ $(RUNS): .venv/installed
 	$(PY) -m experiments $@
 
 test: .venv/installed check
-	$(PY) -m pytest -q -n auto -m "not slow"
+	$(PY) $(PYTEST) -m "not slow"
 
 test-slow: .venv/installed
-	$(PY) -m pytest -q -n auto -m slow
+	$(PY) $(PYTEST) -m slow
 
 # Both ends of what pyproject.toml admits, each in an environment of its own; uv can take the lowest versions.
 # TESTS narrows what is run there.
@@ -29,7 +32,7 @@ test-oldest test-newest:
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet uv
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --resolution $(RESOLUTION) --editable '.[test]'
-	$(VENV)/bin/python -m pytest -q -n auto -m "not slow" $(TESTS)
+	$(VENV)/bin/python $(PYTEST) -m "not slow" $(TESTS)
 
 # lowrank_filter as it is for those who have neither.
 test-alone: .venv/installed
