@@ -96,6 +96,14 @@ def interrupted(batches, at, how):
         yield batch
 
 
+@pytest.fixture
+def keyboard():
+    """A process in the background starts with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def control_c():
     signal.raise_signal(signal.SIGINT)
 
@@ -104,6 +112,7 @@ def failure():
     raise OSError("the connection was lost")
 
 
+@pytest.mark.usefixtures("keyboard")
 @pytest.mark.parametrize(("how", "error"), [(control_c, KeyboardInterrupt), (failure, OSError)])
 @pytest.mark.parametrize("every", [2, 100])
 def test_stopped_it_saves_and_goes_on(tmp_path, whole, how, error, every):
@@ -119,6 +128,7 @@ def test_stopped_it_saves_and_goes_on(tmp_path, whole, how, error, every):
     assert same(run(checkpoint=tmp_path, checkpoint_every=every), whole)
 
 
+@pytest.mark.usefixtures("keyboard")
 def test_control_c_waits_for_a_save(tmp_path, monkeypatch, whole):
     """In the middle of writing: what was being written is whole."""
     from lowrank_filter.common import checkpoint  # noqa: PLC0415
