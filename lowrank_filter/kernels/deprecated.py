@@ -27,8 +27,8 @@ def with_choices(kernel: Kernel) -> Kernel:
             return kernel(*args, **kwargs)
         _check(precision, given)
         warnings.warn(
-            f"{', '.join(f'{name}=' for name in given)}: deprecated, gone in the next release; write "
-            "init(params, precision, structure=LowRank(rank, residual=..., metric=...)), which says it to all kernels",
+            f"{', '.join(f'{name}=' for name in given)}: deprecated, gone in the next release; leave out what "
+            "init(params, rank=...) said, and say the rest there by structure=LowRank(rank, residual=..., metric=...)",
             DeprecationWarning,
             stacklevel=2,
         )

@@ -222,7 +222,7 @@ def output_count(params: Tree, apply_fn: Apply, x: Any) -> int:
     if not hasattr(out, "shape") or len(out.shape) != 2 or out.shape[0] != size:
         raise ValueError(
             f"apply_fn: expected outputs of shape ({size}, C) for x with {size} examples, got "
-            f"{_shapes(out)}; add an axis for a single output"
+            f"{_shapes(out)}; one example is x[None], one output is f[:, None]"
         )
     return out.shape[1]
 

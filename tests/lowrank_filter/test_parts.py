@@ -237,7 +237,7 @@ def told_once(policy, blocks):
 def test_a_policy_is_what_kernels_were_told(blocks):
     """Bit for bit, in another structure: the belief of who still tells the kernels has none of its own."""
     policy = {"residual": "drop", "metric": "euclidean"}
-    with pytest.warns(DeprecationWarning, match="residual=, metric=: deprecated, .*write "):
+    with pytest.warns(DeprecationWarning, match="residual=, metric=: deprecated, .*LowRank"):
         before = jax.jit(lambda: told_before(policy, blocks))()
     once = jax.jit(lambda: told_once(policy, blocks))()
     assert jax.tree.structure(before) != jax.tree.structure(once)
