@@ -54,6 +54,7 @@ def test_a_guide_is_short(guide):
 
 
 @pytest.mark.parametrize("guide", RUN)
+@pytest.mark.filterwarnings("ignore:fit. .* training rows are few")
 def test_a_guide_runs(guide, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(guide), run_name="__main__")
