@@ -39,6 +39,19 @@ def start():
     return jax.jit(lambda: belief, out_shardings=places())()
 
 
+def other():
+    """Another belief in the same places."""
+    return jax.jit(lambda b: jax.tree.map(jnp.sin, b))(start())
+
+
+def write(path, tree):
+    """All of its arrays, by the first process."""
+    arrays = jax.tree.leaves(fetched(tree))
+    if jax.process_index() == 0:
+        np.savez(path, *arrays)
+    return {}
+
+
 def stream():
     """Inputs and labels that each process holds whole."""
     x = jax.random.normal(jax.random.key(1), (STEPS, sharded.SIZES[0]))
@@ -68,27 +81,20 @@ def run(folder):
     belief, steps = lf.filter_stream(
         built, start(), *stream(), checkpoint=folder / "checkpoint", checkpoint_every=EVERY, history="final"
     )
-    arrays = jax.tree.leaves(fetched((belief, steps.info.loss)))
-    if jax.process_index() == 0:
-        np.savez(folder / "outcome.npz", *arrays)
-    return {}
+    return write(folder / "outcome.npz", (belief, steps.info.loss))
 
 
 def save(folder):
     """A state that was split over these devices."""
-    belief = jax.jit(lambda b: jax.tree.map(jnp.sin, b))(start())
+    belief = other()
     with Checkpoint(folder / "state", {"data": belief}) as checkpoint:
         checkpoint.save(1, belief)
-    arrays = jax.tree.leaves(fetched(belief))
-    if jax.process_index() == 0:
-        np.savez(folder / "state.npz", *arrays)
-    return {}
+    return write(folder / "state.npz", belief)
 
 
 def restore(folder):
     """The same state on these devices: whether each bit is what it was, and where it is."""
-    belief = jax.jit(lambda b: jax.tree.map(jnp.sin, b))(start())
-    with Checkpoint(folder / "state", {"data": belief}) as checkpoint:
+    with Checkpoint(folder / "state", {"data": other()}) as checkpoint:
         position, came = checkpoint.restore(start())
     with np.load(folder / "state.npz") as before:
         same = [np.array_equal(a, b) for a, b in zip(before.values(), jax.tree.leaves(fetched(came)), strict=True)]
