@@ -1,5 +1,6 @@
 """The Laplace update: the belief after training ended somewhere (LR-LGF, arXiv 2410.06800)."""
 
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ from jaxtyping import ArrayLike
 
 from lowrank_filter.algebra import widths
 from lowrank_filter.algebra.diag_low_rank import Joined
-from lowrank_filter.algebra.precision import Misfit
+from lowrank_filter.algebra.precision import Misfit, Precision
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import compiled
@@ -28,7 +29,7 @@ def laplace_update(
     apply_fn: Apply,
     likelihood: Likelihood,
     x: Any,
-    y: Any,
+    y: Any = None,
     *,
     temperature: ArrayLike = 1.0,
     curvature_scale: ArrayLike = 1.0,
@@ -50,7 +51,9 @@ def laplace_update(
         params: θ*, where training ended; frozen parameters where they were.
         apply_fn: (params, x) → outputs [B, C].
         likelihood: of a target given the outputs of one example.
-        x, y, mask, weights: the examples, as in :func:`update`; any number of them.
+        x, y, mask, weights: the examples, as in :func:`update`; any number of them. Or, for data that do not fit into
+            memory, an iterable of batches (x, y), (x, y, mask) or (x, y, mask, weights) in place of x, and no y: each
+            adds its curvature and is truncated before the next comes. A batch of another size compiles again.
         temperature: λ > 0, as in training.
         curvature_scale: α > 0: this task's curvature counts α times in what follows. Above 1 it buys retention
             (10 … 30 for task sequences), and the log evidence is then no longer that of the model.
@@ -83,13 +86,65 @@ def laplace_update(
     checks.same_shapes("params", params, belief.mean)
     checks.finite("params", params)
     check_frozen(belief, params)
-    examples = check_examples(params, apply_fn, likelihood, x, y, mask, weights)
-    return compiled(
-        *(_laplace_update, belief, params, likelihood, examples, temperature, curvature_scale),
-        apply_fn=apply_fn,
-        batch_size=batch_size,
-        iterations=iterations,
-    )
+
+    def absorb(belief: Belief, *batch: Any) -> tuple[Belief, Info, Misfit]:
+        examples = check_examples(params, apply_fn, likelihood, *batch)
+        return compiled(
+            *(_laplace_update, belief, params, likelihood, examples, temperature, curvature_scale),
+            apply_fn=apply_fn,
+            batch_size=batch_size,
+            iterations=iterations,
+        )
+
+    if y is not None:
+        return absorb(belief, x, y, mask, weights)[:2]
+    if mask is not None or weights is not None:
+        raise ValueError("mask, weights: expected y beside them, got none; in batches they are (x, y, mask, weights)")
+    return _in_turn(absorb, belief, _batches(x))
+
+
+def _in_turn(
+    absorb: Callable[..., tuple[Belief, Info, Misfit]], belief: Belief, batches: Iterator[tuple]
+) -> tuple[Belief, Info]:
+    """One batch after the other; after the first the belief lies at θ*, so that penalties and ½ log det P add up."""
+    total = left_out = None
+    for batch in batches:
+        belief, info, misfit = absorb(belief, *batch)
+        if total is None:
+            total, left_out = info, misfit.left_out
+            continue
+        left_out, before = left_out + misfit.left_out, left_out
+        total = Info(
+            compiled(_sum, total.site, info.site, belief),
+            total.log_evidence + info.log_evidence,
+            total.loss + info.loss,
+            Misfit(left_out, before + misfit.whole).share,
+            total.invalid + info.invalid,
+        )
+    if total is None:
+        raise ValueError("x: expected at least one batch, got none; give arrays x and y, or (x, y) for each batch")
+    return belief, total
+
+
+def _sum(first: Any, second: Any, belief: Belief) -> Precision:
+    joined = Joined.of(first, belief.mean)
+    first, second, whole = (joined.precision(part) for part in (first, second, belief.precision))
+    return joined.precision_back(first.add(second, reference=whole)[0])
+
+
+def _batches(x: Any) -> Iterator[tuple]:
+    if hasattr(x, "dtype") or isinstance(x, str | bytes | Mapping) or not isinstance(x, Iterable):
+        raise TypeError(
+            f"y: expected targets, got None beside x of {type(x).__name__}; give y, or in place of x an iterable of "
+            "batches (x, y)"
+        )
+    for index, batch in enumerate(x):
+        if not isinstance(batch, tuple | list) or not 2 <= len(batch) <= 4:
+            raise TypeError(
+                f"x[{index}]: expected a batch (x, y), (x, y, mask) or (x, y, mask, weights), got "
+                f"{type(batch).__name__}; give y where x is not an iterable of batches"
+            )
+        yield (*batch, *[None] * (4 - len(batch)))
 
 
 def _laplace_update(
@@ -103,7 +158,7 @@ def _laplace_update(
     apply_fn: Apply,
     batch_size: int,
     iterations: int | None,
-) -> tuple[Belief, Info]:
+) -> tuple[Belief, Info, Misfit]:
     params = learned(belief._replace(mean=params))[0].mean
     belief, apply_fn, whole = learned(belief, apply_fn)
     dtype = widths.common(belief, examples.x)
@@ -129,4 +184,4 @@ def _laplace_update(
     loss = jnp.sum(local.loss)
     log_evidence = -loss - unchecked_penalty(belief, params) - 0.5 * precision.logdet_over(prior)
     info = Info(widths.like(site, narrow.precision), log_evidence, loss, misfit.share, jnp.sum(local.invalid))
-    return whole(widths.like(Belief(params, precision), narrow)), info
+    return whole(widths.like(Belief(params, precision), narrow)), info, misfit

@@ -107,6 +107,34 @@ def test_the_micro_batch_does_not_matter(batch_size):
     assert dense.relative_error(dense.matrix(*came.precision), dense.matrix(*whole.precision)) < 1e-9
 
 
+@pytest.mark.parametrize(("rank", "structure"), [(D + 2, None), (2, None), (0, "kronecker")])
+def test_batches_of_an_iterable_add_up(rank, structure):
+    belief, params, x, y = problem(0 if structure else 2, 8)
+    network, options = apply_fn, {"temperature": 0.7, "curvature_scale": 3.0, "iterations": 6}
+    if structure:
+        parts = {"a": params[:CUT].reshape(INPUTS, HIDDEN), "b": params[CUT:].reshape(HIDDEN, CLASSES)}
+        belief, params = lf.init(parts, 2.0, structure=structure), jax.tree.map(lambda leaf: leaf + 0.1, parts)
+        network = lambda params, x: jnp.tanh(x @ params["a"]) @ params["b"]  # noqa: E731
+    else:
+        belief = with_policy(belief, rank=rank)
+    arguments = belief, params, network, lf.Categorical()
+    mask = jnp.array([True, False, True])
+    whole, info = lf.laplace_update(*arguments, x, y, mask=jnp.ones(8, bool).at[4].set(False), **options)
+    batches = ((x[:3], y[:3]), (x[3:6], y[3:6], mask), (x[6:], y[6:], None, jnp.ones(2)))
+    came, about = lf.laplace_update(*arguments, iter(batches), **options)
+    assert dense.relative_error(about.loss, info.loss) < 1e-12 and about.invalid == 0
+    assert 0 <= about.truncated < 1
+    if rank > D:
+        assert dense.relative_error(dense.matrix(*came.precision), dense.matrix(*whole.precision)) < 1e-9
+        assert dense.relative_error(dense.matrix(*about.site), dense.matrix(*info.site)) < 1e-9
+        assert dense.relative_error(about.log_evidence, info.log_evidence) < 1e-9 and about.truncated < 1e-9
+    elif structure is None:
+        # Truncated batch by batch, so in other directions; what an update does to the diagonal is kept either way.
+        kept = [np.diag(dense.matrix(*belief.precision)) for belief in (came, whole)]
+        np.testing.assert_allclose(*kept, rtol=1e-9)
+        assert abs(about.log_evidence - info.log_evidence) < 0.05 * abs(info.log_evidence)
+
+
 def test_agrees_with_update_on_a_linear_model():
     """At the MAP of a linear-Gaussian model both are the exact posterior, with the same evidence."""
     rng = np.random.default_rng(0)
