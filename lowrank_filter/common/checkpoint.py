@@ -99,8 +99,10 @@ class Checkpoint:
 
     def save(self, position: int, state: Tree) -> None:
         """Copy the state after ``position`` steps now, and write it in the background."""
-        # Arrays over several devices are written from where they are.
-        leaves = [leaf if _split(leaf) else np.asarray(leaf) for leaf in _plain(state)]
+        plain = _plain(state)
+        # Arrays over several devices are written from where they are; the others are copied at the same time.
+        copies = jax.device_get([None if _split(leaf) else leaf for leaf in plain])
+        leaves = [leaf if copy is None else np.asarray(copy) for leaf, copy in zip(plain, copies, strict=True)]
         about = {
             "identity": self._identity,
             "leaves": [[leaf.dtype.name, list(leaf.shape), checksum(leaf)] for leaf in leaves],
