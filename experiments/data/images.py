@@ -7,9 +7,9 @@ from jaxtyping import Float32, Int32
 
 
 class Images(NamedTuple):
-    """Grey images in [0, 1] and their classes, split into training and test images by their publisher."""
+    """Images in [0, 1], grey or with colours last, and their classes, split into training and test images."""
 
-    train_x: Float32[np.ndarray, "n h w"]
+    train_x: Float32[np.ndarray, "n h w *c"]
     train_y: Int32[np.ndarray, " n"]
-    test_x: Float32[np.ndarray, "p h w"]
+    test_x: Float32[np.ndarray, "p h w *c"]
     test_y: Int32[np.ndarray, " p"]

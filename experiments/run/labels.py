@@ -6,6 +6,8 @@ _NOISES = {
     "convolutions": "On the convolutions",
     "dense": "On the dense layers",
     "relative": "Relative to each layer",
+    "early": "On the first layers",
+    "late": "On the last layers",
     "evidence": "By the evidence",
 }
 LABELS = {
