@@ -1,8 +1,12 @@
 """Worlds of tokens with exact beliefs: is a transformer's hidden state one, is ψ a filter, what do its drafts save."""
 
+import concurrent.futures
+import contextlib
 import dataclasses
+import functools
 import itertools
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, ClassVar
 
 import jax
@@ -34,8 +38,9 @@ from experiments.worlds.world import Data, World
 
 INTRODUCTION = """Transformers of {layers} layers, width {width}, trained on windows of {window} tokens by {steps}
 steps of {batch} sequences, in the town by {walks} times as many, {seeds} seeds; made by
-`python -m experiments worlds{given}`. Methods share the network, the budget and the choice of learning rate and λ
-on validation sequences; "ψ afterwards" is ψ trained as long again on the finished, frozen network. *regimes*: four
+`python -m experiments worlds{given}`. Methods share the network, the budget and the choice of learning rate ({rates})
+and λ ({lambdas}), by one step in {tried} on the first seed's validation sequences; "ψ afterwards" is ψ trained as long
+again on the finished, frozen network. *regimes*: four
 regimes that last, six symbols of which 20 % are missing; *mess3*, *rrxor*: hidden Markov models of Shai et al.
 (2405.15943); *a5*: generators of the alternating group on five letters, and now and then their product;
 *navigation*: walks through a town of {side} × {side} crossings, {closed} streets closed, from destination to
@@ -44,16 +49,31 @@ along one of {arms} arms of {nodes} nodes from the start they share to the goal 
 {numbers} others by arithmetic (2404.03683), one of all solutions. All laws and beliefs are exact. KL in nats a token:
 from the exact law of the next token to the network's over one window, and to ψ's, rolled out alone from the window's
 first token, over the last of 1, 2, 4 and 8 windows; of problems over the answer, ψ's from the prompt's end. Rank:
-effective rank of the hidden states, exp of their spectrum's entropy. R²: of the exact belief by a linear probe, and by
-the same probe on ψ's states at eight windows, or over the answer."""
+effective rank of the hidden states, exp of their spectrum's entropy, beside the belief's own and the directions in
+which it moves. R²: of the exact belief by a linear probe, and by the same probe on ψ's states at eight windows, or over
+the answer."""
+
+Learned = tuple[lt.NextLatParams, dict[str, float]]
+"""The parameters of all seeds, and the setting that was chosen."""
 
 METRICS = {
-    "stationary": ["kl", *(f"kl_{m}x" for m in measures.MULTIPLES), "rank", "probe", "probe_8x"],
-    "problems": ["kl", "kl_psi", "begun", "solved", "begun_psi", "solved_psi", "rank", "probe", "probe_psi"],
+    "stationary": ["kl", *(f"kl_{m}x" for m in measures.MULTIPLES), "rank", "dimension", "probe", "probe_8x"],
+    "problems": [
+        "kl",
+        "kl_psi",
+        "begun",
+        "solved",
+        "begun_psi",
+        "solved_psi",
+        "rank",
+        "dimension",
+        "probe",
+        "probe_psi",
+    ],
 }
 HEADS = {
-    "stationary": ["KL", *(f"ψ, {m} ×" for m in measures.MULTIPLES), "rank", "R²", "R², ψ at 8 ×"],
-    "problems": ["KL", "ψ", "begun, %", "solved, %", "begun, ψ", "solved, ψ", "rank", "R²", "R², ψ"],
+    "stationary": ["KL", *(f"ψ, {m} ×" for m in measures.MULTIPLES), "rank", "directions", "R²", "R², ψ at 8 ×"],
+    "problems": ["KL", "ψ", "begun, %", "solved, %", "begun, ψ", "solved, ψ", "rank", "directions", "R²", "R², ψ"],
 }
 EACH = {
     "kl_8x": "KL of ψ's law at 8 windows",
@@ -73,25 +93,24 @@ class Worlds(Experiment):
         "published": {
             "seeds": 5,
             "steps": 5000,
+            "batch": 32,
             "width": 128,
-            "worlds": ("regimes", "navigation", "mess3", "rrxor"),
             "methods": tuple(METHODS),
             "learning_rates": (1e-3, 3e-3),
-            "weights": (0.3, 1.0),
         },
     }
 
-    worlds: tuple[str, ...] = ("regimes", "navigation")
+    worlds: tuple[str, ...] = ("regimes", "navigation", "mess3", "rrxor", "a5", "path-star", "countdown")
     """Which of regimes, navigation, mess3, rrxor, a5, path-star, countdown."""
-    methods: tuple[str, ...] = ("nextlat_2", "nextlat_2_plain", "gpt_detached")
+    methods: tuple[str, ...] = tuple(name for name in METHODS if name != "gpt_detached_plain")
     """Which of gpt, gpt_detached, mtp, nextlat_1, _2, _4, and _plain of those with ψ."""
     seeds: Count = 3
     """Number of seeds: each has other sequences and starting weights."""
     steps: Count = 500
     """Gradient steps."""
-    walks: Count = 2
+    walks: Count = 3
     """In the town, so many times as many."""
-    batch: Count = 32
+    batch: Count = 16
     """Sequences in each."""
     train: Count = 8192
     """Sequences to train on."""
@@ -113,10 +132,14 @@ class Worlds(Experiment):
     """Of each arm, the start among them."""
     numbers: Annotated[int, Range(2)] = 3
     """Of a countdown."""
-    learning_rates: tuple[Positive, ...] = (3e-3,)
+    learning_rates: tuple[Positive, ...] = (3e-3, 1e-2)
     """Peaks to choose from."""
-    weights: tuple[NonNegative, ...] = (1.0,)
+    weights: tuple[NonNegative, ...] = (0.3, 1.0)
     """λ_h = λ_KL to choose from."""
+    tried: Count = 4
+    """Of the steps, the share by which settings are tried: one in so many."""
+    workers: Count = 2
+    """Methods that are trained side by side."""
     drafted_by: str = "nextlat_2"
     """The method whose ψ drafts in the town, where it is among the methods."""
     drafts: tuple[Count, ...] = (2, 4, 6)
@@ -136,30 +159,80 @@ class Worlds(Experiment):
         sizes = {
             name: getattr(self, name) for name in ("layers", "width", "window", "steps", "walks", "batch", "seeds")
         }
+        searched = {
+            "rates": ", ".join(f"{rate:g}" for rate in self.learning_rates),
+            "lambdas": ", ".join(f"{weight:g}" for weight in self.weights),
+            "tried": self.tried,
+        }
         kinds = {name: getattr(self, name) for name in ("side", "closed", "arms", "nodes", "numbers")}
         depends = sizes | kinds | {"train": self.train, "held_out": self.held_out}
-        introduction = INTRODUCTION.format(**sizes, **kinds, given=self._given())
+        introduction = INTRODUCTION.format(**sizes, **kinds, **searched, given=self._given())
         others = self.worlds if self.worlds != Worlds.worlds else ()
         title = ": ".join(("Belief states in a transformer", *([", ".join(others)] if others else [])))
         folder = "-".join(("worlds", *others))
         with self.study(
             *(console, folder, title), introduction=introduction, depends=depends, **self.depends()
         ) as study:
-            found: list[tuple[str, str, str, float]] = []
+            began, found = time.process_time(), list[tuple[str, str, str, float]]()
+            learned: dict[tuple[str, str], lt.NextLatParams] = {}
+            data = {
+                name: [world.draw(self._made(name), seed, self.train, self.held_out) for seed in range(self.seeds)]
+                for name in self.worlds
+            }
+            with self._pool() as pool:
+                coming = {
+                    name: [pool.submit(self._family, study, name, family, data[name]) for family in self._families()]
+                    for name in self.worlds
+                }
+                for name, families in coming.items():
+                    found += self._rows(
+                        name, "exact", [measures.reference(self._made(name), one) for one in data[name]]
+                    )
+                    with study.part(name, len(self.methods)) as advance:
+                        scores: dict[str, list[dict[str, float]]] = {}
+                        for family in families:
+                            for method, (params, each) in family.result().items():
+                                learned[name, method], scores[method] = params, each
+                                advance()
+                    found += [row for method in self.methods for row in self._rows(name, method, scores[method])]
+                    study.write(results.collect(found) | {"decoding": []})
             rows: list[dict[str, Any]] = []
-            for name in self.worlds:
-                made = self._made(name)
-                data = [world.draw(made, seed, self.train, self.held_out) for seed in range(self.seeds)]
-                with study.part(name, len(self.methods)) as advance:
-                    found += self._rows(name, "exact", [measures.reference(made, one) for one in data])
-                    for method in self.methods:
-                        params, scores = self._learned(study, made, method, data)
-                        found += self._rows(name, method, scores)
-                        if name == "navigation" and method == self.drafted_by:
-                            rows = self._decoded(study, made, method, params, data[0])
-                        study.write(results.collect(found) | {"decoding": rows})
-                        advance()
+            if params := learned.get(("navigation", self.drafted_by)):  # after all else: it is timed
+                with study.part("decoding") as advance:
+                    rows = self._decoded(self._made("navigation"), params, data["navigation"][0])
+                    advance()
+            study.seconds["of the processor, all of this run"] = time.process_time() - began
             study.finish(results.collect(found) | {"decoding": rows})
+
+    @contextlib.contextmanager
+    def _pool(self) -> Iterator[concurrent.futures.Executor]:
+        """Threads: compiling and computing leave the interpreter free. What waits is dropped when something fails."""
+        with concurrent.futures.ThreadPoolExecutor(self.workers) as pool:
+            try:
+                yield pool
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _families(self) -> list[list[str]]:
+        """Methods that share a network are trained one after the other, others side by side."""
+        shared = [name for name in self.methods if name == "gpt" or METHODS[name].afterwards]
+        return [*([shared] if shared else []), *([name] for name in self.methods if name not in shared)]
+
+    def _family(
+        self, study: Study, name: str, family: list[str], data: list[Data]
+    ) -> dict[str, tuple[lt.NextLatParams, list[dict[str, float]]]]:
+        """The parameters of all seeds, and their scores, of each method."""
+        made, found = self._made(name), {}
+        shared = any(METHODS[method].afterwards for method in family)
+        trunk = self._learned(study, made, "gpt", data) if shared else None
+        for method in family:
+            params, choice = self._learned(study, made, method, data, trunk if METHODS[method].afterwards else None)
+            scores = [
+                self._scores(made, method, self._of(params, seed), seed, data[seed]) for seed in range(self.seeds)
+            ]
+            found[method] = params, [one | choice for one in scores]
+        return found
 
     def _made(self, name: str) -> World:
         if name == "navigation":
@@ -183,52 +256,56 @@ class Worlds(Experiment):
     def _rows(name: str, method: str, scores: list[dict[str, float]]) -> list[tuple[str, str, str, float]]:
         return [(name, method, metric, value) for seed in scores for metric, value in seed.items()]
 
-    def _learned(
-        self, study: Study, made: World, name: str, data: list[Data]
-    ) -> tuple[lt.NextLatParams, list[dict[str, float]]]:
-        """The parameters of all seeds at the best setting on validation sequences, and their scores."""
+    def _learned(self, study: Study, made: World, name: str, data: list[Data], trunk: Learned | None = None) -> Learned:
+        """The parameters of all seeds, and the setting: the best on the first seed's validation sequences, if several.
+
+        Settings are tried with a share of the steps.
+        """
         method, model = METHODS[name], self._model(made)
-        keys = jax.vmap(jax.random.key)(jnp.arange(self.seeds))
         steps = self.steps * (self.walks if made.name == "navigation" else 1)
-        budget = training.Budget(steps, self.batch, made.prompt)
         tokens = jnp.asarray(np.stack([one.train for one in data]))
-        weights = self.weights if method.rolls else self.weights[:1]
+
+        @functools.cache
+        def start() -> training.Start:
+            begin = training.start(model, method, self.seeds, tokens, steps, self.batch)
+            return begin if trunk is None else begin._replace(params=begin.params._replace(model=trunk[0].model))
+
+        def learn(seeds: int, steps: int, choice: dict[str, float]) -> lt.NextLatParams:
+            def fit() -> Any:
+                settings = choice["learning_rate"], choice["weight"]
+                return training.fit(model, method, made.prompt, start().first(seeds), steps, *settings)
+
+            key = {"world": made.name, "method": dataclasses.asdict(method), "of": seeds, "taken": steps, **choice}
+            key |= {} if trunk is None else {"trunk": trunk[1]}
+            params = jax.tree.map(jnp.asarray, study.cache.recall(key, fit, lambda: start().params))
+            return lt.NextLatParams(params[0], {}) if method.heads > 1 else params
+
+        weights = self.weights if method.weighs else self.weights[:1]
+        choices = search.grid({"learning_rate": self.learning_rates, "weight": weights})
         trials = []
-        for choice in search.grid({"learning_rate": self.learning_rates, "weight": weights}):
+        for choice in choices if len(choices) > 1 else []:
+            params = self._of(learn(1, max(steps // self.tried, 1), choice), 0)
+            trials.append(search.Trial(choice, measures.held_out(model, method, params, data[0], made.prompt)))
+        chosen = search.best(trials, lambda loss: -loss).choice if trials else choices[0]
+        return learn(self.seeds, steps, chosen), chosen
 
-            def fit(choice: dict[str, float] = choice) -> lt.NextLatParams:
-                settings = jnp.asarray(choice["learning_rate"]), jnp.asarray(choice["weight"])
-                return training.fit(model, method, budget, keys, tokens, *settings)
-
-            key = {"world": made.name, "method": dataclasses.asdict(method), **choice}
-            params = study.cache.recall(key, fit, lambda fit=fit: jax.eval_shape(fit))
-            params = jax.tree.map(jnp.asarray, params)
-            each = [self._of(params, seed) for seed in range(self.seeds)]
-            losses = [measures.held_out(model, method, *one, made.prompt) for one in zip(each, data, strict=True)]
-            trials.append(search.Trial(choice, (float(np.mean(losses)), params)))
-        chosen = search.best(trials, lambda value: -value[0])
-        params, scores = chosen.value[1], []
-        for seed in range(self.seeds):
-            one = self._of(params, seed)
-            if made.solved:
-                came = answers.scores(model, method, one, made.solved, made.prompt, data[seed])
-            else:
-                came = measures.scores(model, method, one, data[seed])
-            if made.name == "navigation":
-                town = navigation.town(self.side, self.closed)
-                came |= measures.walks(model, method, one, town, jax.random.key(seed))
-            scores.append(came | chosen.choice)
-        return params, scores
+    def _scores(self, made: World, name: str, params: lt.NextLatParams, seed: int, data: Data) -> dict[str, float]:
+        method, model = METHODS[name], self._model(made)
+        if made.solved:
+            return answers.scores(model, method, params, made.solved, made.prompt, data)
+        came = measures.scores(model, method, params, data)
+        if made.name == "navigation":
+            town = navigation.town(self.side, self.closed)
+            came |= measures.walks(model, method, params, town, jax.random.key(seed))
+        return came
 
     def _model(self, made: World) -> Any:
         config = lt.TransformerConfig(width=self.width, layers=self.layers, heads=4, window=made.window)
         return lt.transformer(config, made.vocabulary)
 
-    def _decoded(
-        self, study: Study, made: World, name: str, params: lt.NextLatParams, data: Data
-    ) -> list[dict[str, Any]]:
+    def _decoded(self, made: World, params: lt.NextLatParams, data: Data) -> list[dict[str, Any]]:
         """With the first seed's network, from the first two tokens of test sequences to the window's end."""
-        dynamics = lt.LatentDynamics(self.width, METHODS[name].normalize)
+        dynamics = lt.LatentDynamics(self.width, METHODS[self.drafted_by].normalize)
         prompts = jnp.asarray(data.test[:64, :2])
         rows = []
         for tours in (1, 64):
@@ -254,6 +331,7 @@ class Worlds(Experiment):
             caption = f"*{name}*: mean ± standard error over seeds; KL in nats."
             if kind == "problems":
                 caption += " Greedy answers: shares whose first token begins a solution, and that are solutions."
+            caption += _chosen(part)
             made[name] = Table(["", *HEADS[kind]], _lines(part, METRICS[kind]), caption)
         seeds = [f"seed {s}" for s in range(content["settings"]["seeds"])]
         for metric, what in EACH.items():
@@ -328,6 +406,19 @@ def _lines(part: pd.DataFrame, metrics: list[str]) -> list[list[str]]:
     return rows
 
 
+def _chosen(part: pd.DataFrame) -> str:
+    """The settings of each method, in words."""
+    settings = part[part["metric"].isin(["learning_rate", "weight"])].groupby(["method", "metric"], sort=False)["value"]
+    each = settings.first().unstack()
+    if each.empty:
+        return ""
+    named = [
+        f"{LABELS[str(method)]}: {one['learning_rate']:g}" + f", {one['weight']:g}" * METHODS[str(method)].weighs
+        for method, one in each.iterrows()
+    ]
+    return f" Chosen learning rate, and λ: {'; '.join(named)}."
+
+
 def _fastest(rows: list[dict[str, Any]]) -> str:
     """By time, of each number of tours: the fixed draft and the adaptive one that pay most."""
     sentences = []
@@ -356,4 +447,5 @@ def _cells(values: Iterable[float], metric: str) -> list[str]:
 def _form(metric: str) -> tuple[int, str]:
     """What a value is multiplied by, and how it is written."""
     percent = metric.startswith(("valid", "detours", "begun", "solved"))
-    return 100 if percent else 1, ".1f" if percent or metric == "rank" else ".4f"
+    forms = {"rank": ".1f", "dimension": ".0f"}
+    return (100, ".1f") if percent else (1, forms.get(metric, ".4f"))

@@ -21,6 +21,9 @@ def _passes(
 ) -> dict[str, Array]:
     """Hidden states and laws before each token of the answer, by the model and by ψ; the answer that ψ chooses."""
     h = model.hidden(params.model, tokens)[:, prompt - 1 : -1]
+    own = {"h": h, "said": jax.nn.log_softmax(model.logits(params.model, h))}
+    if dynamics is None:
+        return own
     _, predict, update = lt.latent_filter(model, dynamics)
 
     def roll(start: Array, answer: Array, *, given: bool) -> tuple[Array, Array, Array]:
@@ -33,17 +36,15 @@ def _passes(
 
     rolled, rolled_said, _ = jax.vmap(functools.partial(roll, given=True))(h[:, 0], tokens[:, prompt:])
     *_, chosen = jax.vmap(functools.partial(roll, given=False))(h[:, 0], tokens[:, prompt:])
-    said = jax.nn.log_softmax(model.logits(params.model, h))
-    return {"h": h, "said": said, "rolled": rolled, "rolled_said": rolled_said, "chosen": chosen}
+    return own | {"rolled": rolled, "rolled_said": rolled_said, "chosen": chosen}
 
 
 def scores(
     model: Any, method: Method, params: lt.NextLatParams, solved: Callable[..., np.ndarray], size: int, data: Data
 ) -> dict[str, float]:
     """Of one seed, prompts of this size: what greedy decoding begins well and solves, divergences, rank, probes."""
-    dynamics = lt.LatentDynamics(model.config.width, method.normalize)
     tokens = jnp.asarray(data.test)
-    found = jax.device_get(_passes(model, dynamics, size, params, tokens))
+    found = jax.device_get(_passes(model, measures.psi(model, method), size, params, tokens))
     by = {"": np.asarray(lt.generate(model, params.model, tokens[:, :size], temperature=0.0).tokens)}
     if method.rolls:
         by["_psi"] = np.concatenate([data.test[:, :size], found["chosen"]], axis=1)

@@ -27,6 +27,9 @@ def _passes(model: Any, dynamics: Any, params: lt.NextLatParams, tokens: Int[Arr
     """Hidden states and laws of the model over the first window, and of ψ alone from its first token on."""
     window = tokens.shape[1] // LONGEST
     h = model.hidden(params.model, tokens[:, :window])
+    own = {"h": h, "said": jax.nn.log_softmax(model.logits(params.model, h))}
+    if dynamics is None:
+        return own
     init, predict, update = lt.latent_filter(model, dynamics)
 
     def roll(row: Array) -> tuple[Array, Array]:
@@ -39,14 +42,18 @@ def _passes(model: Any, dynamics: Any, params: lt.NextLatParams, tokens: Int[Arr
         return jnp.concatenate([first[None], after]), jnp.concatenate([predict(params, first)[None], said])
 
     rolled, said = jax.vmap(roll)(tokens)
-    return {"h": h, "said": jax.nn.log_softmax(model.logits(params.model, h)), "rolled": rolled, "rolled_said": said}
+    return own | {"rolled": rolled, "rolled_said": said}
+
+
+def psi(model: Any, method: Method) -> lt.LatentDynamics | None:
+    """A method's ψ, if it has one."""
+    return lt.LatentDynamics(model.config.width, method.normalize) if method.rolls else None
 
 
 def scores(model: Any, method: Method, params: lt.NextLatParams, data: Data) -> dict[str, float]:
     """Of one seed: divergences of laws, rank, and what a linear probe finds of the belief."""
-    dynamics = lt.LatentDynamics(model.config.width, method.normalize)
     window = data.test.shape[1] // LONGEST
-    found = jax.device_get(_passes(model, dynamics, params, jnp.asarray(data.test)))
+    found = jax.device_get(_passes(model, psi(model, method), params, jnp.asarray(data.test)))
     came = {"kl": float(np.mean(divergence(data.law[:, :window], found["said"])))}
     if method.rolls:
         far = np.asarray(divergence(data.law, found["rolled_said"]))
@@ -117,18 +124,17 @@ def walks(
     """
     window = model.window
     tokens = town.sample(np.random.default_rng(0), rows, window)
-    dynamics = lt.LatentDynamics(model.config.width, method.normalize)
-    by = {"model": None} | ({"psi": dynamics} if method.rolls else {})
+    by = {"model": None} | ({"psi": psi(model, method)} if method.rolls else {})
     came = {}
-    for name, psi in by.items():
+    for name, alone in by.items():
         for kind, share in (("valid", 0.0), ("detours", 0.3)):
-            good = _walk(model, psi, town, params, jnp.asarray(tokens[:, :2]), key, share)
+            good = _walk(model, alone, town, params, jnp.asarray(tokens[:, :2]), key, share)
             came[f"{kind}_{name}"] = float(np.mean(good))
     crossing, destination = town.places(tokens)
-    found = jax.device_get(_passes(model, dynamics, params, jnp.asarray(np.tile(tokens, (1, LONGEST)))))
-    for name, said in (("model", found["said"]), ("psi", found["rolled_said"][:, :window])):
-        if name in by:
-            came[f"compression_{name}"] = _same_place(said, crossing, destination)
+    found = jax.device_get(_passes(model, by.get("psi"), params, jnp.asarray(np.tile(tokens, (1, LONGEST)))))
+    came["compression_model"] = _same_place(found["said"], crossing, destination)
+    if method.rolls:
+        came["compression_psi"] = _same_place(found["rolled_said"][:, :window], crossing, destination)
     return came
 
 

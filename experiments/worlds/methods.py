@@ -17,7 +17,7 @@ class Method:
     Attributes:
         horizon: steps that ψ is rolled out; 0: no ψ in training.
         normalize: whether ψ's result is normalised.
-        afterwards: whether ψ is trained alone, on the finished transformer, by as many steps again.
+        afterwards: whether ψ is trained alone, on the finished transformer of "gpt", by as many steps again.
         heads: tokens that are predicted at once; the second and later ones by linear heads of their own.
     """
 
@@ -30,6 +30,11 @@ class Method:
     def rolls(self) -> bool:
         """Whether there is a ψ to measure."""
         return self.horizon > 0
+
+    @property
+    def weighs(self) -> bool:
+        """Whether λ matters: where ψ alone is trained it scales all of the objective."""
+        return self.rolls and not self.afterwards
 
 
 METHODS = {
@@ -68,11 +73,10 @@ def asked(tokens: Array, prompt: int) -> Array | None:
     return jnp.broadcast_to(jnp.arange(tokens.shape[1]) >= prompt, tokens.shape) if prompt else None
 
 
-def loss(model: Any, method: Method, weight: Array, params: Any, tokens: Array, prompt: int = 0) -> Array:
-    """What a method minimises, but for what it does afterwards."""
+def loss(model: Any, method: Method, weight: Any, params: Any, tokens: Array, prompt: int = 0) -> Array:
+    """What a method minimises that does not come afterwards."""
     if method.heads > 1:
         return several_heads(model, params, tokens, prompt)
     dynamics = lt.LatentDynamics(model.config.width, method.normalize)
-    horizon = 0 if method.afterwards else method.horizon
-    options = {"horizon": horizon, "latent": weight, "divergence": weight, "token_mask": asked(tokens, prompt)}
+    options = {"horizon": method.horizon, "latent": weight, "divergence": weight, "token_mask": asked(tokens, prompt)}
     return lt.nextlat_loss(model, dynamics, params, tokens, **options)[0]

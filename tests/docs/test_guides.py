@@ -14,6 +14,7 @@ GUIDES = sorted(FOLDER.glob("*.py"))
 LONGEST = 60
 SLOW = {
     "bandit",
+    "belief_states",
     "continual_flax_nnx",
     "exchanged_sensor",
     "forecast_csv",
