@@ -175,19 +175,15 @@ class Worlds(Experiment):
         ) as study:
             began, found = time.process_time(), list[tuple[str, str, str, float]]()
             learned: dict[tuple[str, str], lt.NextLatParams] = {}
-            data = {
-                name: [world.draw(self._made(name), seed, self.train, self.held_out) for seed in range(self.seeds)]
-                for name in self.worlds
-            }
             with self._pool() as pool:
+                drawn = {name: pool.submit(self._drawn, name) for name in self.worlds}  # before those that wait for it
                 coming = {
-                    name: [pool.submit(self._family, study, name, family, data[name]) for family in self._families()]
+                    name: [pool.submit(self._family, study, name, family, drawn[name]) for family in self._families()]
                     for name in self.worlds
                 }
                 for name, families in coming.items():
-                    found += self._rows(
-                        name, "exact", [measures.reference(self._made(name), one) for one in data[name]]
-                    )
+                    exact = [measures.reference(self._made(name), one) for one in drawn[name].result()]
+                    found += self._rows(name, "exact", exact)
                     with study.part(name, len(self.methods)) as advance:
                         scores: dict[str, list[dict[str, float]]] = {}
                         for family in families:
@@ -199,7 +195,7 @@ class Worlds(Experiment):
             rows: list[dict[str, Any]] = []
             if params := learned.get(("navigation", self.drafted_by)):  # after all else: it is timed
                 with study.part("decoding") as advance:
-                    rows = self._decoded(self._made("navigation"), params, data["navigation"][0])
+                    rows = self._decoded(self._made("navigation"), params, drawn["navigation"].result()[0])
                     advance()
             study.seconds["of the processor, all of this run"] = time.process_time() - began
             study.finish(results.collect(found) | {"decoding": rows})
@@ -220,10 +216,10 @@ class Worlds(Experiment):
         return [*([shared] if shared else []), *([name] for name in self.methods if name not in shared)]
 
     def _family(
-        self, study: Study, name: str, family: list[str], data: list[Data]
+        self, study: Study, name: str, family: list[str], drawn: concurrent.futures.Future[list[Data]]
     ) -> dict[str, tuple[lt.NextLatParams, list[dict[str, float]]]]:
         """The parameters of all seeds, and their scores, of each method."""
-        made, found = self._made(name), {}
+        made, data, found = self._made(name), drawn.result(), {}
         shared = any(METHODS[method].afterwards for method in family)
         trunk = self._learned(study, made, "gpt", data) if shared else None
         for method in family:
@@ -233,6 +229,9 @@ class Worlds(Experiment):
             ]
             found[method] = params, [one | choice for one in scores]
         return found
+
+    def _drawn(self, name: str) -> list[Data]:
+        return [world.draw(self._made(name), seed, self.train, self.held_out) for seed in range(self.seeds)]
 
     def _made(self, name: str) -> World:
         if name == "navigation":

@@ -72,11 +72,13 @@ def sample(matrices: Labelled, rng: np.random.Generator, count: int, length: int
     """Sequences from the stationary law."""
     states = matrices.shape[1]
     joint = np.cumsum(matrices.transpose(1, 0, 2).reshape(states, -1), axis=1)
+    # One row after the other, each a unit long, so that one search serves all states.
+    ladder = (np.arange(states)[:, None] + joint / joint[:, -1:]).ravel()
     state = rng.choice(states, size=count, p=stationary(matrices))
     tokens = np.empty((count, length), np.int32)
     for t in range(length):
-        drawn = (rng.uniform(size=count)[:, None] < joint[state] / joint[state][:, -1:]).argmax(1)
-        tokens[:, t], state = np.divmod(drawn, states)
+        found = np.searchsorted(ladder, state + rng.uniform(size=count), side="right")
+        tokens[:, t], state = np.divmod(found - state * joint.shape[1], states)
     return tokens
 
 
