@@ -100,7 +100,7 @@ class Worlds(Experiment):
         },
     }
 
-    worlds: tuple[str, ...] = ("regimes", "navigation", "mess3", "rrxor", "a5", "path-star", "countdown")
+    worlds: tuple[str, ...] = ("regimes", "navigation", "mess3", "rrxor")
     """Which of regimes, navigation, mess3, rrxor, a5, path-star, countdown."""
     methods: tuple[str, ...] = tuple(name for name in METHODS if name != "gpt_detached_plain")
     """Which of gpt, gpt_detached, mtp, nextlat_1, _2, _4, and _plain of those with ψ."""

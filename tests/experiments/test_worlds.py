@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 import token_models
 from rich.console import Console
@@ -25,6 +26,7 @@ from experiments.worlds import (
     navigation,
     path_star,
     problems,
+    training,
     world,
 )
 
@@ -282,6 +284,38 @@ def test_the_page_says_which_drafts_pay():
     ]
 
 
+def test_the_page_says_what_was_chosen():
+    rows = [
+        {"method": method, "metric": metric, "value": value}
+        for method, rate, weight in (("gpt_detached", 0.01, 1.0), ("nextlat_2", 0.003, 0.3))
+        for metric, value in (("kl", 0.5), ("learning_rate", rate), ("weight", weight))
+        for _ in range(2)
+    ]
+    expected = " Chosen learning rate, and λ: Next token, ψ afterwards: 0.01; NextLat, d = 2: 0.003, 0.3."
+    assert catalogue._chosen(pd.DataFrame(rows)) == expected
+    assert not catalogue._chosen(pd.DataFrame(rows[:1]))
+
+
+@pytest.mark.slow
+def test_where_training_starts_and_ends():
+    """Methods share weights and order; ψ afterwards leaves the network alone; a seed alone is trained alike."""
+    model = lt.transformer(lt.TransformerConfig(width=8, layers=1, heads=2, window=6), 3)
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 3, (2, 20, 6)))
+    detached, ahead = methods.METHODS["gpt_detached"], methods.METHODS["nextlat_1"]
+    begin, other = (training.start(model, method, 2, tokens, 5, 4) for method in (detached, ahead))
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), begin, other))
+    assert not np.array_equal(begin.rows[0], begin.rows[1])
+    after = training.fit(model, detached, 0, begin, 5, 1e-2, 1.0)
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), after.model, begin.params.model))
+    assert all(
+        (a != b).any() for a, b in zip(*map(jax.tree.leaves, (after.dynamics, begin.params.dynamics)), strict=True)
+    )
+    alone = training.fit(model, detached, 0, begin.first(1), 5, 1e-2, 1.0)
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a[0] == b[0]).all()), after, alone))
+    held = training.fit(model, ahead, 0, begin, 0, 1e-2, 1.0)
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), held, begin.params))
+
+
 def test_measures():
     rng = np.random.default_rng(0)
     h = rng.normal(size=(4, 500, 6))
@@ -309,7 +343,7 @@ def test_data_of_seeds_differ_and_repeat():
 def test_from_options_to_a_page_and_again(tmp_path):
     """Small, and a second time without any training."""
     sizes = {"seeds": 2, "steps": 3, "train": 32, "held_out": 8, "width": 8, "window": 8}
-    methods = ("nextlat_1", "gpt_detached", "mtp")
+    methods = ("gpt", "nextlat_1", "gpt_detached", "mtp")
     small = Worlds.of("minutes", worlds=("mess3", "path-star"), methods=methods, output=tmp_path, **sizes)
     small.run(Console(quiet=True))
     folder = tmp_path / "worlds-mess3-path-star"
@@ -318,9 +352,11 @@ def test_from_options_to_a_page_and_again(tmp_path):
     assert list(found) == ["exact", *methods]
     assert all(len(found[name]["kl"]["per_seed"]) == 2 and found[name]["kl"]["mean"] > 0 for name in found)
     assert "kl_8x" in found["gpt_detached"] and "kl_8x" not in found["mtp"]
+    assert found["gpt"]["kl"] == found["gpt_detached"]["kl"] != found["nextlat_1"]["kl"]  # one network, ψ beside it
     solved = content["variants"]["path-star"]["methods"]
     assert "solved_psi" in solved["gpt_detached"] and "solved_psi" not in solved["mtp"]
     page = (folder / "README.md").read_text(encoding="utf-8")
+    assert "Chosen learning rate, and λ: Next token alone: 0.0" in page
     assert "NextLat, d = 1" in page and "rollouts.png" in page and "| path-star | Four tokens at once |" in page
     kept = {path: path.stat().st_mtime_ns for path in (folder / "cache").iterdir()}
     small.run(Console(quiet=True))
