@@ -43,8 +43,8 @@ class Config:
             of ten times the length scale; "coupled": one process of all channels; "rbf": dense squared exponential with
             learned variances, for ``latent="block"``.
         shortest, longest: the length scales of the first and last channel at the start, in tokens.
-        regimes: K values of a discrete regime, a Markov chain that moves the latent the decoder sees, marginalised by
-            an exact forward pass; 1: none.
+        regimes: K values of a discrete regime, a Markov chain that adds to the logits, marginalised by an exact forward
+            pass; 1: none.
         free_bits: nats for each channel and token below which the divergence is not reduced (a floor, never a ceiling).
         embedding_penalty: weight of the mean square of the embeddings in the loss.
         label_smoothing: in the reconstruction of the loss.

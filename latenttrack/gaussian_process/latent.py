@@ -82,9 +82,10 @@ def posterior(config: Config, process: Process, q: Site | MeanField) -> Posterio
     parallel = config.latent == "parallel"
     if isinstance(q, MeanField):
         if _coupled(config):
-            divergence = posteriors.divergence(prior, q)[None]
+            divergence = posteriors.divergence(prior, q, parallel=parallel)[None]
         else:
-            divergence = jax.vmap(posteriors.divergence)(prior, jax.tree.map(jnp.transpose, q))
+            each = jax.vmap(lambda model, field: posteriors.divergence(model, field, parallel=parallel))
+            divergence = each(prior, jax.tree.map(jnp.transpose, q))
         return Posterior(*q, divergence, jnp.zeros_like(divergence))
     if _coupled(config):
         one = posteriors.posterior(prior, q, parallel=parallel)

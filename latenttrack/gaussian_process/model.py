@@ -123,16 +123,19 @@ def _build(config: Config, vocabulary: int) -> Model:
 
     @jax.jit
     def _decode(params: Params, z: Array, tokens: Array | None) -> Array:
-        return call("decode", params, z, tokens)
+        logits = call("decode", params, z, tokens)
+        return logits if config.regimes == 1 else logits[:, None] + call("regimes", params)
 
     def chain(params: Params) -> tuple[Array, Array]:
         return jax.nn.log_softmax(params["first"]), jax.nn.log_softmax(params["switch"], -1)
 
     def scores(params: Params, z: Array, tokens: Array, smoothing: float = 0.0) -> Array:
         """log p(x_t | z, x_{<t}) [T], or [T, K] of each regime."""
-        logits = jax.nn.log_softmax(call("decode", params, z, tokens), -1)
-        index = tokens.reshape(-1, *(1,) * (logits.ndim - 1))
-        own = jnp.take_along_axis(logits, index, -1)[..., 0]
+        logits = call("decode", params, z, tokens)
+        if config.regimes > 1:
+            return regime.scores(logits, call("regimes", params), tokens, smoothing)
+        logits = jax.nn.log_softmax(logits, -1)
+        own = jnp.take_along_axis(logits, tokens[:, None], -1)[:, 0]
         return own if not smoothing else (1 - smoothing) * own + smoothing * logits.mean(-1)
 
     def likelihood(params: Params, z: Array, tokens: Array, smoothing: float = 0.0) -> Array:
@@ -297,14 +300,11 @@ def _build(config: Config, vocabulary: int) -> Model:
         z = latent.sample(config, params["process"], first, total, q)
         tokens = jnp.zeros(total, jnp.int32)
         tokens = tokens if prompt is None else tokens.at[:known].set(prompt)
-        states = regimes(params, third, z, prompt, total) if config.regimes > 1 else None
-
-        def logits(tokens: Array) -> Array:
-            made = call("decode", params, z, tokens)
-            return made if states is None else jnp.take_along_axis(made, states[:, None, None], 1)[:, 0]
-
+        added: Any = 0.0
+        if config.regimes > 1:
+            added = call("regimes", params)[regimes(params, third, z, prompt, total)]
         if config.decoder != "autoregressive":
-            return jax.random.categorical(second, logits(tokens) / temperature)[known:]
+            return jax.random.categorical(second, (call("decode", params, z, tokens) + added) / temperature)[known:]
         span = config.context + 1
 
         def body(tokens: Array, time: Array) -> tuple[Array, None]:
@@ -318,7 +318,7 @@ def _build(config: Config, vocabulary: int) -> Model:
                 jax.lax.dynamic_slice_in_dim(z, start, short),
                 jax.lax.dynamic_slice_in_dim(tokens, start, short),
             )[time - start]
-            made = made if states is None else made[states[time]]
+            made = made if config.regimes == 1 else made + added[time]
             token = jax.random.categorical(jax.random.fold_in(second, time), made / temperature)
             return tokens.at[time].set(token), None
 

@@ -88,7 +88,7 @@ class Network(linen.Module):
         self.out = linen.Dense(c.width)
         self.norm = linen.LayerNorm()
         if c.regimes > 1:
-            self.shift = self.param("shift", normal(1.0), (c.regimes, c.width))
+            self.table = self.param("table", normal(1.0), (c.regimes, c.width))
             self.switch = self.param("switch", normal(0.5), (c.regimes, c.regimes))
             self.first = self.param("first", linen.initializers.zeros, (c.regimes,))
         self.process = self.param("process", lambda key: _process(c, key))
@@ -104,8 +104,8 @@ class Network(linen.Module):
         mean, spread = jnp.split(self.sites(hidden), 2, -1)
         return mean, jax.nn.softplus(spread) + 1e-4
 
-    def decode(self, z: Float[Array, "T C"], tokens: Int[Array, " T"] | None) -> Float[Array, "T *K V"]:
-        """Logits, with an axis of regimes where there are several."""
+    def decode(self, z: Float[Array, "T C"], tokens: Int[Array, " T"] | None) -> Float[Array, "T V"]:
+        """Logits, without what a regime adds to them."""
         c = self.config
         hidden = self.lift(z)
         if c.decoder == "convolutional":
@@ -115,10 +115,12 @@ class Network(linen.Module):
             padded = jnp.pad(known, ((c.context, 0), (0, 0)))
             past = [padded[c.context - k : c.context - k + len(known)] for k in range(1, c.context + 1)]
             hidden = hidden + self.memory(jnp.concatenate(past, -1))
-        if c.regimes > 1:
-            hidden = hidden[:, None] + self.shift
         hidden = hidden + self.out(linen.gelu(self.hidden(hidden)))
         return self.norm(hidden) @ self.embedding.T + self.bias
+
+    def regimes(self) -> Float[Array, "K V"]:
+        """What each regime adds to the logits."""
+        return self.table @ self.embedding.T
 
 
 def _process(config: Config, key: Array) -> dict[str, Array]:

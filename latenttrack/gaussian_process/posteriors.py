@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from latenttrack.gaussian_process import checks, inference, sequential
+from latenttrack.gaussian_process import associative, checks, inference, sequential
 from latenttrack.gaussian_process.state_space import StateSpace
 from latenttrack.gaussian_process.steps import Pass, Site, Step, times
 
@@ -76,7 +76,9 @@ def _energy(steps: Step, later: Pass, variance: Array, precision: Array) -> Arra
     return -0.5 * precision * (error**2 + variance)
 
 
-def divergence(model: StateSpace, posterior: Site | MeanField, *, noise: ArrayLike | None = None) -> Float[Array, ""]:
+def divergence(
+    model: StateSpace, posterior: Site | MeanField, *, noise: ArrayLike | None = None, parallel: bool = False
+) -> Float[Array, ""]:
     """KL(q‖p) in nats, of the structured posterior that sites make or of a mean-field one, in O(T).
 
     A mean field: ½ Σ_t (log S_t + v_t²/S_t + D_t s_t − log s_t − 1) with innovations v of variance S of a
@@ -87,6 +89,7 @@ def divergence(model: StateSpace, posterior: Site | MeanField, *, noise: ArrayLi
         posterior: a :class:`Site` [T] or [T, C], or a :class:`MeanField`.
         noise: variance added to the prior of a mean field, > 0; None: 10 epsilons of the dtype times the
             process's variance.
+        parallel: associative scans in place of scans: the same number.
 
     Raises:
         TypeError, ValueError: another posterior, shapes that do not fit, a precision < 0, a variance ≤ 0.
@@ -98,21 +101,23 @@ def divergence(model: StateSpace, posterior: Site | MeanField, *, noise: ArrayLi
     """
     if isinstance(posterior, MeanField):
         size = checks.model(model, StateSpace)
+        checks.flag("parallel", parallel)
         q = checks.marginals(posterior, MeanField, model, size)
-        return _mean_field(model, q, resolved_noise(model, noise))
+        return _mean_field(model, q, resolved_noise(model, noise), parallel)
     if not isinstance(posterior, Site):
         raise TypeError(
             f"posterior: expected a Site or a MeanField, got {type(posterior).__name__}; write "
             "gaussian_process.Site(mean, precision)"
         )
-    return _posterior(model, inference.check(model, posterior, False), False).divergence
+    return _posterior(model, inference.check(model, posterior, parallel), parallel).divergence
 
 
-@jax.jit
-def _mean_field(model: StateSpace, q: MeanField, noise: Array) -> Array:
+@functools.partial(jax.jit, static_argnums=3)
+def _mean_field(model: StateSpace, q: MeanField, noise: Array, parallel: bool) -> Array:
     precision = jnp.full_like(q.mean, 1 / noise)
-    steps = sequential.forward(model, Site(q.mean, precision))[1]
-    later = sequential.backward(model, steps)
+    passes = associative if parallel else sequential
+    steps = passes.forward(model, Site(q.mean, precision))[1]
+    later = passes.backward(model, steps)
     width = steps.residual.shape[1]
     # (K⁻¹)_tt = W + Kᵀ N K: K = (I − forget) on the observed columns.
     forget, _, information = jax.vmap(lambda step: step.operators())(steps)

@@ -1,7 +1,22 @@
 """A discrete regime as a Markov chain, marginalised exactly: the forward pass of a hidden Markov model."""
 
 import jax
-from jaxtyping import Array, Float
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def scores(
+    logits: Float[Array, "T V"], table: Float[Array, "K V"], tokens: Int[Array, " T"], smoothing: float = 0.0
+) -> Float[Array, "T K"]:
+    """log p(x_t | s_t = k) of p ∝ exp(logits_t + table_k), by one product of matrices for all normalisers."""
+    logits, table = (part - part.max(-1, keepdims=True) for part in (logits, table))
+    # Where two experts share nothing that float32 can hold, the normaliser is at most this: no score is flattered.
+    least = jnp.finfo(logits.dtype).tiny
+    normaliser = jnp.log(jnp.maximum(jnp.exp(logits) @ jnp.exp(table).T, least))
+    own = jnp.take_along_axis(logits, tokens[:, None], -1) + table[:, tokens].T
+    if smoothing:
+        own = (1 - smoothing) * own + smoothing * (logits.mean(-1)[:, None] + table.mean(-1))
+    return own - normaliser
 
 
 def forward(

@@ -142,6 +142,43 @@ def test_loss_mixes_its_parts_and_has_finite_gradients():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
+def test_free_bits_are_a_floor_below_which_the_divergence_has_no_gradient():
+    model, params = made(free_bits=0.3)
+    own = np.asarray(model.bound(params, KEY, TOKENS).divergence) / T
+    assert own.min() < 0.3 < own.max()
+
+    def floored(process):
+        return model.loss(params | {"process": process}, KEY, TOKENS)[1].kl
+
+    value, gradient = jax.value_and_grad(floored)(params["process"])
+    np.testing.assert_allclose(value, np.maximum(own, 0.3).sum(), rtol=1e-5)
+    np.testing.assert_array_equal(np.asarray(gradient["log_lengthscale"]) != 0, own > 0.3)
+
+
+@pytest.mark.usefixtures("x64")
+def test_two_tokens_have_a_direction_only_where_channels_are_coupled():
+    """p(x_1, x_2) = p(x_2, x_1) of independent reversible channels and a decoder of each step alone; by quadrature."""
+    model, params = made(3, window=2)
+    params = jax.tree.map(lambda leaf: 2 * leaf.astype(float), params)
+    points, weights = np.polynomial.hermite_e.hermegauss(12)
+    grid = np.stack(np.meshgrid(*[points] * 4), -1).reshape(-1, 4)
+    mass = np.prod(np.stack(np.meshgrid(*[weights] * 4), -1).reshape(-1, 4), -1) / np.sqrt(2 * np.pi) ** 4
+    decode = jax.jit(jax.vmap(lambda z: jax.nn.softmax(model.decode(params, z))))
+
+    def skew(covariance):
+        # The symmetric root commutes with exchanging the steps, so that the error of quadrature has no direction.
+        values, vectors = np.linalg.eigh(covariance)
+        z = grid @ (vectors * np.sqrt(values)) @ vectors.T
+        likely = decode(z.reshape(-1, 2, 2))
+        joint = np.einsum("n,ni,nj->ij", mass, likely[:, 0], likely[:, 1])
+        np.testing.assert_allclose(joint.sum(), 1, rtol=1e-6)
+        return np.abs(joint - joint.T).max()
+
+    apart = [gp.covariance(model, 2) for model in (gp.matern(1.5, 1.0), gp.matern(0.5, 4.0))]
+    assert skew(np.einsum("cst,cd->sctd", apart, np.eye(2)).reshape(4, 4)) < 1e-12
+    assert skew(np.asarray(gp.covariance(gp.coupled(np.asarray([[1.0, 2.0], [-2.0, 0.5]])), 2, 2)).reshape(4, 4)) > 1e-3
+
+
 def test_a_prompt_moves_what_is_generated():
     model, params = made(regimes=2)
     run = jax.jit(jax.vmap(lambda key, prompt: model.generate(params, key, 3, prompt), (0, None)))
