@@ -1,5 +1,6 @@
 """Gaussian-process posteriors: filter, smoother and divergence against T, beside the dense form and tinygp."""
 
+import functools
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
@@ -67,19 +68,37 @@ def processor_time(run: Callable, ys: jax.Array, repeats: int) -> tuple[float, f
     return min(times), first - min(times)
 
 
-def training_memory() -> dict[str, int]:
-    """Bytes beside its arguments of a gradient step of the language model on 1,024 tokens, in 16 windows or in one."""
+def posterior_memory() -> dict[str, dict[str, int]]:
+    """Bytes beside its arguments of the posterior of 16 channels, by T."""
+    forms: dict[str, tuple[Callable, Sequence[int]]] = {
+        "OU": (state_space(0.5), LENGTHS),
+        "OU, dense": (by_cholesky, LENGTHS[:3]),
+    }
+
+    def needed(run: Callable, length: int) -> int:
+        return memory(jax.jit(run), jax.ShapeDtypeStruct((CHANNELS, length), jnp.float32)).temporary
+
+    return {name: {str(length): needed(run, length) for length in lengths} for name, (run, lengths) in forms.items()}
+
+
+def training(repeats: int = 5) -> dict[str, dict[str, float]]:
+    """A gradient step of the language model on 1,024 tokens, in 16 windows or in one, and of its dense form."""
     found = {}
-    for length in (64, 1024):
-        model = gp.build(gp.Config(window=length), 1024)
-        params = jax.eval_shape(model.init, jax.random.key(0))
+    for form, length in (("sequential", 64), ("sequential", 1024), ("block", 64), ("block", 1024)):
+        model = gp.build(gp.Config(window=length, latent=form), 1024)
+        params = model.init(jax.random.key(0))
         keys = jax.random.split(jax.random.key(0), 1024 // length)
-        tokens = jax.ShapeDtypeStruct((1024 // length, length), jnp.int32)
+        tokens = jax.random.randint(jax.random.key(1), (1024 // length, length), 0, 1024)
 
         def loss(params: Any, keys: Any, tokens: Any, model: gp.Model = model) -> Any:
             return jax.vmap(lambda key, x: model.loss(params, key, x)[0])(keys, tokens).mean()
 
-        found[f"{1024 // length} x {length}"] = memory(jax.jit(jax.grad(loss)), params, keys, tokens).temporary
+        step = jax.jit(jax.grad(loss))
+        seconds, _ = processor_time(functools.partial(step, params, keys), tokens, repeats)
+        found[f"{form}, {1024 // length} x {length}"] = {
+            "bytes": memory(step, params, keys, tokens).temporary,
+            "seconds": seconds,
+        }
     return found
 
 
@@ -111,5 +130,9 @@ def main(repeats: int = 15) -> None:
         rows.append((name, *cells, slope, timed[-1][1]))
     columns = ("ms of one core", *(f"T = {length:,}" for length in LENGTHS), "exponent", "to compile, s")
     title = f"Mean, variance, divergence and evidence of {CHANNELS} channels"
-    facts = {"training bytes": training_memory(), "note": "least processor time of repeated calls"}
+    facts = {
+        "training": training(),
+        "posterior bytes": posterior_memory(),
+        "note": "least processor time of repeated calls",
+    }
     report("gaussian_process", title, columns, rows, facts)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -106,9 +107,13 @@ class Language(Experiment):
                         lambda model=model: dict.fromkeys(sorted(scores.names(model, self.window)), 0.0),
                     )
                     found += [("", name, metric, float(value)) for metric, value in each.items()]
-                if name in ("ou", "matern 3/2", "ou mean field"):
-                    divergence, scales = scores.channels(model, trained[0], test)
-                    facts["channels"][name] = {"KL": divergence, "length scale": scales}
+                if "log_lengthscale" in trained[0].get("process", ()):
+                    none = np.zeros(self.channels, np.float32)
+                    facts["channels"][name] = study.cache.recall(
+                        {"channels": name, "rate": facts["rates"][name]},
+                        functools.partial(scores.channels, model, trained[0], test, self.samples),
+                        lambda none=none: {"length scale": none, "KL": none},
+                    )
                 study.write(results.collect(found) | facts)
             for name in {"tcn", "ou", "hybrid"} & {"tcn", *self.models} if self.timed else ():
                 facts["speed"][name] = self._speeds(name)
@@ -154,7 +159,7 @@ class Language(Experiment):
 
     @classmethod
     def tables(cls, content: Content) -> dict[str, Table | str]:
-        """What is honest; horizons; reconstructions; channels; speeds."""
+        """What is honest; reconstructions; horizons; channels; speeds."""
         settings, methods = content["settings"], content["methods"]
         bits = 1 / (math.log(2) * settings["bytes_per_token"])
 
@@ -194,6 +199,18 @@ class Language(Experiment):
                 ahead,
                 "The price of parallelism: −log p of the h-th of the tokens that are made at once after the past.",
             )
+        if content["channels"]:
+            rows = [
+                [name, quantity, *(f"{value:.2g}" for value in values)]
+                for name, both in content["channels"].items()
+                for quantity, values in both.items()
+            ]
+            parts["channels"] = Table(
+                ("model", "", *(str(1 + index) for index in range(settings["channels"]))),
+                rows,
+                "What the channels hold: KL in nats per token beside the length scale in tokens; the first seed.",
+                words=2,
+            )
         if content["speed"]:
             sizes = sorted({size for each in content["speed"].values() for size in each}, key=lambda s: (len(s), s))
             rows = [
@@ -205,7 +222,7 @@ class Language(Experiment):
 
     @classmethod
     def pictures(cls, content: Content, arrays: Arrays) -> dict[str, Callable[[], Figure]]:
-        """The score against the horizon, and the divergence of each channel against its length scale."""
+        """The score against the horizon."""
         y = "nats per token"
         rows = [
             (name, horizon, value)

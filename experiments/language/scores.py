@@ -140,10 +140,12 @@ def all_of(model: Language, params: Any, windows: np.ndarray, judge: Sequence[An
     return {name: float(value) for name, value in found.items()}
 
 
-def channels(model: Language, params: Any, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """KL of each channel in nats per token beside its length scale in tokens."""
-    divergence = bounds(model, params, jnp.asarray(windows), 1)["channels"]
-    return np.asarray(divergence), np.exp(np.asarray(params["process"]["log_lengthscale"]))
+def channels(model: Language, params: Any, windows: np.ndarray, samples: int) -> dict[str, np.ndarray]:
+    """KL of each channel in nats per token beside its length scale in tokens, the shortest first."""
+    divergence = np.asarray(bounds(model, params, jnp.asarray(windows), samples)["channels"])
+    scales = np.exp(np.asarray(params["process"]["log_lengthscale"]))
+    order = np.argsort(scales)
+    return {"length scale": scales[order], "KL": divergence[order]}
 
 
 def _gaussian(model: Language) -> gp.Model:
