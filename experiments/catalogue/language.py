@@ -26,10 +26,10 @@ language`: {steps} steps of {batch} windows, {search}, {seeds} seeds, scored on 
 windows of the test part. Nats per token unless said otherwise. A likelihood, a prequential score and a bound speak of
 text that was not seen; a reconstruction has seen the token that it scores."""
 PROTOTYPE = (
-    *("tcn", "ou", "hybrid", "hybrid prequential", "ou mean field", "ou causal", "ou pointwise", "iid"),
-    *("coupled pointwise", "matern 3/2", "sum", "rbf mean field", "paper form", "switching"),
+    *("tcn", "ou", "switching", "ou mean field", "paper form", "hybrid prequential", "rbf mean field", "prequential"),
+    *("matern 3/2", "hybrid", "prequential switching", "coupled", "transformer", "ou free bits"),
 )
-QUICK = ("tcn", "ou", "hybrid", "hybrid prequential", "ou mean field", "paper form")
+QUICK = ("tcn", "ou", "switching", "hybrid prequential", "ou mean field", "paper form")
 _AHEAD = [f"horizon {horizon}" for horizon in scores.HORIZONS[1:]]
 
 
@@ -39,7 +39,7 @@ class Language(Experiment):
 
     presets: ClassVar = {
         "minutes": {"steps": 400, "rates": (1e-2,), "characters": 3_000_000, "models": QUICK},
-        "prototype": {"rates": (1e-2, 2e-2), "characters": 3_000_000, "models": PROTOTYPE},
+        "prototype": {"rates": (1e-2, 2e-2), "windows": 64, "timed": False, "models": PROTOTYPE},
         "published": {"steps": 800, "rates": (1e-3, 3e-3, 1e-2), "windows": 256},
     }
 

@@ -36,10 +36,11 @@ _MEMORY = {"encoder": "bidirectional", "decoder": "convolutional"}
 ENTRIES = {
     # The published objective clamps the divergence from above, far below what it is: it has no gradient.
     "paper form": Entry(_DENSE | {"decoder": "convolutional", "label_smoothing": 0.03}, beta=0.0),
-    "rbf mean field": Entry(_DENSE | _MEMORY),
+    "rbf mean field": Entry(_MEMORY | _DENSE),
     "ou mean field": Entry(_MEMORY | {"posterior": "mean_field"}),
     "iid": Entry(_MEMORY | {"kernel": "iid"}),
     "ou": Entry(_MEMORY),
+    "ou free bits": Entry(_MEMORY | {"free_bits": 0.05}),
     "ou causal": Entry({"decoder": "convolutional"}),
     "ou transformer": Entry(_MEMORY | {"encoder": "transformer"}),
     "ou pointwise": Entry({"encoder": "bidirectional"}),
@@ -47,9 +48,9 @@ ENTRIES = {
     "sum": Entry(_MEMORY | {"kernel": "sum"}),
     "coupled": Entry(_MEMORY | {"kernel": "coupled"}),
     "coupled pointwise": Entry({"encoder": "bidirectional", "kernel": "coupled"}),
-    "switching": Entry({"regimes": 32}),
+    "switching": Entry({"regimes": 128}),
     "prequential": Entry({}, predictive=1.0),
-    "prequential switching": Entry({"regimes": 8}, predictive=1.0),
+    "prequential switching": Entry({"regimes": 128}, predictive=1.0),
     "hybrid": Entry({"encoder": "bidirectional", "decoder": "autoregressive", "shortest": 8.0, "longest": 64.0}),
     "hybrid prequential": Entry({"decoder": "autoregressive"}, predictive=1.0),
 }

@@ -250,9 +250,10 @@ def _build(config: Config, vocabulary: int) -> Model:
         time = jnp.arange(len(tokens))
         belief = belief[jnp.maximum(time - horizon + 1, 0)]
 
+        chances = jnp.exp(switch)
+
         def on(moved: Array, belief: Array) -> Array:
-            after = jax.nn.logsumexp(belief[:, :, None] + switch, 1)
-            return jnp.where((moved < time)[:, None], after, belief)
+            return jnp.where((moved < time)[:, None], regime.move(belief, chances), belief)
 
         return jax.nn.logsumexp(jax.lax.fori_loop(0, horizon - 1, on, belief) + mixed, -1)
 
@@ -331,7 +332,7 @@ def _build(config: Config, vocabulary: int) -> Model:
         if prompt is not None:
             belief = regime.forward(first, switch, scores(params, z[:known], prompt))[0][-1]
             last = belief + scores(params, z[:known], prompt)[-1]
-            first = jax.nn.logsumexp((last - jax.nn.logsumexp(last))[:, None] + switch, 0)
+            first = regime.move(last - jax.nn.logsumexp(last), jnp.exp(switch))
 
         def body(belief: Array, key: Array) -> tuple[Array, Array]:
             state = jax.random.categorical(key, belief)

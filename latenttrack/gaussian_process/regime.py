@@ -19,6 +19,12 @@ def scores(
     return own - normaliser
 
 
+def move(belief: Float[Array, "*T K"], chances: Float[Array, "K K"]) -> Float[Array, "*T K"]:
+    """log p(s_{t+1}) of log p(s_t) and p(s_{t+1} | s_t): a product of matrices, no K² exponentials at each step."""
+    after = jnp.exp(belief) @ chances
+    return jnp.log(jnp.maximum(after, jnp.finfo(after.dtype).tiny))
+
+
 def forward(
     first: Float[Array, " K"], switch: Float[Array, "K K"], scores: Float[Array, "T K"]
 ) -> tuple[Float[Array, "T K"], Float[Array, " T"]]:
@@ -30,10 +36,11 @@ def forward(
         scores: log p(x_t | s_t).
     """
 
+    chances = jnp.exp(switch)
+
     def body(belief: Array, score: Array) -> tuple[Array, tuple[Array, Array]]:
         joint = belief + score
         evidence = jax.nn.logsumexp(joint)
-        after = jax.nn.logsumexp((joint - evidence)[:, None] + switch, 0)
-        return after, (belief, evidence)
+        return move(joint - evidence, chances), (belief, evidence)
 
     return jax.lax.scan(body, first, scores)[1]

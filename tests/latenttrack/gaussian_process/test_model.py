@@ -12,7 +12,7 @@ from calls import PARTS
 from suites import fast
 
 from latenttrack import gaussian_process as gp
-from latenttrack.gaussian_process import latent
+from latenttrack.gaussian_process import latent, regime
 
 V, T, KEY = 5, 7, jax.random.key(0)
 SIZES = {"window": T, "width": 8, "channels": 2, "dilations": (1,)}
@@ -177,6 +177,21 @@ def test_two_tokens_have_a_direction_only_where_channels_are_coupled():
     apart = [gp.covariance(model, 2) for model in (gp.matern(1.5, 1.0), gp.matern(0.5, 4.0))]
     assert skew(np.einsum("cst,cd->sctd", apart, np.eye(2)).reshape(4, 4)) < 1e-12
     assert skew(np.asarray(gp.covariance(gp.coupled(np.asarray([[1.0, 2.0], [-2.0, 0.5]])), 2, 2)).reshape(4, 4)) > 1e-3
+
+
+@pytest.mark.parametrize("spread", [1.0, 10.0])
+def test_scores_of_regimes_are_those_of_all_logits(spread):
+    """Also where experts are so sure of different tokens that their product underflows: then less, not more."""
+    logits, table = (
+        spread * jax.random.normal(key, (n, V)) for n, key in zip((T, 3), jax.random.split(KEY), strict=True)
+    )
+    every = jax.nn.log_softmax(logits[:, None] + table, -1)
+    for smoothing in (0.0, 0.1):
+        own = jnp.take_along_axis(every, TOKENS[:, None, None], -1)[..., 0]
+        expected = (1 - smoothing) * own + smoothing * every.mean(-1)
+        np.testing.assert_allclose(regime.scores(logits, table, TOKENS, smoothing), expected, rtol=1e-4, atol=1e-4)
+    far = regime.scores(jnp.asarray([[0.0, -200.0]]), jnp.asarray([[-200.0, 0.0]]), jnp.asarray([0]))
+    assert float(far[0, 0]) < np.log(0.5)
 
 
 def test_a_prompt_moves_what_is_generated():
