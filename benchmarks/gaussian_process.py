@@ -2,9 +2,10 @@
 
 import functools
 import importlib.util
+import itertools
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +85,8 @@ def posterior_memory() -> dict[str, dict[str, int]]:
 def training(repeats: int = 5) -> dict[str, dict[str, float]]:
     """A gradient step of the language model on 1,024 tokens, in 16 windows or in one, and of its dense form."""
     found = {}
-    for form, length in (("sequential", 64), ("sequential", 1024), ("block", 64), ("block", 1024)):
+    forms: tuple[Literal["sequential", "block"], ...] = ("sequential", "block")
+    for form, length in itertools.product(forms, (64, 1024)):
         model = gp.build(gp.Config(window=length, latent=form), 1024)
         params = model.init(jax.random.key(0))
         keys = jax.random.split(jax.random.key(0), 1024 // length)

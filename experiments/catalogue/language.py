@@ -24,7 +24,8 @@ from experiments.run.report import Table
 INTRODUCTION = """WikiText-2 in {vocabulary:,} byte-pair tokens, windows of {window}, made by `python -m experiments
 language`: {steps} steps of {batch} windows, {search}, {seeds} seeds, scored on {windows}
 windows of the test part. Nats per token unless said otherwise. A likelihood, a prequential score and a bound speak of
-text that was not seen; a reconstruction has seen the token that it scores."""
+text that was not seen; a reconstruction has seen the token that it scores. Time and memory against T of the dense and
+of the state-space form: `python -m benchmarks gaussian_process`."""
 PROTOTYPE = (
     *("tcn", "ou", "switching", "ou mean field", "paper form", "hybrid prequential", "rbf mean field", "prequential"),
     *("matern 3/2", "hybrid", "prequential switching", "coupled", "transformer", "ou free bits"),
