@@ -32,6 +32,7 @@ from lowrank_filter.kernels.likelihoods import (
     HeteroscedasticGaussian,
     Likelihood,
     Poisson,
+    TargetUnits,
 )
 from lowrank_filter.kernels.predict import predict
 from lowrank_filter.kernels.prediction import Prediction
@@ -71,6 +72,7 @@ __all__ = [
     "Prediction",
     "Predictive",
     "Stream",
+    "TargetUnits",
     "adaptive_filter",
     "changepoint_filter",
     "extended_filter",

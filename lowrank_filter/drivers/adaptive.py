@@ -12,7 +12,7 @@ from lowrank_filter.algebra import tree
 from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
-from lowrank_filter.drivers.filters import Filter, if_given
+from lowrank_filter.drivers.filters import Filter, if_given, started
 from lowrank_filter.drivers.state import belief_of
 from lowrank_filter.kernels.update import Info
 
@@ -107,8 +107,8 @@ def adaptive_filter(
         optax.scale(learning_rate),  # type: ignore[arg-type]
     )
 
-    def init(params: Tree, x: Any = None) -> AdaptiveBelief:
-        belief = filter.init(params) if x is None else filter.init(params, x)
+    def init(params: Tree, x: Any = None, y: Any = None) -> AdaptiveBelief:
+        belief = started(filter, params, x, y)
         dtype = tree.wide_dtype(belief.mean)
 
         def each(function: Any, values: Tree) -> Tree:

@@ -10,7 +10,7 @@ from lowrank_filter.algebra import tree
 from lowrank_filter.algebra.precision import Precision
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
-from lowrank_filter.drivers.filters import Filter, if_given
+from lowrank_filter.drivers.filters import Filter, if_given, started
 from lowrank_filter.drivers.state import belief_of, with_mean
 from lowrank_filter.kernels.belief import Belief
 from lowrank_filter.kernels.examples import Apply
@@ -112,8 +112,8 @@ def changepoint_filter(
     checks.count("hypotheses", hypotheses, minimum=1)
     checks.choice("reset", reset, ("prior", "inflate"))
 
-    def init(params: Tree, x: Any = None) -> ChangepointBelief:
-        prior = filter.init(params) if x is None else filter.init(params, x)
+    def init(params: Tree, x: Any = None, y: Any = None) -> ChangepointBelief:
+        prior = started(filter, params, x, y)
         stacked = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (hypotheses, *jnp.shape(leaf))), prior)
         log_weights = jnp.full(hypotheses, -jnp.inf, tree.wide_dtype(prior.mean)).at[0].set(0)
         return ChangepointBelief(stacked, log_weights, jnp.zeros(hypotheses, jnp.int32), prior)

@@ -32,9 +32,9 @@ class _Functions(NamedTuple):
 
 
 class Filter(_Functions):
-    """``init(params, x=None)`` → belief, ``predict(belief)`` → belief,
+    """``init(params, x=None, y=None)`` → belief, ``predict(belief)`` → belief,
     ``update(belief, x, y, mask=None, weights=None)`` →
-    (belief, info).
+    (belief, info). x and y of ``init`` are a first batch, from which a prior takes the scale of outputs.
 
     ``step(belief, x, y, mask=None, weights=None)`` is predict, then update: what :func:`filter_stream` does for each
     chunk. Where it is not given (the two together being cheaper) it is made of them. ``predict`` and ``step`` take a
@@ -71,6 +71,11 @@ def _in_turn(
     return update(predict(belief, **dynamics), x, y, mask, **if_given(weights))
 
 
+def started(filter: Filter, params: Tree, x: Any, y: Any) -> Any:
+    """What its init returns for what there is: one of a user's own need not take a batch."""
+    return filter.init(params, *(() if x is None else (x,) if y is None else (x, y)))
+
+
 def if_given(weights: Any) -> dict[str, Any]:
     """The weights as a keyword where there are some: not every update of a user's own takes them."""
     return {} if weights is None else {"weights": weights}
@@ -97,7 +102,8 @@ def extended_filter(
 
     ``structure`` is that of :func:`init`, for the network or each of its parts; ``rank`` is short for one low-rank
     structure over all of it. ``residual`` and ``metric`` are deprecated: a structure has them. Without a ``precision``,
-    ``filter.init(params, x)`` takes the network's own for the inputs of a first batch, ``scaled(apply_fn, x)``, and
+    ``filter.init(params, x, y)`` takes the network's own for a first batch, ``scaled(apply_fn, x, y,
+    likelihood=likelihood)``, ``filter.init(params, x)`` the same for targets that are standardised, and
     ``filter.init(params)`` takes 1. With a ``transition`` below 1 and ``center=params`` the weights return to where
     they began.
 
@@ -113,8 +119,9 @@ def extended_filter(
         >>> print(belief.mean.round(2))
         [1. 2.]
     """
-    start, former = _start(apply_fn, structure, precision, rank, {"residual": residual, "metric": metric})
     check_model(apply_fn, likelihood)
+    choices = {"residual": residual, "metric": metric}
+    start, former = _start(apply_fn, likelihood, structure, precision, rank, choices)
     checks.not_negative("process_noise", process_noise)
     checks.finite("transition", transition)
     checks.finite("center", center)
@@ -188,8 +195,9 @@ def laplace_filter(
         >>> print(belief.mean.round(3))
         [1. 2.]
     """
-    start, former = _start(apply_fn, structure, precision, rank, {"residual": residual, "metric": metric})
     check_model(apply_fn, likelihood)
+    choices = {"residual": residual, "metric": metric}
+    start, former = _start(apply_fn, likelihood, structure, precision, rank, choices)
     checks.not_negative("process_noise", process_noise)
     checks.finite("transition", transition)
     checks.finite("center", center)
@@ -235,7 +243,12 @@ def laplace_filter(
 
 
 def _start(
-    apply_fn: Apply, structure: Any, precision: Tree | Scaled | None, rank: int | None, choices: dict[str, Any]
+    apply_fn: Apply,
+    likelihood: Likelihood,
+    structure: Any,
+    precision: Tree | Scaled | None,
+    rank: int | None,
+    choices: dict[str, Any],
 ) -> tuple[Callable[..., Belief], Callable[[Belief], dict[str, Any]]]:
     """The filter's init, and what its update still says of rank, residual and metric to a belief from elsewhere."""
     kind = structured(structure, rank)
@@ -253,10 +266,12 @@ def _start(
     if precision is not None and not isinstance(precision, Scaled):
         checks.positive("precision", precision)
 
-    def start(params: Tree, x: Any = None) -> Belief:
+    def start(params: Tree, x: Any = None, y: Any = None) -> Belief:
         if precision is not None:
             return prior(params, precision, kind)
-        return prior(params, 1.0 if x is None else scaled(apply_fn, x), kind)
+        if x is None and y is not None:
+            raise ValueError("x: expected the inputs of y, got None; give init both, or neither")
+        return prior(params, 1.0 if x is None else scaled(apply_fn, x, y, likelihood=likelihood), kind)
 
     def former(belief: Belief) -> dict[str, Any]:
         return given if rank in (None, belief.precision.rank) else {"rank": rank, **given}

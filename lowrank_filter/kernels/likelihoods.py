@@ -14,6 +14,7 @@ A likelihood is a pytree with these methods, each for a single example (the kern
   target, where targets are independent given the outputs and S is diagonal (``factorises``). Some may then be missing.
 - ``under(covariance)``: the likelihood whose loss is the expected one under outputs N(f, V), where ``uncertain``. An
   update then takes the Gaussian that is nearest to the posterior, not one at its mode.
+- ``target_units(outputs, targets, usable)``: of a batch, where its targets ask the outputs to be, for a prior.
 - ``in_domain(target, outputs)``: whether a target is one that a network with that number of outputs can be asked for.
 - ``targets(outputs)``: the shape of one target, or None if any is allowed.
 
@@ -28,7 +29,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterable
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +47,18 @@ _STIRLING = 16.0
 _FAR = 49.0
 
 
+class TargetUnits(NamedTuple):
+    """The units in which targets are standardised, as outputs: f = shift + √variance · f̃, for each output.
+
+    Attributes:
+        shift: from the outputs as they are, on average over a batch.
+        variance: above 0.
+    """
+
+    shift: Float[Array, " C"]
+    variance: Float[Array, " C"]
+
+
 class Likelihood:
     """Base class: everything but ``nll`` has a default.
 
@@ -61,6 +74,12 @@ class Likelihood:
     def moments(self, output: Float[Array, " C"]) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
         """Mean and variance of each target given the outputs; for :meth:`Prediction.moments`."""
         raise NotImplementedError(f"{type(self).__name__}: define moments(output), the mean and variance of a target")
+
+    def target_units(
+        self, outputs: Float[Array, "B C"], targets: Array, usable: Bool[Array, " B"]
+    ) -> TargetUnits | None:
+        """Where a batch of targets asks the outputs to be; None where they ask nothing, as classes do."""
+        return None
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
         """By its first instance a class is a pytree, whether it was registered as one or not."""
@@ -153,6 +172,19 @@ class _Independent(Likelihood):
     def factorises(self) -> bool:
         """Always."""
         return True
+
+
+def _mean(values: Float[Array, "B n"], usable: Bool[Array, " B"]) -> Float[Array, " n"]:
+    """Over the examples that are usable."""
+    return jnp.sum(jnp.where(usable[:, None], values, 0), axis=0) / jnp.maximum(jnp.sum(usable), 1)
+
+
+def _residual_units(residuals: Float[Array, "B n"], usable: Bool[Array, " B"]) -> TargetUnits:
+    """Mean and variance; where all are equal, the square of the mean for the variance, or one."""
+    shift = _mean(residuals, usable)
+    variance, square = _mean((residuals - shift) ** 2, usable), shift**2
+    least = 100 * jnp.finfo(variance.dtype).eps * square
+    return TargetUnits(shift, jnp.where(variance > least, variance, jnp.where(square > 0, square, 1)))
 
 
 def _positive_definite(matrix: np.ndarray) -> bool:
@@ -273,6 +305,10 @@ class Gaussian(Likelihood):
     def moments(self, output: Float[Array, " C"]) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
         """f and diag(R)."""
         return output, jnp.sum(self._lower(output) ** 2, axis=1)
+
+    def target_units(self, outputs: Float[Array, "B C"], targets: Array, usable: Bool[Array, " B"]) -> TargetUnits:
+        """Mean and variance of y − f, R included: an upper bound where R is right, and no harm where it is not."""
+        return _residual_units(targets - outputs, usable)
 
     def nll(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
         """½‖u‖² + ½ log det(2πR)."""
@@ -395,6 +431,11 @@ class Poisson(_Independent):
         rate = jnp.exp(output)
         return rate, rate
 
+    def target_units(self, outputs: Float[Array, "B C"], targets: Array, usable: Bool[Array, " B"]) -> TargetUnits:
+        """log ȳ − f̄ and 1: the unit of a logarithm is a factor e."""
+        mean = jnp.maximum(_mean(targets.astype(outputs.dtype), usable), 0.5 / jnp.maximum(jnp.sum(usable), 1))
+        return TargetUnits(jnp.log(mean) - _mean(outputs, usable), jnp.ones_like(mean))
+
     def curvature(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
         """Σ rate."""
         return jnp.sum(self._deviation(output) ** 2)
@@ -456,6 +497,13 @@ class HeteroscedasticGaussian(_Independent):
         half = len(means)
         cross = jnp.diagonal(covariance[:half, half:])
         return UncertainGaussian(means, logs, cross, _FAR if guarded else jnp.inf)
+
+    def target_units(self, outputs: Float[Array, "B C"], targets: Array, usable: Bool[Array, " B"]) -> TargetUnits:
+        """Of μ the mean and variance of y − μ; of log σ² the logarithm of that variance and 1."""
+        mean, log_variance = jnp.split(outputs, 2, axis=1)
+        shift, variance = _residual_units(targets - mean, usable)
+        rise = jnp.log(variance) - _mean(log_variance, usable)
+        return TargetUnits(jnp.concatenate([shift, rise]), jnp.concatenate([variance, jnp.ones_like(rise)]))
 
     def moments(self, output: Float[Array, " C"]) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
         """μ and σ²."""

@@ -6,15 +6,25 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import ArrayLike
+from jaxtyping import Array, ArrayLike
 
 from lowrank_filter.algebra import tree, widths
 from lowrank_filter.algebra.partition import layout
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
-from lowrank_filter.kernels.examples import Apply, Examples, as_inputs, check_model, output_count, prepare
+from lowrank_filter.common.compiled import compiled
+from lowrank_filter.kernels.examples import (
+    Apply,
+    Examples,
+    as_inputs,
+    check_model,
+    check_targets,
+    output_count,
+    prepare,
+)
 from lowrank_filter.kernels.ggn import curvature
-from lowrank_filter.kernels.likelihoods import Gaussian
+from lowrank_filter.kernels.likelihoods import Gaussian, Likelihood
+from lowrank_filter.kernels.target_units import in_target_units
 
 _MICRO_BATCH = 32
 
@@ -25,6 +35,8 @@ class Scaled:
 
     apply_fn: Apply
     x: Any
+    y: Any
+    likelihood: Likelihood | None
     variance: ArrayLike
     per_layer: bool
 
@@ -39,30 +51,59 @@ class Scaled:
         batch = prepare(params, apply_fn, likelihood, Examples(x, jnp.zeros((size, outputs), dtype)))
         squares = curvature(params, apply_fn, likelihood, batch, 1.0, _MICRO_BATCH).diagonal()
         scale = 1 / (jnp.maximum(jnp.sum(batch.usable), 1) * outputs * self.variance)
-        if not self.per_layer:
-            return tree.broadcast(_precision(tree.total(jnp.asarray, squares) * scale), params)
-        where = layout(params, None, "layer")
-        parts = where.split(squares)
-        shares = [jnp.sum(part) * scale * len(parts) for part in parts]
-        return where.join([jnp.full_like(p, _precision(share)) for p, share in zip(parts, shares, strict=True)])
+        if self.per_layer:
+            where = layout(params, None, "layer")
+            parts = where.split(squares)
+            shares = [jnp.sum(part) * scale * len(parts) for part in parts]
+            found = where.join([jnp.full_like(p, _precision(share)) for p, share in zip(parts, shares, strict=True)])
+        else:
+            found = tree.broadcast(_precision(tree.total(jnp.asarray, squares) * scale), params)
+        if self.y is None or self.likelihood is None:
+            return found
+        examples = Examples(x, self._targets(outputs, size))
+        return compiled(_for_targets, found, params, self.likelihood, examples, apply_fn=apply_fn)
+
+    def _targets(self, outputs: int, size: int) -> Array:
+        likelihood: Any = self.likelihood
+        likelihood.check(outputs)
+        if jnp.shape(self.y)[:1] != (size,):
+            raise ValueError(
+                f"y: expected a leading axis of {size} like x, got shape {jnp.shape(self.y)}; one target per example"
+            )
+        return jnp.asarray(check_targets(likelihood, outputs, self.y))
 
 
-def scaled(apply_fn: Apply, x: Any, *, variance: ArrayLike = 10.0, per_layer: bool = False) -> Scaled:
+def scaled(
+    apply_fn: Apply,
+    x: Any,
+    y: Any = None,
+    *,
+    likelihood: Likelihood | None = None,
+    variance: ArrayLike = 10.0,
+    per_layer: bool = False,
+) -> Scaled:
     """A prior precision under which the outputs have a known variance: ``lf.init(params, lf.scaled(apply_fn, x), …)``.
 
     precision = mean diag(J Jᵀ)/variance, over the examples and outputs, with J the Jacobian at ``params``: an output of
     the network linearised there then has that variance on average.
 
+    With targets that is the prior for *standardised* ones, brought into their units: outputs that a Gaussian
+    likelihood asks to be at δ on average about where they are, and to vary by σ², have that prior as (f − δ)/σ. So a
+    stream of y and one of 1,000 y predict alike. It is precision/σ² for parameters in which outputs are affine (a last
+    layer), a variance larger by δ² for those that move an output by as much for every input (its bias), and the
+    precision itself for others. See :mod:`target_units`.
+
     Args:
         apply_fn: (params, x) → outputs [B, C].
-        x: a first batch of inputs, no targets; a hundred are plenty.
-        variance: of the outputs, in their squared units. The default lets logits reach ±10; for regression, the
-            variance of the targets.
+        x: a first batch of inputs; a hundred are plenty.
+        y: their targets. Those that are not numbers, or not in the likelihood's domain, are left out.
+        likelihood: of them: it says what targets ask of outputs (:meth:`Likelihood.target_units`). Classes ask nothing.
+        variance: of the outputs, in their squared units, with targets in units of σ². The default: logits reach ±10.
         per_layer: whether each layer has its own precision, so that all contribute equally to that variance.
 
     Raises:
-        TypeError: apply_fn or inputs are of the wrong kind.
-        ValueError: ``variance`` is not positive.
+        TypeError: apply_fn, likelihood or data are of the wrong kind.
+        ValueError: ``variance`` is not positive, targets are given without a likelihood or in another shape.
 
     Examples:
         >>> apply_fn = lambda weights, x: x @ weights[:, None]
@@ -70,10 +111,20 @@ def scaled(apply_fn: Apply, x: Any, *, variance: ArrayLike = 10.0, per_layer: bo
         >>> print(belief.precision.diag)
         [0.25 0.25]
     """
-    check_model(apply_fn, Gaussian(1.0))
+    check_model(apply_fn, Gaussian(1.0) if likelihood is None else likelihood)
     checks.scalar("variance", variance)
     checks.flag("per_layer", per_layer)
-    return Scaled(apply_fn, as_inputs(x), variance, per_layer)
+    if y is not None:
+        if likelihood is None:
+            raise ValueError("likelihood: expected one with y, got None; give that of the targets, or leave y out")
+        y = checks.array("y", y, "an array of targets with one row per example")
+    return Scaled(apply_fn, as_inputs(x), y, likelihood, variance, per_layer)
+
+
+def _for_targets(precision: Tree, params: Tree, likelihood: Likelihood, examples: Examples, *, apply_fn: Apply) -> Tree:
+    batch = prepare(params, apply_fn, likelihood, examples)
+    units = likelihood.target_units(apply_fn(params, batch.x), batch.y, batch.usable)
+    return precision if units is None else in_target_units(precision, units, params, apply_fn, batch)
 
 
 def _precision(value: Any) -> Any:

@@ -315,8 +315,15 @@ TABLE = {
     "zero_site": Call(lf.zero_site, {"belief": BELIEF}, {"belief": BELIEFS}),
     "scaled": Call(
         lambda **given: lf.init(PARAMS, lf.scaled(**given), rank=1),
-        {"apply_fn": net, "x": X},
-        {"apply_fn": MODEL, "x": INPUTS, "variance": POSITIVE, "per_layer": calls.flag()},
+        {"apply_fn": net, "x": X, "y": Y, "likelihood": lf.Categorical()},
+        {
+            "apply_fn": MODEL,
+            "x": INPUTS,
+            "y": {k: v for k, v in TARGETS.items() if "label" not in k and v is not None},
+            "likelihood": LIKELIHOOD,
+            "variance": POSITIVE,
+            "per_layer": calls.flag(),
+        },
     ),
     "predictive": Call(
         lf.predictive,
@@ -453,7 +460,8 @@ TABLE = {
 WITHOUT = {
     "AdaptiveBelief", "Belief", "Bernoulli", "Blocks", "Categorical", "ChangepointBelief", "DiagLowRank", "Diagonal",
     "Filter", "Frozen", "FullMatrix", "Health", "HeteroscedasticGaussian", "Info", "Kronecker", "Layer", "Likelihood",
-    "OtherRunError", "Parts", "Poisson", "Prediction", "Precision", "Predictive", "Stream", "registered", "run_stream",
+    "OtherRunError", "Parts", "Poisson", "Prediction", "Precision", "Predictive", "Stream", "TargetUnits",
+    "registered", "run_stream",
 }  # fmt: skip
 
 

@@ -3,7 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from sklearn import datasets
+from suites import fast
 
 import lowrank_filter as lf
 
@@ -64,3 +67,143 @@ def test_parameters_in_float32_where_float64_is_on(per_layer):
         came = lf.init(PARAMS, lf.scaled(net, np.float64(X), per_layer=per_layer), rank=0).precision.diag
     assert {leaf.dtype for leaf in jax.tree.leaves(came)} == {np.dtype("float32")}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), came, expected)
+
+
+RAW = np.random.default_rng(1).normal([150.0, -2.0], [77.0, 0.1], size=(7, 2)).astype(np.float32)
+WITH_BIAS = PARAMS | {"c": PARAMS["c"] | {"b": jnp.zeros(2)}}
+
+
+def biased(params, x):
+    return net(params, x) + params["c"]["b"]
+
+
+def smooth_net(params, x):
+    return 30 * jnp.tanh(biased(params, x) / 30)
+
+
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_targets_bring_their_units(per_layer):
+    """A layer of two outputs takes a variance of its own for each, its bias the shift too, the layer before neither."""
+    likelihood, options = lf.Gaussian(1.0), {"per_layer": per_layer}
+    base = lf.init(WITH_BIAS, lf.scaled(biased, X, **options), rank=0).precision.diag
+    came = lf.init(WITH_BIAS, lf.scaled(biased, X, RAW, likelihood=likelihood, **options), rank=0).precision.diag
+    residual = RAW - np.asarray(biased(WITH_BIAS, X))
+    shift, variance = residual.mean(0), residual.var(0)
+    expected = {
+        "a": base["a"],
+        "c": {"w": base["c"]["w"] / variance, "b": 1 / (variance / base["c"]["b"] + shift**2)},
+    }
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), came, expected)
+
+
+def test_targets_without_a_bias_or_a_last_layer():
+    """The shift is variance where nothing can take it alone; all parameters are in the targets' units where no leaf
+    enters linearly."""
+    likelihood = lf.Gaussian(1.0)
+    square = ((RAW - np.asarray(net(PARAMS, X))) ** 2).mean(0)
+    base = lf.init(PARAMS, lf.scaled(net, X), rank=0).precision.diag
+    came = lf.init(PARAMS, lf.scaled(net, X, RAW, likelihood=likelihood), rank=0).precision.diag
+    np.testing.assert_allclose(came["c"]["w"], base["c"]["w"] / square, rtol=1e-4)
+    np.testing.assert_array_equal(came["a"]["w"], base["a"]["w"])
+    one, y = lambda params, x: smooth_net(params, x)[:, :1], RAW[:, :1]
+    base = lf.init(WITH_BIAS, lf.scaled(one, X), rank=0).precision.diag
+    came = lf.init(WITH_BIAS, lf.scaled(one, X, y, likelihood=likelihood), rank=0).precision.diag
+    square = ((y - np.asarray(one(WITH_BIAS, X))) ** 2).mean()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b / square, rtol=1e-4), came, base)
+
+
+UNITS = {
+    "gaussian": (lf.Gaussian(3.0), RAW, RAW.mean(0), RAW.var(0)),
+    "constant": (lf.Gaussian(3.0), np.full((7, 2), 5.0), [5.0, 5.0], [25.0, 25.0]),
+    "zero": (lf.Gaussian(3.0), np.zeros((7, 2)), [0.0, 0.0], [1.0, 1.0]),
+    "heteroscedastic": (
+        lf.HeteroscedasticGaussian(),
+        RAW[:, :1],
+        [RAW[:, 0].mean(), np.log(RAW[:, 0].var())],
+        [RAW[:, 0].var(), 1.0],
+    ),
+    "poisson": (lf.Poisson(), np.abs(np.round(RAW)), np.log(np.abs(np.round(RAW)).mean(0)), [1.0, 1.0]),
+    "no counts": (lf.Poisson(), np.zeros((7, 2)), np.log([0.5 / 7, 0.5 / 7]), [1.0, 1.0]),
+    "bernoulli": (lf.Bernoulli(), np.ones((7, 2)), None, None),
+    "categorical": (lf.Categorical(), np.ones(7, int), None, None),
+}
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_what_targets_ask_of_outputs(name):
+    """And an example that cannot be used asks nothing."""
+    likelihood, y, shift, variance = UNITS[name]
+    usable = jnp.arange(9) < 7
+    y = jnp.asarray(np.concatenate([y, y[:2]]))
+    if jnp.issubdtype(y.dtype, jnp.floating):
+        y = y.at[7:].set(jnp.nan)
+    found = likelihood.target_units(jnp.full((9, 2), 0.25), y, usable)
+    if shift is None:
+        assert found is None
+        return
+    np.testing.assert_allclose(found.shift, np.asarray(shift) - 0.25, rtol=1e-5, atol=1e-6)
+    if name in ("constant", "zero"):
+        variance = found.shift**2
+    np.testing.assert_allclose(found.variance, variance, rtol=1e-5)
+
+
+def test_filters_take_a_first_batch_of_targets():
+    likelihood = lf.Gaussian(1.0)
+    built = lf.extended_filter(biased, likelihood, rank=1)
+    expected = lf.init(WITH_BIAS, lf.scaled(biased, X, RAW, likelihood=likelihood), rank=1)
+    same = lambda came: jax.tree.map(np.testing.assert_array_equal, came, expected)  # noqa: E731
+    same(built.init(WITH_BIAS, X, RAW))
+    same(lf.laplace_filter(biased, likelihood, optax.sgd(0.1), steps=1, rank=1).init(WITH_BIAS, X, RAW))
+    same(lf.adaptive_filter(built).init(WITH_BIAS, X, RAW).belief)
+    same(lf.changepoint_filter(built, 0.1).init(WITH_BIAS, X, RAW).prior)
+    traced = jax.jit(built.init)(WITH_BIAS, X, RAW)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), traced, expected)
+    given = lf.extended_filter(biased, likelihood, rank=1, precision=2.0)
+    jax.tree.map(np.testing.assert_array_equal, given.init(WITH_BIAS, X, RAW), lf.init(WITH_BIAS, 2.0, rank=1))
+    classes = lf.extended_filter(biased, lf.Categorical(), rank=1)
+    args = [jax.tree.leaves(classes.init(WITH_BIAS, *batch)) for batch in ((X,), (X, np.zeros(7, int)))]
+    jax.tree.map(np.testing.assert_array_equal, *args)
+    with pytest.raises(ValueError, match=r"x: expected the inputs of y, got None; give init both"):
+        built.init(WITH_BIAS, None, RAW)
+    with pytest.raises(ValueError, match=r"y: expected a leading axis of 7 like x, got shape \(3, 2\)"):
+        built.init(WITH_BIAS, X, RAW[:3])
+
+
+# Share of the targets' variance that is noise; what the last half is to be explained of by default.
+STREAMS = {"diabetes": (1.0, 0.5, 0.38), "diabetes, grams": (1e3, 0.5, 0.38), "friedman": (1.0, 0.1, 0.7)}
+
+
+@pytest.mark.parametrize(("name", "wrong"), fast([(n, w) for n in STREAMS for w in (1, 100, 0.01)], ("diabetes", 1)))
+def test_raw_targets(name, wrong):
+    """Of any unit, nothing chosen but the noise; which is told where it is wrong."""
+    unit, share, least = STREAMS[name]
+    if name == "friedman":
+        x, y = datasets.make_friedman1(1000, n_features=10, noise=1.0, random_state=0)
+    else:
+        x, y = datasets.load_diabetes(return_X_y=True)
+        x = (x - x.mean(0)) / x.std(0)
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(y))
+    x, y = x[order].astype(np.float32), (unit * y[order]).astype(np.float32)
+    width = x.shape[1]
+    params = {
+        "a": jnp.asarray(rng.normal(size=(width, 20)) / np.sqrt(width), jnp.float32),
+        "b": jnp.zeros(20),
+        "c": jnp.asarray(rng.normal(size=(20, 1)) / np.sqrt(20), jnp.float32),
+        "d": jnp.zeros(1),
+    }
+
+    def apply_fn(params, x):
+        return jax.nn.gelu(x @ params["a"] + params["b"]) @ params["c"] + params["d"]
+
+    built = lf.extended_filter(apply_fn, lf.Gaussian(wrong * share * y.var()))
+    start = built.init(params, x[:100], y[:100])
+    _, steps = jax.jit(lambda belief: lf.filter_stream(built, belief, x, y, history="means"))(start)
+    before = jax.tree.map(lambda leaf: leaf[:-1], steps.means)
+    ahead = jax.vmap(lambda params, x: apply_fn(params, x[None])[0, 0])(before, x[1:])
+    half = len(y) // 2
+    error = np.mean((np.asarray(ahead) - y[1:])[half:] ** 2)
+    surprise = np.mean(steps.info.surprise[half:])
+    assert 1 - error / y[half + 1 :].var() > (least if wrong == 1 else least - 0.15)
+    assert np.isfinite(steps.info.log_evidence).all() and not steps.info.diverged.any()
+    assert {1: abs(surprise) < 0.2, 100: surprise < -0.6, 0.01: surprise > 0.7}[wrong]
