@@ -17,6 +17,7 @@ from lowrank_filter.algebra.partition import layout
 from lowrank_filter.algebra.precision import Correction, Curvature, Misfit, Precision, Projection
 from lowrank_filter.algebra.structures import (
     NAMES,
+    RANK,
     Dense,
     Diagonal,
     Frozen,
@@ -279,8 +280,8 @@ def assigned(params: Tree, structure: Any) -> tuple[Membership, tuple[Structure,
         covered = prefix.flatten_up_to(params)
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"structure: expected a pytree prefix of the parameters, {jax.tree.structure(params)}, got {prefix}; give "
-            "one structure for all, or one in place of each part of that tree"
+            f"structure: expected a pytree prefix of the parameters, {jax.tree.structure(params)}, got {prefix}"
+            f"{_difference(structure, params)}; give one structure for all, or one in place of each part of that tree"
         ) from error
     structures: dict[Structure, int] = {}
     owned: list[int] = []
@@ -317,8 +318,24 @@ def _part(diag: Tree, kind: Structure) -> Precision:
         raise AssertionError("frozen parameters have no precision")
     policy = Policy(kind.residual, kind.metric)
     if kind.blocks == "network":
+        size = tree.dimension(diag)
+        if kind.rank > max(size, RANK):
+            raise ValueError(
+                f"structure: expected a rank of at most {size} in a LowRank part of that many parameters, got "
+                f"{kind.rank}; use Dense(), which is exact in fewer numbers"
+            )
         return DiagLowRank(diag, tree.zeros(diag, kind.rank), policy)
     return blocks.diagonal(diag, kind.rank, layout(diag, kind.layers, kind.blocks), policy)
+
+
+def _difference(structure: Any, params: Tree) -> str:
+    """Which parts of a tree are missing from what should be its prefix, and which are not in it."""
+    given = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(structure, is_structure)]
+    there = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    missing = [path for path in there if not any(path.startswith(prefix) for prefix in given)]
+    unknown = [prefix for prefix in given if not any(path.startswith(prefix) for path in there)]
+    named = (("without", missing), ("with the unknown", unknown))
+    return "".join(f", {word} {', '.join(paths[:5])}{'…' * (len(paths) > 5)}" for word, paths in named if paths)
 
 
 def _of_one(noise: Any, transition: Any) -> dict[str, Any]:

@@ -84,9 +84,9 @@ def changepoint_filter(
     :func:`adaptive_filter`: drift and jumps together (the run lengths of BONE, arXiv 2411.10153).
 
     The result is a :class:`Filter` for every driver, with a :class:`ChangepointBelief` for its state. ``info`` has the
-    log evidence of the mixture and no site; else it is that of the hypothesis most probable before the data.
-    ``info.dynamics`` has "run_length", the most probable one after them, and "change", the probability that r is 0. A
-    hypothesis that diverges loses its weight; where all do, the weights stay and the log evidence is −inf.
+    log evidence and the mean outputs of the mixture and no site; else it is that of the hypothesis most probable before
+    the data. ``info.dynamics`` has "run_length", the most probable one after them, and "change", the probability that
+    r is 0. A hypothesis that diverges loses its weight; where all do, the weights stay and the log evidence is −inf.
 
     Args:
         filter: of each hypothesis; of any kind.
@@ -166,6 +166,9 @@ def _weighed(state: ChangepointBelief, infos: Info, count: int) -> tuple[Changep
         "run_length": state.run_lengths[0],
         "change": jnp.sum(jnp.where(state.run_lengths == 0, jnp.exp(state.log_weights), 0)),
     }
+    if infos.outputs is not None:
+        shares = jnp.exp(before).astype(infos.outputs.dtype)
+        record = record._replace(outputs=jnp.tensordot(shares, infos.outputs, axes=1, precision=tree.HIGHEST))
     return state, record._replace(log_evidence=total, dynamics=(record.dynamics or {}) | found)
 
 

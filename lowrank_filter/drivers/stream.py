@@ -27,7 +27,8 @@ class Stream(NamedTuple):
     """What was kept of each of the N steps, N = ⌈examples / chunk_size⌉, along a leading axis.
 
     Attributes:
-        info: each update's :class:`Info`; its site only with ``history="all"``.
+        info: each update's :class:`Info`; its site only with ``history="all"``. ``info.outputs`` [N, B, C] are what
+            was predicted of each chunk before it was learned from.
         means: the posterior means, with ``history="means"``.
         beliefs: the posterior beliefs, with ``history="all"``; ready for :func:`smooth` together with ``info.site``.
     """

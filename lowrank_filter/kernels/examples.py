@@ -174,6 +174,11 @@ def as_inputs(x: Any) -> Any:
     """
     paths, structure = jax.tree_util.tree_flatten_with_path(x)
     advice = "an array, or a pytree of arrays, with one row per example"
+    if isinstance(x, list | tuple) and paths and all(isinstance(leaf, int | float) for _, leaf in paths):
+        raise TypeError(
+            f"x: expected {advice}, got a Python {type(x).__name__} of {len(paths)} numbers, which JAX takes for a "
+            "pytree; give jnp.asarray(x)"
+        )
     return structure.unflatten([checks.array(f"x{jax.tree_util.keystr(path)}", leaf, advice) for path, leaf in paths])
 
 
@@ -254,9 +259,10 @@ def check_targets(likelihood: Likelihood, outputs: int, y: Array) -> Array:
     if wanted is None:
         return y
     if wanted == () and not jnp.issubdtype(y.dtype, jnp.integer):
+        advice = "take their argmax" if y.ndim == 2 else "convert them with y.astype(int)"
         raise TypeError(
             f"y: expected integer labels of shape ({len(y)},), got {y.dtype} of shape {y.shape}; "
-            "convert them, or take another likelihood"
+            f"{advice}, or take another likelihood"
         )
     if wanted == (1,) and y.ndim == 1:
         y = y[:, None]

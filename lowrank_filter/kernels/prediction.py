@@ -39,6 +39,11 @@ class Prediction:
     covariance: Float[Array, "B C C"]
     likelihood: Likelihood
 
+    @property
+    def mean(self) -> Float[Array, "B C"]:
+        """f̂, as :class:`Predictive` calls it: of the outputs. That of the targets is ``moments()[0]``."""
+        return self.outputs
+
     def moments(self) -> tuple[Float[Array, "B m"], Float[Array, "B m"]]:
         """Mean and variance of each target, the observation's noise included.
 

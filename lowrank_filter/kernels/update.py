@@ -17,7 +17,7 @@ from lowrank_filter.common.compiled import Shared, compiled
 from lowrank_filter.kernels.belief import Belief, check_belief, learned
 from lowrank_filter.kernels.deprecated import with_choices
 from lowrank_filter.kernels.evidence import log_expectation, within_reach
-from lowrank_filter.kernels.examples import Apply, Batch, Examples, check_examples, prepare
+from lowrank_filter.kernels.examples import Apply, Batch, Examples, check_examples, prepare, zero_where_masked
 from lowrank_filter.kernels.expansion import Local, expand, localise
 from lowrank_filter.kernels.health import Health, measure
 from lowrank_filter.kernels.likelihoods import Likelihood
@@ -53,6 +53,8 @@ class Info(NamedTuple):
             likelihood: 0 on average where that is right, below where it could be surer, near 1 where labels are wrong
             or targets far away. A mean over n steps above √(3/n) is hardly chance (three standard errors). The mean
             over labels; of other targets by χ² of the innovation. 0 without data; None of a :func:`laplace_update`.
+        outputs: f(x; m) [B, C] at the predicted mean, so before the targets were seen: in a stream what was predicted
+            one step ahead. 0 of examples that were left out; None of a :func:`laplace_update`.
     """
 
     site: Precision
@@ -66,6 +68,7 @@ class Info(NamedTuple):
     step_size: Float[Array, ""] | None = None
     dynamics: dict[str, Any] | None = None
     surprise: Float[Array, ""] | None = None
+    outputs: Float[Array, "B C"] | None = None
 
 
 @with_choices
@@ -212,6 +215,7 @@ def _update(
         diverged,
         step.size,
         surprise=step.surprise,
+        outputs=zero_where_masked(batch.usable, step.outputs),
     )
     return whole(widths.like(Belief(mean, posterior), narrow)), info
 
@@ -239,7 +243,7 @@ class _Problem(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """What a step leads to; ``local`` is the likelihood at the prior's mean."""
+    """What a step leads to; ``local`` and ``outputs`` are the likelihood and the network at the prior's mean."""
 
     mean: Tree
     precision: Precision
@@ -251,6 +255,7 @@ class _Step(NamedTuple):
     size: Float[Array, ""] | None
     settled: Bool[Array, ""]
     surprise: Float[Array, ""]
+    outputs: Float[Array, "B C"]
 
 
 def _plain(problem: _Problem, options: dict[str, Any]) -> _Step:
@@ -270,7 +275,8 @@ def _plain(problem: _Problem, options: dict[str, Any]) -> _Step:
         surprise = of_classes(problem.likelihood, outputs, jnp.zeros_like(outputs), problem.batch, local)
     else:
         surprise = of_residuals(correction.unexplained, local.residuals)
-    return _Step(mean, precision, site, log_evidence, correction, misfit, local, None, jnp.ones((), bool), surprise)
+    settled = jnp.ones((), bool)
+    return _Step(mean, precision, site, log_evidence, correction, misfit, local, None, settled, surprise, outputs)
 
 
 class _Round(NamedTuple):
@@ -287,8 +293,9 @@ def _guarded(problem: _Problem, iterations: int, options: dict[str, Any]) -> _St
     # One program, however many there are: the first starts as if one before it had led nowhere.
     shapes = jax.eval_shape(lambda: _round(problem, options, None))
     nowhere = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    local = problem.localise(problem.apply_fn(problem.mean, problem.batch.x))
-    start = nowhere._replace(step=nowhere.step._replace(mean=problem.mean, local=local))
+    outputs = problem.apply_fn(problem.mean, problem.batch.x)
+    local = problem.localise(outputs)
+    start = nowhere._replace(step=nowhere.step._replace(mean=problem.mean, local=local, outputs=outputs))
 
     def body(last: _Round, number: Array) -> tuple[_Round, None]:
         return _round(problem, options, last, number == 0), None
@@ -375,7 +382,8 @@ def _round(
             jnp.sum(left * explained),
         ),
     )
-    step = _Step(point, precision, site, log_evidence, correction, misfit, local, size, settled, surprise)
+    ahead = outputs if last is None else last.step.outputs
+    step = _Step(point, precision, site, log_evidence, correction, misfit, local, size, settled, surprise, ahead)
     return _Round(step, distance)
 
 

@@ -92,6 +92,8 @@ def test_with_room_for_every_run_length_it_is_exact(step, masked):
     mask = np.arange(T) != 1 if masked else None
     evidence, posteriors, means = enumerated(mask)
     state, infos = run(step, T + 1, mask)
+    ahead = built(T + 1).predict(start(T + 1)).mean
+    np.testing.assert_allclose(infos.outputs[0, 0], X[0] @ ahead, rtol=0, atol=1e-11)
     np.testing.assert_allclose(infos.log_evidence, evidence, rtol=0, atol=1e-11)
     np.testing.assert_allclose(posterior(state), posteriors[-1], rtol=0, atol=1e-12)
     np.testing.assert_allclose(state.mean, means[-1], rtol=0, atol=1e-11)

@@ -113,6 +113,16 @@ CASES = {
         ValueError,
         r"structure: expected at most 2,000.*got 2,001.*use LowRank, or.*at_most=2001",
     ),
+    "init: a part without structure": (
+        lambda: lf.init({"a": PARAMS, "head": PARAMS}, structure={"a": lf.Diagonal()}),
+        ValueError,
+        r"structure: expected.*got.*, without \['head'\]\['b'\], \['head'\]\['w'\]; give one",
+    ),
+    "init: a rank above the parameters": (
+        lambda: lf.init({"a": jnp.ones(20), "head": jnp.ones(11)}, structure={"a": lf.Dense(), "head": lf.LowRank(12)}),
+        ValueError,
+        r"structure: expected a rank of at most 11 .*, got 12; use Dense\(\)",
+    ),
     "rank of a Kronecker belief": (
         lambda: lf.update(KRONECKER, layered, lf.Categorical(), X, Y, rank=2),
         ValueError,
@@ -329,7 +339,9 @@ BATCH = {
     "NaN": ({"x": NAN}, ValueError, r"x: expected finite values, got 1 examples.*x\[2\].*mask="),
     "label too large": ({"y": np.array([0, 1, 2, 0])}, ValueError, r"y: expected targets.*1 outside.*y\[2\] = 2"),
     "label negative": ({"y": np.array([0, -1, 1, 0])}, ValueError, r"y: expected targets.*y\[1\] = -1"),
-    "labels not integer": ({"y": Y.astype(np.float32)}, TypeError, r"y: expected integer labels.*float32"),
+    "labels not integer": ({"y": Y.astype(np.float32)}, TypeError, r"y: expected integer labels.*float32.*astype"),
+    "labels one-hot": ({"y": np.eye(2, dtype=np.float32)[Y]}, TypeError, r"y: expected integer labels.*argmax"),
+    "a list of numbers": ({"x": X.tolist()}, TypeError, r"x: expected an array.*list of \d+ numbers.*jnp.asarray"),
     "one-hot labels": ({"y": np.eye(2, dtype=int)[Y]}, ValueError, r"y: expected shape \(4,\).*got \(4, 2\)"),
     "mask": ({"mask": np.ones(3, bool)}, ValueError, r"mask: expected shape \(4,\).*\(3,\)"),
     "one class": (

@@ -194,6 +194,14 @@ def test_a_stream_equals_a_loop(name, chunk_size):
     assert dense.relative_error(dense.matrix(*came.precision), dense.matrix(*last.precision)) < 1e-9
     assert dense.relative_error(kept.beliefs.mean, states.mean) < 1e-9
     assert dense.relative_error(kept.info.log_evidence, infos.log_evidence) < 1e-9
+    if name == "extended":
+        before = [belief(), *(jax.tree.map(lambda leaf, t=t: leaf[t], states) for t in range(len(states.mean) - 1))]
+        ahead = [FILTERS[name]().predict(one).mean for one in before]
+        expected = [net(mean, X[t * chunk_size : (t + 1) * chunk_size]).ravel() for t, mean in enumerate(ahead)]
+        expected = np.where(MASK, np.concatenate(expected), 0)
+        assert dense.relative_error(kept.info.outputs.ravel()[:N], expected) < 1e-9
+    else:
+        assert kept.info.outputs is None
     for t in range(len(states.mean)):
         pair = [dense.matrix(*(part[t] for part in info.site)) for info in (kept.info, infos)]
         assert dense.relative_error(*pair) < 1e-9

@@ -92,6 +92,7 @@ def test_the_map_of_the_linearised_network(name):
     mean, posterior, value, gradient = dense_map(belief, apply_fn, likelihood, x, y)
     assert np.abs(gradient).max() < 1e-6
     updated, info = update(belief, apply_fn, likelihood, x, y, rank=2 + B * 4)
+    assert dense.relative_error(info.outputs, apply_fn(belief.mean, x)) < 1e-12
     step = np.asarray(updated.mean - belief.mean)
     assert dense.relative_error(step, float(info.step_size) * (mean - np.asarray(belief.mean))) < 1e-5
     assert dense.relative_error(dense.matrix(*updated.precision), posterior) < 1e-5
@@ -166,7 +167,9 @@ def test_iterations_approach_the_map_of_the_network(name):
 
     slopes = []
     for iterations in (1, 6):
-        mean = update(belief, apply_fn, likelihood, x, y, iterations=iterations)[0].mean
+        updated, info = update(belief, apply_fn, likelihood, x, y, iterations=iterations)
+        mean = updated.mean
+        assert dense.relative_error(info.outputs, apply_fn(belief.mean, x)) < 1e-12
         slopes.append(float(jnp.linalg.norm(jax.grad(loss)(mean))))
     assert slopes[1] < 0.3 * slopes[0]
 

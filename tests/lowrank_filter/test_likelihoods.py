@@ -173,7 +173,7 @@ def linear(params, x):
 @pytest.mark.usefixtures("x64")
 def test_an_own_likelihood_gives_the_built_ones_update():
     rng = np.random.default_rng(0)
-    belief = lf.init(jnp.asarray(rng.normal(size=6)), rank=12)
+    belief = lf.init(jnp.asarray(rng.normal(size=6)), rank=6)
     x, y = jnp.asarray(rng.normal(size=(4, 3))), jnp.asarray(rng.integers(0, 2, 4))
     own, built = (
         jax.jit(lambda chosen=likelihood: lf.update(belief, linear, chosen, x, y, iterations=0)[0])()

@@ -43,6 +43,7 @@ def test_gaussian_in_closed_form():
     exact = [multivariate_normal(m, c).logpdf(t) for m, c, t in zip(outputs, whole, y, strict=True)]
     np.testing.assert_allclose(prediction.log_prob(y), exact, rtol=1e-9)
     deviation = np.sqrt(np.diagonal(whole, axis1=1, axis2=2))
+    np.testing.assert_array_equal(prediction.mean, outputs)
     np.testing.assert_allclose(prediction.quantile(0.9), norm(outputs, deviation).ppf(0.9), rtol=1e-6)
 
 
