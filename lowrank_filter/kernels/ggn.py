@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from lowrank_filter.algebra import tree
 from lowrank_filter.algebra.partition import Group, Layout
@@ -32,13 +32,25 @@ _einsum = functools.partial(jnp.einsum, precision=tree.HIGHEST)
 
 
 def curvature(
-    params: Tree, apply_fn: Apply, likelihood: Likelihood, batch: Batch, temperature: ArrayLike, batch_size: int
+    params: Tree,
+    apply_fn: Apply,
+    likelihood: Likelihood,
+    batch: Batch,
+    temperature: ArrayLike,
+    batch_size: int,
+    sampled: int | None = None,
 ) -> Curvature:
-    """H at ``params``, summed over the batch and divided by the temperature."""
+    """H at ``params``, summed over the batch and divided by the temperature.
+
+    With ``sampled``, its diagonal and its Kronecker factors are those of Σᵢ JᵢᵀSᵢΩᵢΩᵢᵀSᵢᵀJᵢ/n with n columns of random
+    signs Ωᵢ, E ΩᵢΩᵢᵀ = n I: as many gradients an example, whatever the number of its outputs.
+    """
     size = len(batch.mask)
     width = jax.eval_shape(lambda p: likelihood.root(apply_fn(p, batch.x)[0], batch.y[0]), params).shape[1]
     columns_at_once = min(width, _COLUMNS)
     per_example_gradients = columns_at_once * tree.dimension(params)
+    if sampled is not None and sampled >= width:
+        sampled = None
 
     @functools.cache
     def reading() -> network_reader.Reading:
@@ -70,6 +82,26 @@ def curvature(
 
         chunk = max(1, min(batch_size, _NUMBERS // numbers))
         return jax.lax.scan(body, like, _split((batch, *extra), size, chunk))[0]
+
+    def over_roots(step: Callable, like: Any, numbers: Callable[[int], int]) -> Any:
+        """Σ over micro-batches of ``step(batch, root, first)``, with all columns of the roots or with those sampled."""
+        if sampled is None:
+
+            def with_columns(part: Batch, index: Int[Array, " n"]) -> Any:
+                return step(part, root_of(part, index), index[0] == 0)
+
+            return over(over_columns(with_columns), like, numbers(columns_at_once))
+        scale = sampled**-0.5
+        signs = functools.partial(_signs, shape=(sampled, width), dtype=jnp.result_type(*jax.tree.leaves(params)))
+
+        def with_signs(part: Batch, number: Int[Array, " B"]) -> Any:
+            def root(value: Array) -> Array:
+                times = roots(likelihood, value, part, temperature, width).times
+                return jax.vmap(times, in_axes=1, out_axes=2)(jax.vmap(signs)(number)) * scale
+
+            return step(part, root, True)
+
+        return over(with_signs, like, numbers(sampled), jnp.arange(size))
 
     def linearised(part: Batch) -> tuple[Roots, Callable, Callable]:
         """The roots, and the network's derivative and its transpose."""
@@ -147,10 +179,12 @@ def curvature(
                     "it, with layers= (see find_layers)"
                 )
 
-        def step(part: Batch, index: Array) -> tuple[dict[Group, KroneckerFactors], Array]:
-            outputs, factors = network_reader.factorise(reading(), apply_fn, params, part.x, root_of(part, index))
+        def step(
+            part: Batch, root: network_reader.Root, first: Bool[Array, ""] | bool
+        ) -> tuple[dict[Group, KroneckerFactors], Array]:
+            outputs, factors = network_reader.factorise(reading(), apply_fn, params, part.x, root)
             # The examples' side belongs to all columns together.
-            counted = (roots(likelihood, outputs, part, temperature, width).scale > 0) & (index[0] == 0)
+            counted = (roots(likelihood, outputs, part, temperature, width).scale > 0) & first
             counts = counted * (1.0 if part.weights is None else part.weights)
             factors = {
                 group: _kronecker_sums([cover.apply(factors) for cover in found], counts, reduce)
@@ -165,10 +199,10 @@ def curvature(
             dtype = jnp.result_type(*jax.tree.leaves(params))
             return KroneckerFactors(jnp.zeros((units, units), dtype), jnp.zeros((inputs, inputs), dtype))
 
-        numbers = max(
-            (use.positions * sum(use.labels.shape) * (columns_at_once + 1) for use in reading().uses), default=1
-        )
-        sums, examples = over(over_columns(step), ({group: zeros(group) for group in covers}, jnp.zeros(())), numbers)
+        def numbers(columns: int) -> int:
+            return max((use.positions * sum(use.labels.shape) * (columns + 1) for use in reading().uses), default=1)
+
+        sums, examples = over_roots(step, ({group: zeros(group) for group in covers}, jnp.zeros(())), numbers)
         places = {group: 1 if reduce else _places(reading(), found) for group, found in covers.items()}
         return {
             group: KroneckerFactors(units, inputs / jnp.maximum(examples * places[group], 1))
@@ -182,25 +216,30 @@ def curvature(
         return jax.random.normal(jax.random.key(0), (count, size, width), dtype)
 
     def diagonal() -> Tree:
-        def structured(part: Batch, index: Array) -> Tree:
-            return network_reader.diagonal(reading(), apply_fn, params, part.x, root_of(part, index))
+        def structured(part: Batch, root: network_reader.Root, _: Any) -> Tree:
+            return network_reader.diagonal(reading(), apply_fn, params, part.x, root)
 
-        def gradients(part: Batch, index: Array) -> Tree:
-            rows = _example_gradients(params, apply_fn, part, root_of(part, index))
+        def gradients(part: Batch, root: network_reader.Root, _: Any) -> Tree:
+            rows = _example_gradients(params, apply_fn, part, root)
             return jax.tree.map(lambda v: jnp.sum(v * v, axis=(0, 1)), rows)
 
         if reading().exact_diagonal():
-            return over(over_columns(structured), tree.zeros(params), 1)
-        return over(over_columns(gradients), tree.zeros(params), per_example_gradients)
+            return over_roots(structured, tree.zeros(params), lambda _: 1)
+        return over_roots(gradients, tree.zeros(params), lambda columns: columns * tree.dimension(params))
 
     def within(choose: Callable[[Tree], Tree], complete: Callable[[Tree, Tree], Tree]) -> Curvature:
         def of_some(some: Tree, x: Any) -> Array:
             return apply_fn(complete(some, params), x)
 
-        return curvature(choose(params), of_some, likelihood, batch, temperature, batch_size)
+        return curvature(choose(params), of_some, likelihood, batch, temperature, batch_size, sampled)
 
     columns = size * width
     return Curvature(root_products, block_product, kronecker, start, diagonal, within, columns, width, params)
+
+
+def _signs(number: Int[Array, ""], *, shape: tuple[int, int], dtype: Any) -> Float[Array, "n r"]:
+    """Of an example, by its number: the same in whatever micro-batch it is met."""
+    return jax.random.rademacher(jax.random.fold_in(jax.random.key(0), number), shape, dtype)
 
 
 def _covers(reading: network_reader.Reading, layout: Layout, group: Group) -> list[network_reader.LayerUse]:

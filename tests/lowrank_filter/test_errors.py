@@ -294,6 +294,7 @@ CASES = {
     ),
     "laplace_update: batch size": (lambda: laplace(batch_size=0), ValueError, "batch_size.*>= 1, got 0"),
     "laplace_update: iterations": (lambda: laplace(iterations=-1), ValueError, "iterations.*-1"),
+    "laplace_update: roots": (lambda: laplace(roots=0), ValueError, "roots.*>= 1, got 0"),
     "laplace_update: curvature scale": (lambda: laplace(curvature_scale=0.0), ValueError, "curvature_scale.*positive"),
     "filter: metric": (lambda: lf.extended_filter(net, lf.Categorical(), rank=1, metric="l2"), ValueError, "metric"),
     "filter: rank": (

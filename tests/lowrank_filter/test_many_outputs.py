@@ -79,6 +79,22 @@ def test_columns_in_pieces_are_all_of_them(structure, monkeypatch):
     assert dense.relative_error(info.log_evidence, exact.log_evidence) < 1e-4
 
 
+@pytest.mark.parametrize("structure", ["network", "kronecker"])
+def test_sampled_roots_are_right_on_average(structure):
+    """Of one example many times, for what signs do to its curvature to average out."""
+    start, count = belief(structure), 2000
+    start = lf.init(start.mean, rank=0) if structure == "network" else start
+    data = jnp.broadcast_to(X[:1], (count, FEATURES)), jnp.zeros(count, int)
+
+    def found(roots):
+        _, info = lf.laplace_update(start, start.mean, network, lf.Categorical(), *data, roots=roots)
+        parts = getattr(info.site, "parts", ())
+        return [part.partial_traces()[0] for part in parts] or jax.tree.leaves(info.site.diag)
+
+    for sampled, exact in zip(found(2), found(None), strict=True):
+        assert 0 < dense.relative_error(sampled, exact) < 0.1
+
+
 @pytest.mark.usefixtures("x64")
 def test_products_with_a_root_are_products_with_the_root():
     likelihood, output, weights = lf.Categorical(), jnp.asarray(RNG.normal(size=7)), jnp.asarray(RNG.normal(size=7))
