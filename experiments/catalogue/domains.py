@@ -75,6 +75,7 @@ class Domains(Comparison):
             "steps": 2000,
             "batch": 128,
             "curvature_examples": 900,
+            "test": 500,
             "noises": (0.0, 1e-4, 1e-3, 1e-2),
             "strengths": (1.0, 10.0, 100.0),
             "networks": tuple(EARLY),
@@ -93,7 +94,9 @@ class Domains(Comparison):
     """Of ResNet-18's first convolution."""
     train: Count = 900
     """Training images a task."""
-    steps: Count = 80
+    test: Count = 300
+    """Test images a task, at most 501."""
+    steps: Count = 60
     """Gradient steps a task; the rate falls linearly to zero within it."""
     batch: Count = 32
     """Images a gradient step."""
@@ -102,13 +105,13 @@ class Domains(Comparison):
     rank: Natural = 10
     """Directions kept by the low-rank filter."""
     strengths: tuple[Positive, ...] = (3.0, 30.0)
-    """Strengths of the anchor and curvature scales to choose from."""
+    """Strengths of the anchor and curvature scales to choose from; where noise is compared, the first."""
     noises: tuple[NonNegative, ...] = (0.0, 1e-3)
     """Process noise to choose from; where it is structured, from what is not zero; relative, ten times as much."""
 
     def run(self, console: Console) -> None:
         """Compute and write."""
-        sizes = {"train": self.train, "val": 180, "test": 450}
+        sizes = {"train": self.train, "val": 180, "test": self.test}
         sequence = tasks.sequence(parts(self.images), **sizes, seeds=range(self.seeds))
         classes = 1 + int(max(sequence.train_y.max(), sequence.test_y.max()))
         networks = {
@@ -135,13 +138,14 @@ class Domains(Comparison):
         rates = {"learning_rate": (3e-3,)}
         fixed = rates | {"prior": (1.0,)}
         curved = fixed | {"curvature": self.strengths}
+        one = fixed | {"curvature": self.strengths[:1]}
         drifting = tuple(noise for noise in self.noises if noise)
         filters = {"ewc": Structure("network", 0), "filter": Structure("network", self.rank)}
         kronecker = Structure("kronecker")
         structured = [
             Method(
                 {part: "last", f"{part}_own": "own"},
-                curved | {"noise": tuple(10 * noise for noise in drifting) if part == "relative" else drifting},
+                one | {"noise": tuple(10 * noise for noise in drifting) if part == "relative" else drifting},
                 follow(filtering(kronecker, noise=spread(part, early))),
             )
             for part in PARTS
