@@ -330,7 +330,8 @@ class Worlds(Experiment):
             caption = f"*{name}*: mean ± standard error over seeds; KL in nats."
             if kind == "problems":
                 caption += " Greedy answers: shares whose first token begins a solution, and that are solutions."
-            caption += _chosen(part)
+            if len(content["settings"]["learning_rates"]) > 1 or len(content["settings"]["weights"]) > 1:
+                caption += _chosen(part)
             made[name] = Table(["", *HEADS[kind]], _lines(part, METRICS[kind]), caption)
         seeds = [f"seed {s}" for s in range(content["settings"]["seeds"])]
         for metric, what in EACH.items():
