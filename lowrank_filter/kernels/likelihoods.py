@@ -64,12 +64,15 @@ class Likelihood:
 
     ``discrete`` says that p(y | f) is a probability, at most 1: the evidence is then integrated over the outputs.
     ``uncertain`` says that the posterior's mode misleads, as where the loss has no lower bound: an update then takes
-    expectations, see :meth:`under`.
+    expectations, see :meth:`under`. ``prior_variance`` is that of the outputs before data, unless another is chosen
+    (:func:`scaled`), in the units of :meth:`target_units`: 10 lets logits reach ±10 and targets lie at three of their
+    standard deviations.
     """
 
     discrete: ClassVar[bool] = False
     classes: ClassVar[bool] = False
     uncertain: ClassVar[bool] = False
+    prior_variance: ClassVar[float] = 10.0
 
     def moments(self, output: Float[Array, " C"]) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
         """Mean and variance of each target given the outputs; for :meth:`Prediction.moments`."""
@@ -380,10 +383,15 @@ class Gaussian(Likelihood):
 @registered
 @dataclasses.dataclass(frozen=True)
 class Bernoulli(_Independent):
-    """y ∈ [0, 1]^C, independent, p = sigmoid(f). S = √(p(1 − p)), u = (p − y)/√(p(1 − p))."""
+    """y ∈ [0, 1]^C, independent, p = sigmoid(f). S = √(p(1 − p)), u = (p − y)/√(p(1 − p)).
+
+    The prior variance of an output is that of the logistic distribution, π²/3, under which p is uniform on [0, 1]: a
+    wider one is sure of what it has not seen.
+    """
 
     discrete: ClassVar[bool] = True
     classes: ClassVar[bool] = True
+    prior_variance: ClassVar[float] = math.pi**2 / 3
 
     def moments(self, output: Float[Array, " C"]) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
         """p and p(1 − p)."""

@@ -79,7 +79,7 @@ def scaled(
     y: Any = None,
     *,
     likelihood: Likelihood | None = None,
-    variance: ArrayLike = 10.0,
+    variance: ArrayLike | None = None,
     per_layer: bool = False,
 ) -> Scaled:
     """A prior precision under which the outputs have a known variance: ``lf.init(params, lf.scaled(apply_fn, x), …)``.
@@ -98,7 +98,9 @@ def scaled(
         x: a first batch of inputs; a hundred are plenty.
         y: their targets. Those that are not numbers, or not in the likelihood's domain, are left out.
         likelihood: of them: it says what targets ask of outputs (:meth:`Likelihood.target_units`). Classes ask nothing.
-        variance: of the outputs, in their squared units, with targets in units of σ². The default: logits reach ±10.
+        variance: of the outputs, in their squared units, with targets in units of σ². By default the likelihood's
+            ``prior_variance``: π²/3 of :class:`Bernoulli`, by which probabilities are uniform, 10 of others and without
+            a likelihood.
         per_layer: whether each layer has its own precision, so that all contribute equally to that variance.
 
     Raises:
@@ -112,6 +114,8 @@ def scaled(
         [0.25 0.25]
     """
     check_model(apply_fn, Gaussian(1.0) if likelihood is None else likelihood)
+    if variance is None:
+        variance = (Likelihood if likelihood is None else likelihood).prior_variance
     checks.scalar("variance", variance)
     checks.flag("per_layer", per_layer)
     if y is not None:

@@ -10,8 +10,9 @@ from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.kernels.examples import Apply, Batch
 from lowrank_filter.kernels.likelihoods import TargetUnits
 
-# Inputs by which it is told where the outputs are linear, and how far a parameter is moved for that.
-_FEW, _FAR = 8, 2.0
+# Inputs whose Jacobians are looked at; those by which it is told where the outputs are linear, and how far a parameter
+# is moved for that.
+_ENOUGH, _FEW, _FAR = 128, 8, 2.0
 
 
 class _Rows(NamedTuple):
@@ -56,15 +57,15 @@ def in_target_units(precision: Tree, units: TargetUnits, params: Tree, apply_fn:
 
 
 def _rows(params: Tree, apply_fn: Apply, batch: Batch, outputs: int) -> _Rows:
-    """One example after another: what is held is C·D numbers."""
+    """One example after another: what is held is C·D numbers. What cannot be used has another in its place."""
 
     def jacobian(x: Any) -> Tree:
         single = jax.tree.map(lambda leaf: leaf[None], x)
         _, pull_back = jax.vjp(lambda params: apply_fn(params, single)[0], params)
         return jax.vmap(lambda e: pull_back(e)[0])(jnp.eye(outputs, dtype=jax.tree.leaves(params)[0].dtype))
 
-    # What is not usable has the first usable example in its place.
-    first = jacobian(jax.tree.map(lambda leaf: leaf[0], batch.x))
+    some = jax.tree.map(lambda leaf: leaf[:_ENOUGH], batch.x)
+    first = jacobian(jax.tree.map(lambda leaf: leaf[0], some))
 
     def add(total: _Rows, x: Any) -> tuple[_Rows, None]:
         row = jacobian(x)
@@ -72,8 +73,8 @@ def _rows(params: Tree, apply_fn: Apply, batch: Batch, outputs: int) -> _Rows:
         return _Rows(squares, jax.tree.map(lambda same, a, b: same & (a == b), total.alike, row, first)), None
 
     start = _Rows(jax.tree.map(jnp.zeros_like, first), jax.tree.map(lambda leaf: jnp.ones(leaf.shape, bool), first))
-    squares, alike = jax.lax.scan(add, start, batch.x)[0]
-    return _Rows(jax.tree.map(lambda leaf: leaf / len(batch.usable), squares), alike)
+    squares, alike = jax.lax.scan(add, start, some)[0]
+    return _Rows(jax.tree.map(lambda leaf: leaf / min(_ENOUGH, len(batch.usable)), squares), alike)
 
 
 def _affine(params: Tree, apply_fn: Apply, x: Any) -> Bool[Array, " L"]:

@@ -321,7 +321,7 @@ TABLE = {
             "x": INPUTS,
             "y": {k: v for k, v in TARGETS.items() if "label" not in k and v is not None},
             "likelihood": LIKELIHOOD,
-            "variance": POSITIVE,
+            "variance": calls.number(optional=True),
             "per_layer": calls.flag(),
         },
     ),

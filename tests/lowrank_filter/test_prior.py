@@ -36,6 +36,9 @@ def test_a_filter_takes_it_by_itself():
     jax.tree.map(np.testing.assert_array_equal, filter.init(PARAMS), lf.init(PARAMS, rank=1))
     given = lf.extended_filter(net, lf.Categorical(), rank=1, precision=2.0)
     jax.tree.map(np.testing.assert_array_equal, given.init(PARAMS, X), lf.init(PARAMS, 2.0, rank=1))
+    bernoulli = lf.extended_filter(net, lf.Bernoulli(), rank=1).init(PARAMS, X).precision.diag
+    narrower = jax.tree.map(lambda leaf: leaf * 10 / (np.pi**2 / 3), lf.init(PARAMS, lf.scaled(net, X)).precision.diag)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), bernoulli, narrower)
     kronecker = lf.extended_filter(net, lf.Categorical(), structure="kronecker").init(PARAMS, X)
     expected = lf.init(PARAMS, lf.scaled(net, X), structure="kronecker")
     jax.tree.map(np.testing.assert_array_equal, kronecker, expected)
