@@ -12,10 +12,12 @@ from flax import linen
 from jax.flatten_util import ravel_pytree
 from rich.console import Console
 from scipy.linalg import block_diag
+from suites import fast
 
-from experiments.catalogue import bandit, online_mnist
-from experiments.continual.networks import flax
-from experiments.continual.online import comparison, covariance, stream
+import lowrank_filter as lf
+from experiments.catalogue import bandit, endless, online_mnist
+from experiments.continual.networks import flax, mlp
+from experiments.continual.online import comparison, covariance, forgetting, stream
 from experiments.continual.online.comparison import METHODS, THOMPSON, Case, Pool
 from experiments.continual.online.interface import labels, rewards
 from experiments.continual.online.stream import Program, traced
@@ -158,3 +160,73 @@ def test_whole_covariances_are_those_of_the_extended_kalman_filter(ranks):
         np.testing.assert_allclose(np.concatenate([np.asarray(part) for part in belief.means]), mean, rtol=1e-9)
         found: Any = [w if rank is None else w.T @ w for rank, w in zip(ranks, belief.spreads, strict=True)]
         np.testing.assert_allclose(np.asarray(block_diag(*found)), spread, atol=1e-9)
+
+
+SHUFFLED = endless.Shuffles(*map(jnp.asarray, pool(60)), *map(jnp.asarray, pool(30)), tasks=7, train=10, batch=2)
+ENDLESS = Case(
+    labels(mlp(4, (3,), 10)), lambda x: x, endless.step, endless.scores, endless.last_five, ("tested", "end")
+)
+
+
+def endlessly(name, items, shared, folder):
+    method = forgetting.METHODS[name]
+    settings = traced({key: values[-1] for key, values in method.grid.items()})
+    program = Program(lambda hyper, *rest: endless.step(method.build(ENDLESS.problem, 2, hyper), hyper, *rest), 5)
+    state = method.build(ENDLESS.problem, 2, settings).init(ENDLESS.problem.network.init(jax.random.key(0)), SHUFFLED.x)
+    return program.follow(settings | shared, state, items, folder, {})
+
+
+@pytest.mark.parametrize("name", fast(forgetting.METHODS, "online_ewc"))
+def test_an_endless_stream_is_predicted_first_and_tested_at_ends(name, tmp_path):
+    """Other labels in the images of the last task: nothing before it changes. Tests do."""
+    items, shared = SHUFFLED.stream(0, 35), SHUFFLED.shared(0)
+    ends = np.arange(35) % 5 == 4
+    np.testing.assert_array_equal(items["end"], ends)
+    assert len(np.unique(items["rows"][:5])) == 10  # one epoch: no image twice in a task
+    kept = endlessly(name, items, shared, tmp_path / "one")
+    assert not kept["tested"][~ends].any() and not kept["diverged"].any()
+    assert np.isfinite(kept["tested"]).all() and not kept["tested"][4, 1:].any()
+    y = shared["y"].at[items["rows"][30:]].set((shared["y"][items["rows"][30:]] + 1) % 10)
+    same = np.isin(np.asarray(items["rows"]), np.asarray(items["rows"][30:])).any(axis=1).argmax()
+    others = endlessly(name, items, shared | {"y": y}, tmp_path / "two")
+    np.testing.assert_array_equal(kept["value"][:same], others["value"][:same])
+    assert (kept["value"] != others["value"]).any()
+    found = endless.scores(kept)
+    assert found["accuracy"] == kept["tested"][-1].mean() and found["current"] == kept["tested"][ends, 0].mean()
+
+
+def test_what_is_remembered_fades(tmp_path):
+    """A batch's precision is 1/e of what it was after ``memory`` batches, and without data the prior comes back."""
+    with jax.enable_x64(True):
+        online = forgetting.returning(ENDLESS.problem, lf.LowRank(2), traced({"variance": 1.0, "memory": 20.0}))
+        params = jax.tree.map(lambda leaf: leaf.astype(float), ENDLESS.problem.network.init(jax.random.key(0)))
+        (prior, center, noise) = online.init(params, SHUFFLED.x.astype(float))
+        start = prior._replace(mean=jax.tree.map(lambda leaf: leaf + 1.0, prior.mean))
+        fading = jnp.exp(-0.5 / 20)
+
+        def ahead(belief, _):
+            return lf.predict(belief, noise, fading, center), None
+
+        after, _ = jax.jit(lambda belief: jax.lax.scan(ahead, belief, None, length=20))(start)
+        apart = jax.tree.map(lambda leaf, c: np.asarray(leaf - c), after.mean, center)
+        jax.tree.map(lambda leaf: np.testing.assert_allclose(leaf, np.exp(-0.5), rtol=1e-6), apart)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), after.precision.diag, prior.precision.diag
+        )
+
+
+def test_the_endless_experiment(tmp_path, monkeypatch):
+    monkeypatch.setattr(endless, "mnist", lambda: Images(*pool(100), *pool(40)))
+    monkeypatch.setattr(comparison, "OURS", ("online_ewc",))
+    options: dict[str, Any] = {"tasks": 6, "train": 10, "batch": 5, "test": 20, "tuned_on": 2, "hidden": 3}
+    options |= {"methods": ("online_ewc", "adamw"), "output": tmp_path}
+    endless.Endless(**options).run(Console(quiet=True))
+    content = json.loads((tmp_path / "endless" / "results.json").read_text(encoding="utf-8"))
+    page = (tmp_path / "endless" / "README.md").read_text(encoding="utf-8")
+    assert "Online EWC, each batch a task: " in page and "it does not say whether those are reached" in page
+    assert "Not run here: Low-rank filter, " in page and list((tmp_path / "endless").glob("*.png"))
+    assert set(content["chosen"]["online_ewc"]) == {"learning_rate", "strength", "memory"}
+    with pytest.raises(ValueError, match="methods: expected names of endless_low_rank"):
+        endless.Endless(**options | {"methods": ("sgd",)}).run(Console(quiet=True))
+    with pytest.raises(ValueError, match="batch, train, test: expected at most train, 80 and 20, got 5, 10 and 30"):
+        endless.Endless(**options | {"test": 30}).run(Console(quiet=True))

@@ -1,4 +1,4 @@
-"""Methods of a stream, tuned alike on other images, then scored: what `online-mnist` and `bandit` share."""
+"""Methods of a stream, tuned alike on other images, then scored: what streams of images share."""
 
 import dataclasses
 import math
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from experiments.continual.online import covariance, filters, optimizers
+from experiments.continual.online import covariance, filters, forgetting, optimizers
 from experiments.continual.online.interface import Hyper, Method, Online, Problem
 from experiments.continual.online.stream import Program, Steps, traced
 from experiments.data.images import Images
@@ -24,7 +24,7 @@ from experiments.run.options import Count
 from experiments.run.report import Table
 
 METHODS: dict[str, Method] = {**filters.METHODS, **covariance.METHODS, **optimizers.METHODS}
-OURS = tuple(name for name in (filters.METHODS | filters.REWARDS) if name != "lofi_stream")
+OURS = tuple(name for name in (filters.METHODS | filters.REWARDS | forgetting.FILTERS) if name != "lofi_stream")
 THOMPSON = "thompson"
 """The policy that a method without a posterior cannot follow; and the setting that says so to a step."""
 # The first batch, without labels, by which a prior is scaled; points of a curve; the seed of the search, and the first
@@ -32,6 +32,11 @@ THOMPSON = "thompson"
 _FIRST, _POINTS, _SEARCH, _SCORED = 100, 20, 1_000_000, 100
 
 Step = Callable[[Online, Hyper, Any, dict[str, Array]], tuple[Any, dict[str, Array]]]
+
+
+def _by_the_last_half(kept: Steps) -> float:
+    value = kept["value"]
+    return float(np.mean(value[len(value) // 2 :]))
 
 
 class Case(NamedTuple):
@@ -42,16 +47,20 @@ class Case(NamedTuple):
         seen: inputs and keys → what the first examples show, for a prior.
         step: (method, settings, state, item) → state, and what is kept: numbers, "value" what settings are chosen by.
         scores: of the steps kept, beside the curve.
+        chosen_by: what the best settings have most of; the mean value over the last half.
+        kept: what else is kept of each step.
     """
 
     problem: Problem
     seen: Callable[[Float[Array, "B d"]], Any]
     step: Step
     scores: Callable[[Steps], dict[str, float]]
+    chosen_by: Callable[[Steps], float] = _by_the_last_half
+    kept: tuple[str, ...] = ()
 
 
 class Pool(NamedTuple):
-    """Images that a stream is drawn from."""
+    """Images that a stream is drawn from, one at a time."""
 
     x: Float[np.ndarray, "N d"]
     y: Int[np.ndarray, " N"]
@@ -61,6 +70,14 @@ class Pool(NamedTuple):
         order = np.random.default_rng(seed).permutation(len(self.y))[:count]
         keys = jax.random.split(jax.random.key(seed), count)
         return {"x": jnp.asarray(self.x[order]), "y": jnp.asarray(self.y[order]), "key": keys}
+
+    def first(self) -> Float[Array, "B d"]:
+        """Images without labels, by which a prior is scaled."""
+        return self.stream(_SEARCH, _FIRST)["x"]
+
+    def shared(self, seed: int) -> dict[str, Array]:
+        """What every step sees beside its item."""
+        return {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,22 +147,23 @@ class OnlineComparison(Experiment):
                 choice: dict[str, float] | None = None
                 with study.part(one, len(ranks) * self.seeds * len(able)) as advance:
                     for rank in ranks:
-                        runs = _Runs(study, case, one, method, rank, piece, other)
+                        runs = Runs(study, case, one, method, rank, piece, other)
                         choice = choice or runs.chosen(able[0], self.search)
                         for policy in able:
-                            for seed in range(_SCORED, _SCORED + self.seeds):
+                            for seed in scored_seeds(self.seeds):
                                 kept = runs.kept(choice, policy, scored, seed, self.steps)
-                                _note(found, policy, f"{one}_{rank}" if rank else one, kept, case)
+                                note(found, policy, f"{one}_{rank}" if rank else one, kept, case)
                                 advance()
                 found["chosen"][one] = choice
-                study.write(_content(found))
-            study.finish(_content(found))
+                study.write(content_of(found))
+            study.finish(content_of(found))
 
 
-class _Runs:
-    """The streams of one method at one rank."""
+class Runs:
+    """The streams of one method at one rank; ``other`` is what settings are chosen on, any pool."""
 
-    def __init__(self, study: Study, case: Case, name: str, method: Method, rank: int, piece: int, other: Pool) -> None:
+    def __init__(self, study: Study, case: Case, name: str, method: Method, rank: int, piece: int, other: Any) -> None:
+        """Nothing is computed yet."""
         self._study, self._case, self._name, self._rank, self._other = study, case, name, rank, other
         self._method = method
 
@@ -155,14 +173,14 @@ class _Runs:
         self._program = Program(step, piece)
 
     def chosen(self, policy: str, count: int) -> dict[str, float]:
-        """The settings with the highest mean value over the last half of the search's stream."""
+        """The settings by which the case has most on the search's stream."""
         choices = search.grid(self._method.grid)
         if len(choices) == 1:
             return choices[0]
-        tried = [self.kept(choice, policy, self._other, _SEARCH, count)["value"][count // 2 :] for choice in choices]
-        return search.best([search.Trial(*pair) for pair in zip(choices, tried, strict=True)], np.mean).choice
+        tried = [self.kept(choice, policy, self._other, _SEARCH, count) for choice in choices]
+        return search.best(list(map(search.Trial, choices, tried)), self._case.chosen_by).choice
 
-    def kept(self, choice: Hyper, policy: str, pool: Pool, seed: int, count: int) -> Steps:
+    def kept(self, choice: Hyper, policy: str, pool: Any, seed: int, count: int) -> Steps:
         """What is kept of one stream's steps."""
         key = {
             **{"method": self._name, "rank": self._rank, "choice": dict(choice), "policy": policy},
@@ -170,16 +188,23 @@ class _Runs:
         }
 
         def compute() -> Steps:
-            settings = traced({THOMPSON: policy == THOMPSON, **choice})
+            settings = traced({THOMPSON: policy == THOMPSON, **choice}) | pool.shared(seed)
             params = self._case.problem.network.init(jax.random.key(seed))
-            seen = self._case.seen(self._other.stream(_SEARCH, _FIRST)["x"])
+            seen = self._case.seen(self._other.first())
             state = self._method.build(self._case.problem, self._rank, settings).init(params, seen)
             return self._program.follow(settings, state, pool.stream(seed, count), self._study.cache.place(key), key)
 
-        return self._study.cache.recall(key, compute, lambda: dict.fromkeys(("diverged", "seconds", "value"), 0.0))
+        names = ("diverged", "seconds", "value", *self._case.kept)
+        return self._study.cache.recall(key, compute, lambda: dict.fromkeys(names, 0.0))
 
 
-def _note(found: dict[str, Any], policy: str, name: str, kept: Steps, case: Case) -> None:
+def scored_seeds(count: int) -> range:
+    """Of the scored passes: grids were chosen by others."""
+    return range(_SCORED, _SCORED + count)
+
+
+def note(found: dict[str, Any], policy: str, name: str, kept: Steps, case: Case) -> None:
+    """Add a stream's scores and its curve."""
     scores = case.scores(kept) | {
         "milliseconds": 1e3 * float(kept["seconds"].sum()) / len(kept["value"]),
         "diverged": float(kept["diverged"].sum()),
@@ -190,7 +215,8 @@ def _note(found: dict[str, Any], policy: str, name: str, kept: Steps, case: Case
     found["curves"].setdefault(policy, {}).setdefault(name, []).append(curve)
 
 
-def _content(found: dict[str, Any]) -> dict[str, Any]:
+def content_of(found: dict[str, Any]) -> dict[str, Any]:
+    """What is written of it."""
     return results.collect(found["scores"]) | {"chosen": found["chosen"], "curves": found["curves"]}
 
 
@@ -230,20 +256,20 @@ def verdicts(content: Content, metric: str, factor: float, unit: str, variant: s
     frame = frame[(frame["variant"] == variant) & (frame["metric"] == metric)]
     lines = []
     for name in (names := list(frame["method"].unique())):
-        base, _, rank = name.rpartition("_")
+        base, rank = _base(name), named(name)[1]
         said: dict[str, list[str]] = {"ahead of": [], "level with": [], "behind": []}
         for other in names if base in OURS else ():
-            stem, _, its = other.rpartition("_")
+            stem, its = _base(other), named(other)[1]
             difference = np.asarray(results.difference(frame, name, other, metric), float)
             error = results.standard_error(difference)
-            if stem in OURS or (its.isdigit() and its != rank) or error is None:
+            if stem in OURS or (its.isdigit() and rank.isdigit() and its != rank) or error is None:
                 continue
             mean = difference.mean()
             kind = "level with" if abs(mean) <= 2 * error else "ahead of" if mean > 0 else "behind"
             spread = report.shown(difference, factor, "+.1f" if factor != 1 else "+.0f").replace("-", "−")
             said[kind].append(f"{named(other)[0]} ({spread})")
         if parts := [f"{kind} {', '.join(others)}" for kind, others in said.items() if others]:
-            lines += [f"{named(name)[0]}, rank {rank}: {'; '.join(parts)}."]
+            lines += [f"{named(name)[0]}{f', rank {rank}' if rank.isdigit() else ''}: {'; '.join(parts)}."]
     seeds = content["settings"]["seeds"]
     rough = ", of so few a rough measure" if seeds < 5 else ""
     head = f"By two errors of the difference over the same {seeds} shuffles{rough}; {unit}, ranks alike:"

@@ -37,7 +37,8 @@ class Program:
         with Checkpoint(folder, {"settings": json.dumps(identity, sort_keys=True)}) as saved:
             first = jax.tree.map(lambda leaf: leaf[: self._size], items)
             shapes = jax.eval_shape(self._run, settings, state, first)[1]
-            like = {"seconds": np.zeros(0), **{name: np.zeros(0, one.dtype) for name, one in shapes.items()}}
+            nothing = {name: np.zeros((0, *one.shape[1:]), one.dtype) for name, one in shapes.items()}
+            like = {"seconds": np.zeros(0), **nothing}
             done, (state, kept) = saved.restore((state, like))
             last = time.perf_counter()
             while done < length:

@@ -1,0 +1,108 @@
+"""Methods of batches that never say where a task ends: each forgets at its own rate, chosen like other settings."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import lowrank_filter as lf
+from experiments.continual.online.filters import lofi
+from experiments.continual.online.interface import Hyper, Method, Online, Problem
+from experiments.continual.online.optimizers import trained
+
+# Gradient steps of EWC on a batch: at the first its penalty has no gradient.
+_INNER = 5
+
+
+def returning(problem: Problem, structure: Any, hyper: Hyper) -> Online:
+    """Weights that return to where they began, θ' = c + a(θ − c) + ε: the prior stays, what was learned fades.
+
+    With q = (1 − a²)/p₀ the prior N(c, 1/p₀) is stationary; a² = exp(−1/memory), in batches: after so many the
+    precision that a batch added is 1/e of what it was. The state is a belief, c and q.
+    """
+    memory = jnp.maximum(hyper["memory"], 1e-6)
+    fading = jnp.where(hyper["memory"] > 0, jnp.exp(-0.5 / memory), 1.0)
+
+    def build(first: Any) -> lf.Filter:
+        prior = None if first is None else lf.scaled(problem.observed, first, variance=hyper["variance"])
+        return lf.extended_filter(problem.observed, problem.likelihood, structure=structure, precision=prior)
+
+    def init(params: Any, first: Any) -> Any:
+        prior = lf.init(params, lf.scaled(problem.observed, first, variance=hyper["variance"]), rank=0)
+        precision: Any = prior.precision
+        noise = (1 - fading**2) / jax.tree.leaves(precision.diag)[0].ravel()[0]
+        return build(first).init(params, first), params, noise
+
+    def update(state: Any, seen: Any, target: Any) -> tuple[Any, Any]:
+        belief, center, noise = state
+        dynamics = {"process_noise": noise, "transition": fading, "center": center}
+        belief, info = build(None).step(belief, seen, target, **dynamics)
+        return (belief, center, noise), jnp.asarray(info.diverged)
+
+    return Online(init, lambda state, x: problem.network.apply(state[0].mean, x), update)
+
+
+def online_ewc(problem: Problem, rank: int, hyper: Hyper) -> Online:
+    """Online EWC (Schwarz et al. 2018, arXiv 1805.06370) with each batch as a task, since no other end is told.
+
+    Adam on the batch's loss and ½λ(θ − θ*)ᵀF(θ − θ*) with θ* where the last batch left it; then
+    F ← γF + Σ_b (∇ log p(y_b|x_b))², γ = exp(−1/memory).
+    """
+    built = optax.adam(hyper["learning_rate"])
+    fading = jnp.exp(-1 / jnp.maximum(hyper["memory"], 1e-6))
+
+    def loss(params: Any, seen: Any, target: Any) -> Any:
+        return jnp.sum(jax.vmap(problem.likelihood.nll)(problem.observed(params, seen), target))
+
+    def update(state: Any, seen: Any, target: Any) -> tuple[Any, Any]:
+        anchor, fisher, moments = state
+        size = len(target)
+
+        def penalised(params: Any) -> Any:
+            apart = jax.tree.map(lambda p, a, f: jnp.sum(f * (p - a) ** 2), params, anchor, fisher)
+            return (loss(params, seen, target) + 0.5 * hyper["strength"] * sum(jax.tree.leaves(apart))) / size
+
+        def step(_: Any, state: Any) -> Any:
+            params, moments = state
+            changes, moments = built.update(jax.grad(penalised)(params), moments, params)
+            return optax.apply_updates(params, changes), moments
+
+        params, moments = jax.lax.fori_loop(0, _INNER, step, (anchor, moments))
+        each = jax.vmap(lambda x, y: jax.grad(loss)(params, x[None], y[None]))(seen, target)
+        fisher = jax.tree.map(lambda f, g: fading * f + jnp.sum(g**2, axis=0), fisher, each)
+        return (params, fisher, moments), jnp.zeros((), bool)
+
+    def init(params: Any, first: Any) -> Any:
+        return params, jax.tree.map(jnp.zeros_like, params), built.init(params)
+
+    return Online(init, lambda state, x: problem.network.apply(state[0], x), update)
+
+
+def _ours(structure: Callable[[int], Any], *, ranked: bool = True) -> Method:
+    grid = {"variance": (1.0, 10.0), "memory": (0.0, 100.0, 300.0)}
+    return Method(lambda problem, rank, hyper: returning(problem, structure(rank), hyper), grid, ranked, draws=False)
+
+
+FILTERS = {
+    "endless_low_rank": _ours(lf.LowRank),
+    "endless_unit": _ours(lambda rank: lf.LowRank(rank, blocks="unit")),
+    "endless_diagonal": _ours(lambda rank: lf.Diagonal(), ranked=False),
+    "endless_kronecker": _ours(lambda rank: lf.KroneckerFactored(), ranked=False),
+}
+METHODS = FILTERS | {
+    "lofi_stream": Method(lofi, {"precision": (30.0, 300.0, 3000.0), "process_noise": (0.0, 1e-6)}, draws=False),
+    "online_ewc": Method(
+        online_ewc,
+        {"learning_rate": (1e-3,), "strength": (0.1, 1.0, 10.0), "memory": (100.0, 1000.0)},
+        ranked=False,
+        draws=False,
+    ),
+    "adamw": Method(
+        lambda problem, rank, hyper: trained(optax.adamw, problem, hyper),
+        {"learning_rate": (3e-4, 1e-3, 3e-3), "inner": (1.0, 5.0)},
+        ranked=False,
+        draws=False,
+    ),
+}
