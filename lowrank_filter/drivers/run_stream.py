@@ -60,7 +60,8 @@ def run_stream(
         callback: called with the batches done, the belief and the last :class:`Info` after each; True stops the run.
 
     Returns:
-        The last belief, and a :class:`Stream` of which only ``info`` is kept, stacked over the batches.
+        The last belief, and a :class:`Stream` of which only ``info`` is kept, stacked over the batches; its ``outputs``
+        only with ``pad_to``, where all batches have one size. The callback's ``info`` has them always.
 
     Raises:
         RuntimeError: another run is using the checkpoint folder.
@@ -94,6 +95,7 @@ def run_stream(
     padded = itertools.chain([first], padded)
     belief = strong(belief)
     after, shapes = jax.eval_shape(functools.partial(_step, filter), belief, *first.examples)
+    shapes = _kept(shapes, pad_to)
     same_belief(after, belief)
     state = _State(0, belief)
     with contextlib.ExitStack() as stack:
@@ -113,7 +115,7 @@ def run_stream(
         try:
             for batch in padded:
                 belief, info = _step(filter, state.belief, *batch.examples)
-                state = state.after(belief, info, batch.digest)
+                state = state.after(belief, _kept(info, pad_to), batch.digest)
                 if saved is not None and state.done - safe >= checkpoint_every:
                     state = _save(saved, state)
                     safe = state.done
@@ -159,6 +161,11 @@ class _State(NamedTuple):
 def _step(filter: Filter, belief: Belief, x: Any, y: Any, mask: Any) -> tuple[Belief, Info]:
     belief, info = filter.step(belief, x, y, mask)
     return belief, info._replace(site=None)
+
+
+def _kept(info: Info, pad_to: int | None) -> Info:
+    """What can be stacked over the batches."""
+    return info if pad_to is not None else info._replace(outputs=None)
 
 
 def _save(saved: Any, state: _State) -> _State:

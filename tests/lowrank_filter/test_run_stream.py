@@ -55,6 +55,13 @@ def test_padding_changes_nothing():
     assert kept.means is None and kept.info.site is None
 
 
+def test_predictions_are_kept_where_they_have_one_size(whole):
+    assert whole[1].info.outputs.shape == (len(SIZES), 5, 2)
+    seen = []
+    _, kept = run(BATCHES[:2], pad_to=None, callback=lambda done, belief, info: seen.append(info.outputs.shape))
+    assert kept.info.outputs is None and seen == [(3, 2), (5, 2)]
+
+
 def test_one_compilation():
     traces = []
 
