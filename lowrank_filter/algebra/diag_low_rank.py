@@ -30,6 +30,8 @@ from lowrank_filter.common.registered import registered
 
 # So few parameters that a square root of their whole precision costs next to nothing.
 _FEW = 32
+# Numbers of the columns as vectors over D, beyond which no step holds them all: it then does without square roots.
+_ROOM = 2**25
 
 
 @registered
@@ -246,6 +248,7 @@ class DiagLowRank:
             ends = old.factor.combine(first), columns.combine(second)
             return jax.tree.map(lambda a, b, v: (a + b)[0] * v, *ends, variance)
 
+        roomy = len(gram) * tree.dimension(self.diag) <= _ROOM
         buffer = OneBuffer.of(old.diag, len(gram))
 
         def root() -> Tree:
@@ -259,7 +262,7 @@ class DiagLowRank:
             gram,
             jnp.concatenate([jnp.zeros(self.rank, gram.dtype), target]),
             plain,
-            rows,
+            rows if roomy else None,
             lambda whole: buffer.vector_back(jax.tree.map(jnp.multiply, whole, root())),
         )
         logdet = 2 * jnp.sum(jnp.log(jnp.diagonal(solution.lower)[self.rank :]))
@@ -268,7 +271,7 @@ class DiagLowRank:
         weight, measured = variance, gram
         if self.policy.metric == "euclidean":
             weight, measured = None, _bordered(old.grams[1], old.against(columns, None), columns.gram(None))
-        accurate = asks_for_square_root(solution.lower)
+        accurate = asks_for_square_root(solution.lower) if roomy else False
         precision, misfit = self._rotated(old.diag, (old.factor, columns), measured, weight, accurate=accurate)
         new = measured[self.rank :, self.rank :]
         site, _ = self._rotated(tree.zeros(self.diag), (columns,), new, weight, accurate=accurate)

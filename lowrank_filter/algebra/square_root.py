@@ -42,14 +42,14 @@ def solve_many_parameters(
     gram: Float[Array, "n n"],
     target: Float[Array, " n"],
     plain: Callable[[Float[Array, " n"]], Tree],
-    rows: Callable[[], Tree],
+    rows: Callable[[], Tree] | None,
     back: Callable[[Tree], Tree],
 ) -> Solution:
     """By Cholesky factors of n×n matrices, from G = V Vᵀ.
 
     Args:
         plain: c to F Vᵀc, for some linear function F.
-        rows: V, called only where it has to be built, in whatever coordinates.
+        rows: V, called only where it has to be built, in whatever coordinates; None where there is no room for it.
         back: F, of a vector in those.
     """
     scaled, scale = small_matrices.scaled_plus_identity(gram)
@@ -66,8 +66,15 @@ def solve_many_parameters(
             lower,
         )
 
+    def raised() -> Array:
+        return small_matrices.cholesky(small_matrices.raised(scaled, first))
+
+    here = small_matrices.anywhere(short)
+    if rows is None:
+        return by_gram(jax.lax.cond(here, raised, lambda: first) / scale[:, None], plain)
+
     def by_square_root() -> Solution:
-        lower = small_matrices.cholesky(small_matrices.raised(scaled, first)) / scale[:, None]
+        lower = raised() / scale[:, None]
         vectors = rows()
         root = orthonormalised(lower, vectors)
         halfway = jnp.matmul(root.border, target, precision=tree.HIGHEST)
@@ -79,7 +86,6 @@ def solve_many_parameters(
         found = tree.select(short, found, by_gram(lower, lambda coefficients: tree.combine(coefficients, vectors)))
         return found._replace(vector=back(found.vector))
 
-    here = small_matrices.anywhere(short)
     return jax.lax.cond(here, by_square_root, lambda: by_gram(first / scale[:, None], plain))
 
 

@@ -25,6 +25,9 @@ from lowrank_filter.algebra.example_gradients import Combinable, Stack
 from lowrank_filter.algebra.one_buffer import OneBuffer, few, repeated
 from lowrank_filter.algebra.tree import Tree
 
+# Numbers of combinations held at once, where only their squares are wanted: 16 MiB of float32.
+_NUMBERS = 2**22
+
 Residual = Literal["diagonal", "drop"]
 Metric = Literal["relative", "euclidean"]
 
@@ -127,7 +130,23 @@ def _one_pass(gram: Array, columns: tuple[Combinable, ...], keep: int, settled: 
     _, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(gram))
     turn = _carried(gram, _or_identity(vectors[:, ::-1], settled), settled, keep)
     squared = jnp.maximum(jnp.sum(jnp.matmul(gram, turn, precision=tree.HIGHEST) * turn, axis=0), 0)
-    return _split(_combine(turn.T[:keep], columns), _combine(turn.T[keep:], columns), squared, settled)
+    return _settle(_combine(turn.T[:keep], columns), _squares_of(turn.T[keep:], columns), squared, settled)
+
+
+def _squares_of(coefficients: Float[Array, "m n"], columns: tuple[Combinable, ...]) -> Tree:
+    """The sum of the squares of combinations, elementwise; so many at a time that they hold few numbers."""
+    one = jax.eval_shape(functools.partial(_combine, columns=columns), coefficients[:1])
+    count = max(1, _NUMBERS // tree.dimension(one))
+    if len(coefficients) <= count:
+        return tree.squares(_combine(coefficients, columns))
+    parts = -(-len(coefficients) // count)
+    filled = jnp.pad(coefficients, ((0, parts * count - len(coefficients)), (0, 0)))
+
+    def add(total: Tree, some: Array) -> tuple[Tree, None]:
+        return jax.tree.map(jnp.add, total, tree.squares(_combine(some, columns))), None
+
+    start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), one)
+    return jax.lax.scan(add, start, filled.reshape(parts, count, -1))[0]
 
 
 def _three_passes(
@@ -153,17 +172,16 @@ def _three_passes(
     vectors = _carried(gram, _or_identity(left, settled), settled, keep)
     image = jnp.sum(jnp.matmul(gram, vectors, precision=tree.HIGHEST) * vectors, axis=0)
     squared = jnp.where(settled, jnp.diagonal(fixed_gram), sigma**2) + image - jax.lax.stop_gradient(image)
-    return _split(
+    return _settle(
         _derived(kept, vectors.T[:keep], columns),
-        _derived(_combine(turn[keep:], basis), vectors.T[keep:], columns),
+        tree.squares(_derived(_combine(turn[keep:], basis), vectors.T[keep:], columns)),
         squared,
         settled,
     )
 
 
-def _split(kept: Tree, rest: Tree, squared: Array, settled: Array) -> Principal:
-    residual = jax.tree.map(lambda r: jnp.where(settled, 0, r), tree.squares(rest))
-    return Principal(kept, residual, squared)
+def _settle(kept: Tree, residual: Tree, squared: Array, settled: Array) -> Principal:
+    return Principal(kept, jax.tree.map(lambda r: jnp.where(settled, 0, r), residual), squared)
 
 
 def _or_identity(vectors: Array, settled: Array) -> Array:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import lowrank_filter as lf
-from lowrank_filter.algebra import reference, small_matrices
+from lowrank_filter.algebra import diag_low_rank, reference, small_matrices, truncation
 from lowrank_filter.algebra.diag_low_rank import with_policy
 from lowrank_filter.algebra.example_gradients import Stack
 
@@ -255,3 +255,20 @@ def test_a_matrix_that_needs_no_floor_gets_none():
     assert error < 2 * np.finfo(np.float32).eps
     repeated = np.ones((5, 5), np.float32) * np.float32(1e12)
     assert np.isfinite(small_matrices.cholesky_plus_identity(jnp.asarray(repeated))).all()
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("residual", ["diagonal", "drop"])
+def test_columns_that_there_is_no_room_for(monkeypatch, residual):
+    """Combined a few at a time, and without square roots: the same where nothing asked for those."""
+    x, y = data(0, 12, 60, 1e-1)
+    belief = with_policy(lf.init(jnp.zeros(60), rank=3), residual=residual)
+
+    def found():
+        return jax.jit(lambda belief: lf.update(belief, linear, lf.Gaussian(0.1), x, y))(belief)
+
+    whole = found()
+    monkeypatch.setattr(diag_low_rank, "_ROOM", 0)
+    monkeypatch.setattr(truncation, "_NUMBERS", 150)
+    for came, expected in zip(*map(jax.tree.leaves, (found(), whole)), strict=True):
+        np.testing.assert_allclose(came, expected, rtol=1e-9, atol=1e-9)

@@ -4,6 +4,7 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 import lowrank_filter as lf
 
@@ -63,3 +64,19 @@ def test_activations_are_those_of_a_micro_batch():
     few, many = used(100), used(10_000)
     # What grows are copies of the inputs and the Krylov space's numbers for each example and output.
     assert many - few < 10 * 10_000 * 14 * 14 * 4
+
+
+@pytest.mark.slow
+def test_no_column_of_a_thousand_classes_is_built():
+    """An update holds matrices of outputs by outputs and none of outputs by parameters."""
+    classes, widths = 1000, (16, 40, 1000)
+
+    def shape(*sizes, dtype=jnp.float32):
+        return jax.ShapeDtypeStruct(sizes, dtype)
+
+    params = [{"kernel": shape(i, o), "bias": shape(o)} for i, o in itertools.pairwise(widths)]
+    belief = jax.eval_shape(lambda p: lf.init(p, rank=4), params)
+    step = jax.jit(lambda belief, x, y: lf.update(belief, network, lf.Categorical(), x, y))
+    compiled = step.lower(belief, shape(1, widths[0]), shape(1, dtype=jnp.int32)).compile()
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert compiled.memory_analysis().temp_size_in_bytes < classes * parameters * 4
