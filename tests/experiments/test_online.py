@@ -172,7 +172,8 @@ def endlessly(name, items, shared, folder):
     method = forgetting.METHODS[name]
     settings = traced({key: values[-1] for key, values in method.grid.items()})
     program = Program(lambda hyper, *rest: endless.step(method.build(ENDLESS.problem, 2, hyper), hyper, *rest), 5)
-    state = method.build(ENDLESS.problem, 2, settings).init(ENDLESS.problem.network.init(jax.random.key(0)), SHUFFLED.x)
+    built = method.build(ENDLESS.problem, 2, settings | shared)
+    state = built.init(ENDLESS.problem.network.init(jax.random.key(0)), SHUFFLED.x)
     return program.follow(settings | shared, state, items, folder, {})
 
 
@@ -198,7 +199,9 @@ def test_an_endless_stream_is_predicted_first_and_tested_at_ends(name, tmp_path)
 def test_what_is_remembered_fades(tmp_path):
     """A batch's precision is 1/e of what it was after ``memory`` batches, and without data the prior comes back."""
     with jax.enable_x64(True):
-        online = forgetting.returning(ENDLESS.problem, lf.LowRank(2), traced({"variance": 1.0, "memory": 20.0}))
+        online = forgetting.returning(
+            ENDLESS.problem, lf.LowRank(2), traced({"variance": 1.0, "memory": 4.0, "unit": 5.0})
+        )
         params = jax.tree.map(lambda leaf: leaf.astype(float), ENDLESS.problem.network.init(jax.random.key(0)))
         (prior, center, noise) = online.init(params, SHUFFLED.x.astype(float))
         start = prior._replace(mean=jax.tree.map(lambda leaf: leaf + 1.0, prior.mean))
@@ -227,6 +230,6 @@ def test_the_endless_experiment(tmp_path, monkeypatch):
     assert "Not run here: Low-rank filter, " in page and list((tmp_path / "endless").glob("*.png"))
     assert set(content["chosen"]["online_ewc"]) == {"learning_rate", "strength", "memory"}
     with pytest.raises(ValueError, match="methods: expected names of endless_low_rank"):
-        endless.Endless(**options | {"methods": ("sgd",)}).run(Console(quiet=True))
+        dataclasses.replace(endless.Endless(**options), methods=("sgd",)).run(Console(quiet=True))
     with pytest.raises(ValueError, match="batch, train, test: expected at most train, 80 and 20, got 5, 10 and 30"):
-        endless.Endless(**options | {"test": 30}).run(Console(quiet=True))
+        dataclasses.replace(endless.Endless(**options), test=30).run(Console(quiet=True))

@@ -16,14 +16,19 @@ from experiments.continual.online.optimizers import trained
 _INNER = 5
 
 
+def _kept(hyper: Hyper) -> Any:
+    """exp(−1/n), by which what a batch taught is 1/e of what it was after n of them; 1 for a memory of 0, which has no
+    end. The settings count in tasks, so that a grid suits streams of any length; how many batches one has is "unit"."""
+    length = hyper["memory"] * hyper["unit"]
+    return jnp.where(length > 0, jnp.exp(-1 / jnp.where(length > 0, length, 1)), 1.0)
+
+
 def returning(problem: Problem, structure: Any, hyper: Hyper) -> Online:
     """Weights that return to where they began, θ' = c + a(θ − c) + ε: the prior stays, what was learned fades.
 
-    With q = (1 − a²)/p₀ the prior N(c, 1/p₀) is stationary; a² = exp(−1/memory), in batches: after so many the
-    precision that a batch added is 1/e of what it was. The state is a belief, c and q.
+    With q = (1 − a²)/p₀ the prior N(c, 1/p₀) is stationary. The state is a belief, c and q.
     """
-    memory = jnp.maximum(hyper["memory"], 1e-6)
-    fading = jnp.where(hyper["memory"] > 0, jnp.exp(-0.5 / memory), 1.0)
+    fading = jnp.sqrt(_kept(hyper))
 
     def build(first: Any) -> lf.Filter:
         prior = None if first is None else lf.scaled(problem.observed, first, variance=hyper["variance"])
@@ -48,10 +53,9 @@ def online_ewc(problem: Problem, rank: int, hyper: Hyper) -> Online:
     """Online EWC (Schwarz et al. 2018, arXiv 1805.06370) with each batch as a task, since no other end is told.
 
     Adam on the batch's loss and ½λ(θ − θ*)ᵀF(θ − θ*) with θ* where the last batch left it; then
-    F ← γF + Σ_b (∇ log p(y_b|x_b))², γ = exp(−1/memory).
+    F ← γF + Σ_b (∇ log p(y_b|x_b))².
     """
-    built = optax.adam(hyper["learning_rate"])
-    fading = jnp.exp(-1 / jnp.maximum(hyper["memory"], 1e-6))
+    built, fading = optax.adam(hyper["learning_rate"]), _kept(hyper)
 
     def loss(params: Any, seen: Any, target: Any) -> Any:
         return jnp.sum(jax.vmap(problem.likelihood.nll)(problem.observed(params, seen), target))
@@ -81,7 +85,7 @@ def online_ewc(problem: Problem, rank: int, hyper: Hyper) -> Online:
 
 
 def _ours(structure: Callable[[int], Any], *, ranked: bool = True) -> Method:
-    grid = {"variance": (1.0, 10.0), "memory": (0.0, 100.0, 300.0)}
+    grid = {"variance": (1.0, 10.0), "memory": (0.0, 5.0, 20.0)}
     return Method(lambda problem, rank, hyper: returning(problem, structure(rank), hyper), grid, ranked, draws=False)
 
 
@@ -95,7 +99,7 @@ METHODS = FILTERS | {
     "lofi_stream": Method(lofi, {"precision": (30.0, 300.0, 3000.0), "process_noise": (0.0, 1e-6)}, draws=False),
     "online_ewc": Method(
         online_ewc,
-        {"learning_rate": (1e-3,), "strength": (0.1, 1.0, 10.0), "memory": (100.0, 1000.0)},
+        {"learning_rate": (1e-3,), "strength": (0.1, 1.0, 10.0), "memory": (5.0, 20.0)},
         ranked=False,
         draws=False,
     ),
