@@ -28,7 +28,7 @@ text that was not seen; a reconstruction has seen the token that it scores. Time
 of the state-space form: `python -m benchmarks gaussian_process`."""
 PROTOTYPE = (
     *("tcn", "ou", "switching", "ou mean field", "paper form", "hybrid prequential", "rbf mean field", "prequential"),
-    *("matern 3/2", "hybrid", "prequential switching", "coupled", "transformer", "ou free bits"),
+    *("matern 3/2", "hybrid", "prequential switching", "coupled", "transformer", "ou short", "ou free bits"),
 )
 QUICK = ("tcn", "ou", "switching", "hybrid prequential", "ou mean field", "paper form")
 _AHEAD = [f"horizon {horizon}" for horizon in scores.HORIZONS[1:]]

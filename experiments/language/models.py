@@ -40,6 +40,8 @@ ENTRIES = {
     "ou mean field": Entry(_MEMORY | {"posterior": "mean_field"}),
     "iid": Entry(_MEMORY | {"kernel": "iid"}),
     "ou": Entry(_MEMORY),
+    # What is told anew at each step is what the decoder uses: channels that begin slow collapse.
+    "ou short": Entry(_MEMORY | {"shortest": 0.25, "longest": 2.0}),
     "ou free bits": Entry(_MEMORY | {"free_bits": 0.05}),
     "ou causal": Entry({"decoder": "convolutional"}),
     "ou transformer": Entry(_MEMORY | {"encoder": "transformer"}),
