@@ -122,7 +122,7 @@ class Endless(Experiment):
             "methods": tuple(known),
         },
         "minutes": {},
-        "small": {"tasks": 10, "train": 500, "test": 500, "seeds": 2},
+        "small": {"tasks": 10, "train": 500, "test": 500, "seeds": 3},
     }
 
     seeds: Count = 2

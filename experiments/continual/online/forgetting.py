@@ -96,10 +96,10 @@ FILTERS = {
     "endless_kronecker": _ours(lambda rank: lf.KroneckerFactored(), ranked=False),
 }
 METHODS = FILTERS | {
-    "lofi_stream": Method(lofi, {"precision": (30.0, 300.0, 3000.0), "process_noise": (0.0, 1e-6)}, draws=False),
+    "lofi_stream": Method(lofi, {"precision": (3.0, 30.0, 300.0), "process_noise": (0.0, 1e-6)}, draws=False),
     "online_ewc": Method(
         online_ewc,
-        {"learning_rate": (1e-3,), "strength": (0.1, 1.0, 10.0), "memory": (5.0, 20.0)},
+        {"learning_rate": (1e-3,), "strength": (0.01, 0.1, 1.0), "memory": (5.0, 20.0)},
         ranked=False,
         draws=False,
     ),
