@@ -17,7 +17,6 @@ from lowrank_filter.algebra.partition import layout
 from lowrank_filter.algebra.precision import Correction, Curvature, Misfit, Precision, Projection
 from lowrank_filter.algebra.structures import (
     NAMES,
-    RANK,
     Dense,
     Diagonal,
     Frozen,
@@ -318,12 +317,6 @@ def _part(diag: Tree, kind: Structure) -> Precision:
         raise AssertionError("frozen parameters have no precision")
     policy = Policy(kind.residual, kind.metric)
     if kind.blocks == "network":
-        size = tree.dimension(diag)
-        if kind.rank > max(size, RANK):
-            raise ValueError(
-                f"structure: expected a rank of at most {size} in a LowRank part of that many parameters, got "
-                f"{kind.rank}; use Dense(), which is exact in fewer numbers"
-            )
         return DiagLowRank(diag, tree.zeros(diag, kind.rank), policy)
     return blocks.diagonal(diag, kind.rank, layout(diag, kind.layers, kind.blocks), policy)
 

@@ -10,17 +10,14 @@ from lowrank_filter.common import checks
 
 Couples = Literal["network", "layer", "unit"]
 
-# k where none is given: a stream's, see docs/start/choosing.md. Any part has room for it.
-RANK = 10
-
 
 @dataclasses.dataclass(frozen=True)
 class LowRank:
     """diag(d) + W Wᵀ with ``rank`` directions: memory (k + 1)·D.
 
     Attributes:
-        rank: k, in the whole part or in each of its blocks; 0 keeps a diagonal only. A part of fewer parameters than
-            that is refused from k = 11 on: :class:`Dense` is exact in fewer numbers.
+        rank: k, in the whole part or in each of its blocks; 0 keeps a diagonal only. With as many as a part has
+            parameters nothing is truncated; :class:`Dense` then takes fewer numbers.
         residual: "diagonal" adds the diagonal of what is truncated to d, so that diag(P) stays exact; "drop" does not.
         metric: of the truncations, "relative" (KL-optimal) or "euclidean"; see :func:`truncate`.
         blocks: "network" couples all parameters of the part; "layer" those of a kernel with its bias, "unit" those that

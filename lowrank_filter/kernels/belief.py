@@ -14,11 +14,14 @@ from lowrank_filter.algebra.diag_low_rank import Joined, low_rank_parts
 from lowrank_filter.algebra.operations import OPERATIONS
 from lowrank_filter.algebra.partition import Layer
 from lowrank_filter.algebra.precision import Precision
-from lowrank_filter.algebra.structures import NAMES, RANK, Couples, KroneckerFactored, LowRank
+from lowrank_filter.algebra.structures import NAMES, Couples, KroneckerFactored, LowRank
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import compiled
 from lowrank_filter.kernels.prior import Scaled
+
+# k where none is given: a stream's, see docs/start/choosing.md.
+RANK = 10
 
 
 class Belief(NamedTuple):

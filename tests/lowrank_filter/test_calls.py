@@ -267,6 +267,7 @@ TABLE = {
             "curvature_scale": POSITIVE,
             "batch_size": calls.count(1),
             "iterations": calls.count(0, optional=True),
+            "roots": calls.count(1, optional=True),
         },
     ),
     "fit": Call(

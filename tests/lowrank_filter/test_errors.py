@@ -118,11 +118,6 @@ CASES = {
         ValueError,
         r"structure: expected.*got.*, without \['head'\]\['b'\], \['head'\]\['w'\]; give one",
     ),
-    "init: a rank above the parameters": (
-        lambda: lf.init({"a": jnp.ones(20), "head": jnp.ones(11)}, structure={"a": lf.Dense(), "head": lf.LowRank(12)}),
-        ValueError,
-        r"structure: expected a rank of at most 11 .*, got 12; use Dense\(\)",
-    ),
     "rank of a Kronecker belief": (
         lambda: lf.update(KRONECKER, layered, lf.Categorical(), X, Y, rank=2),
         ValueError,

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 IN, HIDDEN, OUT, B, T = 3, 4, 3, 7, 3
 SHAPES = {"a": {"bias": (HIDDEN,), "kernel": (IN, HIDDEN)}, "b": {"b": (OUT,), "w": (HIDDEN, OUT)}, "gain": (HIDDEN,)}
-FULL = 40  # no block is larger: nothing is truncated; the network as one block takes D
+FULL = 40  # no block is larger: nothing is truncated
 BLOCKS = ("network", "layer", "unit")
 STRUCTURES = (*BLOCKS, "kronecker")
 # A layer's block differs from a unit's in its sizes alone; the network as one block is test_laplace's.
@@ -62,15 +62,11 @@ def densified(precision):
     return jax.vmap(lambda row: flat(precision.matvec(unravel(row))))(jnp.eye(D))
 
 
-def whole(structure):
-    return D if structure == "network" else FULL
-
-
 def prior(structure, precision=0.7):
     params = random(0)
     if structure == "kronecker":
         return lf.init(params, precision, structure="kronecker")
-    return lf.init(params, precision, rank=whole(structure), structure=structure)
+    return lf.init(params, precision, rank=FULL, structure=structure)
 
 
 def own_blocks(structure):
@@ -356,7 +352,7 @@ def test_memory_is_what_the_formula_says(structure):
     numbers = sum(leaf.size for leaf in jax.tree.leaves(prior(structure).precision))
     layers = [(HIDDEN, IN + 1), (OUT, HIDDEN + 1)]
     kronecker = sum(units**2 + inputs**2 + units * inputs for units, inputs in layers) + HIDDEN
-    assert numbers == (kronecker if structure == "kronecker" else (whole(structure) + 1) * D)
+    assert numbers == (kronecker if structure == "kronecker" else (FULL + 1) * D)
 
 
 @pytest.mark.parametrize("structure", FEW)

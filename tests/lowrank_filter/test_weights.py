@@ -36,7 +36,7 @@ def network(params, x):
 def start():
     rng = np.random.default_rng(1)
     params = {"w": jnp.asarray(rng.normal(size=(IN, OUT))), "b": jnp.asarray(rng.normal(size=OUT))}
-    return lf.init(params, 1.5, rank=(IN + 1) * OUT)
+    return lf.init(params, 1.5, rank=B * OUT)
 
 
 def update(belief, likelihood, x, y, **options):
