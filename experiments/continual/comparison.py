@@ -65,9 +65,12 @@ class Comparison(Experiment):
         with self.study(console, name, title, data=tasks, **depends) as study:
             found: dict[str, MethodResult] = {}
             runners: dict[Any, Runner] = {}
-            for method in methods:
+            for number, method in enumerate(methods):
                 with study.part(", ".join(method.reports), len(grid(method.grid))) as advance:
                     found |= tune(method, network, training, tasks, seeds, study.cache, advance, runners)
+                # Compiled runs of a large network are gigabytes and many thousands of mappings.
+                later = {_place(other) for other in methods[number + 1 :]}
+                runners = {place: runner for place, runner in runners.items() if place in later}
             grids = {report: dict(method.grid) for method in methods for report in method.reports}
             content = summary.build(grids, tasks.names, found, pairs)
             arrays = None if examples is None else {"examples": examples}
@@ -101,7 +104,7 @@ def tune(
     form through ``runners``.
     """
     runners = {} if runners is None else runners
-    place = method.run, tuple(sorted(set(method.reports.values()))), method.scored
+    place = _place(method)
     if place not in runners:
         runners[place] = compile_runner(*place, network, training, tasks, seeds)
     runner, trials = runners[place], []
@@ -115,6 +118,11 @@ def tune(
         trials.append(Trial(hyper, reports))
         advance()
     return {name: _result(trials, kind, method.scored) for name, kind in method.reports.items()}
+
+
+def _place(method: Method) -> Any:
+    """What methods have in common that share a compiled run."""
+    return method.run, tuple(sorted(set(method.reports.values()))), method.scored
 
 
 def _result(trials: Sequence[Trial], kind: str, scored: tuple[int, ...] | None) -> MethodResult:
