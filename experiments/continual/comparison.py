@@ -13,7 +13,7 @@ from rich.console import Console
 
 from experiments.continual import drawing, summary
 from experiments.continual.evaluation import Report, Runner, compile_runner
-from experiments.continual.learners import Method, Training
+from experiments.continual.learners import Method, Run, Training
 from experiments.continual.networks import Network
 from experiments.continual.summary import MethodResult, Pair
 from experiments.continual.tasks import Tasks
@@ -120,7 +120,7 @@ def tune(
     return {name: _result(trials, kind, method.scored) for name, kind in method.reports.items()}
 
 
-def _place(method: Method) -> Any:
+def _place(method: Method) -> tuple[Run, tuple[str, ...], tuple[int, ...] | None]:
     """What methods have in common that share a compiled run."""
     return method.run, tuple(sorted(set(method.reports.values()))), method.scored
 
