@@ -179,7 +179,12 @@ def as_inputs(x: Any) -> Any:
             f"x: expected {advice}, got a Python {type(x).__name__} of {len(paths)} numbers, which JAX takes for a "
             "pytree; give jnp.asarray(x)"
         )
-    return structure.unflatten([checks.array(f"x{jax.tree_util.keystr(path)}", leaf, advice) for path, leaf in paths])
+    arrays = [checks.array(f"x{jax.tree_util.keystr(path)}", leaf, advice) for path, leaf in paths]
+    if any(jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in arrays):
+        raise TypeError(
+            "x: expected real numbers, got complex ones; give real and imaginary parts as inputs of their own"
+        )
+    return structure.unflatten(arrays)
 
 
 def as_mask(mask: Any) -> Array | np.ndarray:

@@ -54,7 +54,8 @@ def laplace_update(
         likelihood: of a target given the outputs of one example.
         x, y, mask, weights: the examples, as in :func:`update`; any number of them. Or, for data that do not fit into
             memory, an iterable of batches (x, y), (x, y, mask) or (x, y, mask, weights) in place of x, and no y: each
-            adds its curvature and is truncated before the next comes. A batch of another size compiles again.
+            adds its curvature and is truncated before the next comes, which leaves other directions than all at once
+            (none with ``rank=0``). A batch of another size compiles again.
         temperature: λ > 0, as in training.
         curvature_scale: α > 0: this task's curvature counts α times in what follows. Above 1 it buys retention
             (10 … 30 for task sequences), and the log evidence is then no longer that of the model.
@@ -64,7 +65,8 @@ def laplace_update(
             trained networks are within 1e-3; more are more accurate in a flat spectrum.
         roots: n, static: the diagonal and Kronecker factors of the curvature come from n random combinations (signs) of
             each example's root columns in place of all, unbiased: n gradients an example, for hundreds of outputs. The
-            low-rank part stays that of the exact matrix. The signs are the same in every call. None takes all columns.
+            low-rank part stays that of the exact matrix. Noise in P⁺ biases log det P⁺ low, the log evidence high, by nats.
+            The signs are the same in every call. None, or as many as there are, takes all columns.
 
     Returns:
         The posterior belief, and :class:`Info`.
@@ -114,12 +116,15 @@ def _in_turn(
     absorb: Callable[..., tuple[Belief, Info, Misfit]], belief: Belief, batches: Iterator[tuple]
 ) -> tuple[Belief, Info]:
     """One batch after the other; after the first the belief lies at θ*, so that penalties and ½ log det P add up."""
-    batch = next(batches, None)
-    if batch is None:
-        raise ValueError("x: expected at least one batch, got none; give arrays x and y, or (x, y) for each batch")
-    belief, total, (left_out, _) = absorb(belief, *batch)
-    for batch in batches:
-        belief, info, misfit = absorb(belief, *batch)
+    total = left_out = None
+    for index, batch in enumerate(batches):
+        try:
+            belief, info, misfit = absorb(belief, *batch)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"x[{index}], a batch: {error}") from error
+        if total is None or left_out is None:
+            total, left_out = info, misfit.left_out
+            continue
         share = Misfit(left_out + misfit.left_out, left_out + misfit.whole).share
         left_out = left_out + misfit.left_out
         total = Info(
@@ -129,6 +134,8 @@ def _in_turn(
             share,
             total.invalid + info.invalid,
         )
+    if total is None:
+        raise ValueError("x: expected at least one batch, got none; give arrays x and y, or (x, y) for each batch")
     return belief, total
 
 

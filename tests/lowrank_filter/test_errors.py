@@ -282,6 +282,12 @@ CASES = {
     "laplace_update: no y": (lambda: laplace(y=None), TypeError, "y: expected targets, got None.*an iterable"),
     "laplace_update: no batch": (lambda: laplace(x=[], y=None), ValueError, "x: expected at least one batch, got none"),
     "laplace_update: no pairs": (lambda: laplace(x=[X], y=None), TypeError, r"x\[0\]: expected a batch \(x, y\)"),
+    "update: complex inputs": (lambda: update(x=X + 1j), TypeError, "x: expected real numbers, got complex"),
+    "laplace_update: a bad batch": (
+        lambda: laplace(x=[(X, Y), (X, -Y - 1)], y=None),
+        ValueError,
+        r"x\[1\], a batch: y",
+    ),
     "laplace_update: mask beside batches": (
         lambda: laplace(x=[(X, Y)], y=None, mask=jnp.ones(2, bool)),
         ValueError,

@@ -88,7 +88,7 @@ def smooth_net(params, x):
 def test_targets_bring_their_units(per_layer):
     """A layer of two outputs takes a variance of its own for each, its bias the shift too, the layer before neither."""
     likelihood, options = lf.Gaussian(1.0), {"per_layer": per_layer}
-    base = lf.init(WITH_BIAS, lf.scaled(biased, X, **options), rank=0).precision.diag
+    base = lf.init(WITH_BIAS, lf.scaled(biased, X, variance=1.0, **options), rank=0).precision.diag
     came = lf.init(WITH_BIAS, lf.scaled(biased, X, RAW, likelihood=likelihood, **options), rank=0).precision.diag
     residual = RAW - np.asarray(biased(WITH_BIAS, X))
     shift, variance = residual.mean(0), residual.var(0)
@@ -104,12 +104,12 @@ def test_targets_without_a_bias_or_a_last_layer():
     enters linearly."""
     likelihood = lf.Gaussian(1.0)
     square = ((RAW - np.asarray(net(PARAMS, X))) ** 2).mean(0)
-    base = lf.init(PARAMS, lf.scaled(net, X), rank=0).precision.diag
+    base = lf.init(PARAMS, lf.scaled(net, X, variance=1.0), rank=0).precision.diag
     came = lf.init(PARAMS, lf.scaled(net, X, RAW, likelihood=likelihood), rank=0).precision.diag
     np.testing.assert_allclose(came["c"]["w"], base["c"]["w"] / square, rtol=1e-4)
     np.testing.assert_array_equal(came["a"]["w"], base["a"]["w"])
     one, y = lambda params, x: smooth_net(params, x)[:, :1], RAW[:, :1]
-    base = lf.init(WITH_BIAS, lf.scaled(one, X), rank=0).precision.diag
+    base = lf.init(WITH_BIAS, lf.scaled(one, X, variance=1.0), rank=0).precision.diag
     came = lf.init(WITH_BIAS, lf.scaled(one, X, y, likelihood=likelihood), rank=0).precision.diag
     square = ((y - np.asarray(one(WITH_BIAS, X))) ** 2).mean()
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b / square, rtol=1e-4), came, base)
