@@ -65,7 +65,7 @@ def laplace_update(
             trained networks are within 1e-3; more are more accurate in a flat spectrum.
         roots: n, static: the diagonal and Kronecker factors of the curvature come from n random combinations (signs) of
             each example's root columns in place of all, unbiased: n gradients an example, for hundreds of outputs. The
-            low-rank part stays that of the exact matrix. Noise in P⁺ biases log det P⁺ low, the log evidence high, by nats.
+            low-rank part stays exact. Noise in P⁺ biases log det P⁺ low, the log evidence high, by nats.
             The signs are the same in every call. None, or as many as there are, takes all columns.
 
     Returns:
