@@ -117,7 +117,7 @@ class FullMatrix(PredictedFirst):
             return self._with(self._square(rows)), _fits(rows)
         (whole,) = curvature.block_product(self.layout, (jnp.eye(len(self.root), dtype=self.root.dtype)[None],))
         values, vectors = small_matrices.eigendecompose((whole[0] + whole[0].T) / 2)
-        large = values > small_matrices.rounding(values)
+        large = values > 0  # smaller ones than rounding too: what they lack would be missing from every variance
         roots = jnp.where(large, jnp.sqrt(jnp.where(large, values, 1)), 0)
         return self._with(roots[:, None] * vectors.T), _fits(whole)
 

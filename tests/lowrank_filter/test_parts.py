@@ -289,3 +289,15 @@ def test_a_precision_of_the_networks_own_is_that_of_what_learns():
     (part,) = built.init(PARAMS, X).precision.parts
     alone = lf.init(PARAMS["head"], lf.scaled(lambda head, x: net({**PARAMS, "head": head}, x), X), rank=0)
     jax.tree.map(np.testing.assert_allclose, jax.tree.leaves(part.diag), jax.tree.leaves(alone.precision.diag))
+
+
+def test_a_dense_part_in_float32_keeps_small_eigenvalues():
+    """Of a curvature that says little in many directions: variances as float64 has them."""
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(400, 30)) * np.logspace(0, -3, 30), rng.normal(size=30) / 30
+    p = 1 / (1 + np.exp(-x @ kernel))
+    expected = np.diag(np.linalg.inv(np.eye(30) + (x * (p * (1 - p))[:, None]).T @ x))
+    params, data = jnp.asarray(kernel, jnp.float32), (jnp.asarray(x, jnp.float32), jnp.asarray(p > 0.5, jnp.float32))
+    belief = lf.init(params, jnp.float32(1), structure=lf.Dense())
+    belief, _ = lf.laplace_update(belief, params, lambda w, x: x @ w[:, None], lf.Bernoulli(), *data)
+    np.testing.assert_allclose(lf.inverse_diagonal(belief.precision), expected, rtol=1e-4)
