@@ -74,7 +74,7 @@ def check_examples(
         checks.shape("weights", weights, (size,), "one number per example")
         checks.not_negative("weights", weights)
     examples = Examples(x, y, mask, weights)
-    _visible(likelihood, outputs, examples)
+    check_visible(likelihood, outputs, examples)
     return examples
 
 
@@ -281,7 +281,7 @@ def check_targets(likelihood: Likelihood, outputs: int, y: Array) -> Array:
     return y if y.dtype.itemsize >= 4 else y.astype(np.int32)  # 256 classes do not fit into the uint8 of their labels
 
 
-def _visible(likelihood: Likelihood, outputs: int, examples: Examples) -> None:
+def check_visible(likelihood: Likelihood, outputs: int, examples: Examples) -> None:
     """What concrete examples show before anything is computed."""
     x, y, mask, _ = examples
     kept = np.asarray(True) if mask is None or not checks.concrete(mask) else np.asarray(mask)

@@ -19,6 +19,7 @@ from lowrank_filter.kernels.examples import (
     as_inputs,
     check_model,
     check_targets,
+    check_visible,
     output_count,
     prepare,
 )
@@ -70,7 +71,11 @@ class Scaled:
             raise ValueError(
                 f"y: expected a leading axis of {size} like x, got shape {jnp.shape(self.y)}; one target per example"
             )
-        return jnp.asarray(check_targets(likelihood, outputs, self.y))
+        y = jnp.asarray(check_targets(likelihood, outputs, self.y))
+        if jnp.issubdtype(y.dtype, jnp.integer):
+            # A missing number is left out, a label that there is no output for is a mistake in all of the stream.
+            check_visible(likelihood, outputs, Examples((), y))
+        return y
 
 
 def scaled(
@@ -96,7 +101,7 @@ def scaled(
     Args:
         apply_fn: (params, x) → outputs [B, C].
         x: a first batch of inputs; a hundred are plenty.
-        y: their targets. Those that are not numbers, or not in the likelihood's domain, are left out.
+        y: their targets. Missing numbers are left out; labels and counts have to be in the likelihood's domain.
         likelihood: of them: it says what targets ask of outputs (:meth:`Likelihood.target_units`). Classes ask nothing.
         variance: of the outputs, in their squared units, with targets in units of σ². By default 1 of :class:`Gaussian`
             targets that are given, so that outputs vary as those do; else the likelihood's ``prior_variance``: π²/3 of

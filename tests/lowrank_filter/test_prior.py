@@ -166,6 +166,8 @@ def test_filters_take_a_first_batch_of_targets():
     classes = lf.extended_filter(biased, lf.Categorical(), rank=1)
     args = [jax.tree.leaves(classes.init(WITH_BIAS, *batch)) for batch in ((X,), (X, np.zeros(7, int)))]
     jax.tree.map(np.testing.assert_array_equal, *args)
+    with pytest.raises(ValueError, match=r"y: expected targets in the domain of Categorical with 2 outputs, got 3"):
+        classes.init(WITH_BIAS, X, 1 + np.arange(7) % 2)
     with pytest.raises(ValueError, match=r"x: expected the inputs of y, got None; give init both"):
         built.init(WITH_BIAS, None, RAW)
     with pytest.raises(ValueError, match=r"y: expected a leading axis of 7 like x, got shape \(3, 2\)"):
