@@ -63,8 +63,7 @@ def check_examples(
     y = checks.array("y", y, "an array of targets with one row per example")
     outputs = output_count(params, apply_fn, x)
     size = _size(x)
-    if y.shape[:1] != (size,):
-        raise ValueError(f"y: expected a leading axis of {size} like x, got shape {y.shape}; one target per example")
+    check_rows(y, size)
     likelihood.check(outputs)
     y = check_targets(likelihood, outputs, y)
     if mask is not None:
@@ -76,6 +75,12 @@ def check_examples(
     examples = Examples(x, y, mask, weights)
     check_visible(likelihood, outputs, examples)
     return examples
+
+
+def check_rows(y: Any, size: int) -> None:
+    """Raise ValueError unless there is one target per example."""
+    if y.shape[:1] != (size,):
+        raise ValueError(f"y: expected a leading axis of {size} like x, got shape {y.shape}; one target per example")
 
 
 def prepare(

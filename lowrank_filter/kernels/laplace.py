@@ -121,7 +121,9 @@ def _in_turn(
         try:
             belief, info, misfit = absorb(belief, *batch)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"x[{index}], a batch: {error}") from error
+            # Subclasses, of which JAX has some, need not take a message.
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"x[{index}], a batch: {error}") from error
         if total is None or left_out is None:
             total, left_out = info, misfit.left_out
             continue

@@ -18,6 +18,7 @@ from lowrank_filter.kernels.examples import (
     Examples,
     as_inputs,
     check_model,
+    check_rows,
     check_targets,
     check_visible,
     output_count,
@@ -67,10 +68,7 @@ class Scaled:
     def _targets(self, outputs: int, size: int) -> Array:
         likelihood: Any = self.likelihood
         likelihood.check(outputs)
-        if jnp.shape(self.y)[:1] != (size,):
-            raise ValueError(
-                f"y: expected a leading axis of {size} like x, got shape {jnp.shape(self.y)}; one target per example"
-            )
+        check_rows(self.y, size)
         y = jnp.asarray(check_targets(likelihood, outputs, self.y))
         if jnp.issubdtype(y.dtype, jnp.integer):
             # A missing number is left out, a label that there is no output for is a mistake in all of the stream.
