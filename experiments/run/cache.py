@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 import sys
+import time
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -27,11 +28,16 @@ class Cache:
 
     A file appears whole or not at all, so that a run that was killed goes on with what it had; a value under other
     settings, of other data or of other code has another name, and is never taken for this one.
+
+    Attributes:
+        earlier: seconds that other runs took for the values which this one found.
     """
 
     def __init__(self, folder: Path, depends: Mapping[str, Any]) -> None:
         """Keep values in ``folder``; ``depends`` is what all of them depend on."""
         self._folder, self._depends = folder, depends
+        self.earlier = 0.0
+        self._known: set[Path] = set()
 
     def place(self, key: Mapping[str, Any]) -> Path:
         """A folder for what is on its way to the value under ``key``; it goes when that is there."""
@@ -52,13 +58,19 @@ class Cache:
         path = place.with_suffix(".npz")
         if path.exists():
             try:
-                return _read(path, like())
+                value, seconds = _read(path, like())
+                self.earlier += 0.0 if path in self._known else seconds
+                self._known.add(path)
+                return value
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
                 warnings.warn(f"{path}: expected a whole file, but {error}; its value is computed again", stacklevel=2)
+        began = time.perf_counter()
         value = jax.device_get(compute())
+        seconds = time.perf_counter() - began
         leaves = jax.tree.leaves(value)
         with written_whole(path) as file:
-            np.savez_compressed(file, *leaves)
+            np.savez_compressed(file, *leaves, seconds=seconds)
+        self._known.add(path)
         shutil.rmtree(place, ignore_errors=True)
         return value
 
@@ -88,10 +100,12 @@ def code(module: str) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path, like: Tree) -> Tree:
+def _read(path: Path, like: Tree) -> tuple[Tree, float]:
+    """The value, and the seconds that it took."""
     structure = jax.tree.structure(like)
     with path.open("rb") as raw, np.load(raw, allow_pickle=False) as kept:
-        leaves = [kept[name] for name in kept.files]  # the archive's checksums are compared here
-    if len(leaves) != structure.num_leaves:
-        raise ValueError(f"it holds {len(leaves)} arrays and not {structure.num_leaves}")
-    return jax.tree.unflatten(structure, leaves)
+        found = {name: kept[name] for name in kept.files}  # the archive's checksums are compared here
+    seconds = float(found.pop("seconds", 0.0))
+    if len(found) != structure.num_leaves:
+        raise ValueError(f"it holds {len(found)} arrays and not {structure.num_leaves}")
+    return jax.tree.unflatten(structure, list(found.values())), seconds

@@ -117,7 +117,7 @@ class Study:
     Attributes:
         folder: of the results.
         cache: what has been computed already.
-        seconds: wall-clock time of each part.
+        seconds: wall-clock time of each part, that of earlier runs included whose values this one found.
     """
 
     def __init__(
@@ -137,9 +137,9 @@ class Study:
     @contextlib.contextmanager
     def part(self, label: str, total: int = 1) -> Iterator[Callable[[], None]]:
         """Show and time a part of so many steps; yields what is called after each."""
-        bar, began = self._progress.add_task(label, total=total), time.perf_counter()
+        bar, began, before = self._progress.add_task(label, total=total), time.perf_counter(), self.cache.earlier
         yield lambda: self._progress.advance(bar)
-        self.seconds[label] = time.perf_counter() - began
+        self.seconds[label] = time.perf_counter() - began + self.cache.earlier - before
 
     def add(self, method: str, variant: str = "", **scores: float) -> None:
         """Add the scores of one seed of a method; ``finish`` without content writes them all."""
