@@ -105,6 +105,7 @@ def run(kind: type, name: str, arguments: Sequence[str]) -> None:
     first.add_argument("--config", type=Path)
     second.add_argument("--preset", default="default")
     known, rest = first.parse_known_args(arguments)
+    presets = "\n".join(f"--preset {name}: {_differing(options)}" for name, options in kind.presets.items())
     try:
         defaults = kind.of(second.parse_known_args(rest)[0].preset)
         if known.config is not None:
@@ -114,11 +115,16 @@ def run(kind: type, name: str, arguments: Sequence[str]) -> None:
             args=rest,
             default=defaults,
             prog=f"python -m experiments {name}",
-            description=f"{kind.__doc__}\n\n--config FILE takes options from a JSON file.",
+            description=f"{kind.__doc__}\n\n{presets}\n\n--config FILE takes options from a JSON file.",
         )
     except ValueError as error:
         first.exit(2, f"{error}\n")
     experiment.run(Console())
+
+
+def _differing(options: Mapping[str, Any]) -> str:
+    listed = {name.replace("_", "-"): one if isinstance(one, tuple) else (one,) for name, one in options.items()}
+    return ", ".join(f"{name} {' '.join(map(str, values))}" for name, values in listed.items()) or "the default"
 
 
 def run_all(kinds: Mapping[str, type], arguments: Sequence[str]) -> None:

@@ -38,6 +38,16 @@ def test_each_file_of_the_catalogue_is_one_experiment():
             kind.of(preset)
 
 
+def test_help_of_an_experiment_says_what_each_preset_changes(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["long", "--help"])
+    shown = capsys.readouterr().out
+    for name, options in cli.load("long").presets.items():
+        assert f"--preset {name}: " in shown
+        assert all(name.replace("_", "-") in shown for name in options)
+    assert "tuned-on 5" in shown
+
+
 def test_unknown_names_are_refused(capsys):
     with pytest.raises(ValueError, match=r"expected an experiment: .*camelyon, .*got 'rotated'"):
         cli.load("rotated")
