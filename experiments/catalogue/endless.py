@@ -32,6 +32,7 @@ shuffles, on training images that no stream has; with a *memory* of n, what a ba
 tasks' number of batches, and with 0 nothing is forgotten. Milliseconds are CPU time of a batch, its prediction
 included."""
 _LAST, _HELD_OUT, _FIRST = 5, 10_000, 100
+_SMALL = tuple(name for name in forgetting.METHODS if name not in forgetting.BATCHES)
 
 
 class Shuffles(NamedTuple):
@@ -115,11 +116,15 @@ class Endless(Experiment):
             "test": 10_000,
             "tuned_on": 10,
             "seeds": 3,
-            "methods": tuple(known),
+            "methods": _SMALL,
         },
         "published-1000": {
             **{"tasks": 1_000, "hidden": 100, "train": 50_000, "test": 10_000, "tuned_on": 20},
-            "methods": tuple(known),
+            "methods": _SMALL,
+        },
+        "batches": {
+            **{"tasks": 200, "train": 50_000, "test": 10_000, "batch": 10_000, "tuned_on": 10, "seeds": 1},
+            "methods": tuple(forgetting.BATCHES),
         },
         "minutes": {},
         "small": {"tasks": 10, "train": 500, "test": 500, "seeds": 3},
@@ -142,8 +147,8 @@ class Endless(Experiment):
     tuned_on: Count = 10
     """Shuffles of the streams that settings are chosen with: on five alone, forgetting would have no use."""
     # At batches of ten: an eigendecomposition for each of 60 units, or two of 785 × 785, make hours of minutes.
-    methods: tuple[str, ...] = tuple(name for name in known if name not in ("endless_unit", "endless_kronecker"))
-    """Only these methods; endless_unit and endless_kronecker take long at small batches."""
+    methods: tuple[str, ...] = tuple(name for name in _SMALL if name not in ("endless_unit", "endless_kronecker"))
+    """Only these methods; endless_unit and endless_kronecker take long at small batches, NAME_batches are for large."""
 
     def run(self, console: Console) -> None:
         """Compute and write."""

@@ -218,6 +218,25 @@ def test_what_is_remembered_fades(tmp_path):
         )
 
 
+@pytest.mark.parametrize("structure", [lf.KroneckerFactored(), lf.Diagonal()])
+def test_precision_fades_into_that_of_the_prior(structure):
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda leaf: leaf.astype(float), ENDLESS.problem.network.init(jax.random.key(0)))
+        x, y = SHUFFLED.x.astype(float), SHUFFLED.y
+        belief = lf.init(params, 2.0, structure=structure)
+        belief, _ = lf.laplace_update(belief, params, ENDLESS.problem.network.apply, lf.Categorical(), x, y)
+        found = forgetting.faded(belief, 0.8, 2.0, structure)
+        flat, unravel = ravel_pytree(params)
+
+        def dense(belief):
+            columns = jax.vmap(lambda e: ravel_pytree(belief.precision.matvec(unravel(e)))[0])
+            return np.asarray(columns(jnp.eye(len(flat))))
+
+        expected = 0.8 * dense(belief) + 0.2 * 2.0 * np.eye(len(flat))
+        np.testing.assert_allclose(dense(found), expected, rtol=1e-9, atol=1e-9)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), found.mean, belief.mean)
+
+
 def test_the_endless_experiment(tmp_path, monkeypatch):
     monkeypatch.setattr(endless, "mnist", lambda: Images(*pool(100), *pool(40)))
     monkeypatch.setattr(comparison, "OURS", ("online_ewc",))

@@ -24,7 +24,10 @@ from experiments.run.options import Count
 from experiments.run.report import Table
 
 METHODS: dict[str, Method] = {**filters.METHODS, **covariance.METHODS, **optimizers.METHODS}
-OURS = tuple(name for name in (filters.METHODS | filters.REWARDS | forgetting.FILTERS) if name != "lofi_stream")
+OURS = (
+    *(name for name in (filters.METHODS | filters.REWARDS | forgetting.FILTERS) if name != "lofi_stream"),
+    "kronecker_batches",
+)
 THOMPSON = "thompson"
 """The policy that a method without a posterior cannot follow; and the setting that says so to a step."""
 # The first batch, without labels, by which a prior is scaled; points of a curve; the seed of the search, and the first

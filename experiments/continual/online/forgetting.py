@@ -8,12 +8,15 @@ import jax.numpy as jnp
 import optax
 
 import lowrank_filter as lf
+from experiments.continual.learners import Task, Training, fitted, free
 from experiments.continual.online.filters import lofi
 from experiments.continual.online.interface import Hyper, Method, Online, Problem
 from experiments.continual.online.optimizers import trained
 
 # Gradient steps of EWC on a batch: at the first its penalty has no gradient.
 _INNER = 5
+# Images of a gradient step on a part of a large batch, and of such a batch in its curvature.
+_PART, _CURVATURE = 50, 1000
 
 
 def _kept(hyper: Hyper) -> Any:
@@ -47,6 +50,59 @@ def returning(problem: Problem, structure: Any, hyper: Hyper) -> Online:
         return (belief, center, noise), jnp.asarray(info.diverged)
 
     return Online(init, lambda state, x: problem.network.apply(state[0].mean, x), update)
+
+
+def towards(problem: Problem, structure: Any, hyper: Hyper) -> Online:
+    """Batches of thousands: train on one towards the belief, once through it, then absorb its curvature there.
+
+    What was learned fades and the mean stays, P ← γP + (1 − γ)P₀: noise added alike to all weights would take most from
+    those that are known best. The state is a belief and how many batches there were.
+    """
+    fading = _kept(hyper)
+
+    def init(params: Any, first: Any) -> Any:
+        return lf.init(params, hyper["precision"], structure=structure), jnp.zeros((), int)
+
+    def update(state: Any, seen: Any, target: Any) -> tuple[Any, Any]:
+        belief, count = state
+        belief = faded(belief, fading, hyper["precision"], structure)
+        params = _once(problem, belief, count, seen, target, hyper)
+        belief, info = lf.laplace_update(
+            *(belief, params, problem.observed, problem.likelihood, seen[:_CURVATURE], target[:_CURVATURE]),
+            curvature_scale=hyper["curvature"] * max(1.0, len(target) / _CURVATURE),
+        )
+        return (belief, count + 1), ~jnp.isfinite(info.log_evidence)
+
+    return Online(init, lambda state, x: problem.network.apply(state[0].mean, x), update)
+
+
+def faded(belief: lf.Belief, kept: Any, precision: Any, structure: Any) -> lf.Belief:
+    """P ← γP + (1 − γ)P₀, the mean as it was."""
+    belief = lf.predict(belief, 0.0, transition=jax.lax.rsqrt(kept), center=belief.mean)
+    prior: Any = lf.init(belief.mean, (1 - kept) * precision, structure=structure).precision
+    return belief._replace(precision=belief.precision.add(prior)[0])
+
+
+def adam_batches(problem: Problem, rank: int, hyper: Hyper) -> Online:
+    """Adam once through each batch, from where the last one left it; nothing is kept."""
+
+    def update(state: Any, seen: Any, target: Any) -> tuple[Any, Any]:
+        params, count = state
+        return (_once(problem, free(params), count, seen, target, hyper), count + 1), jnp.zeros((), bool)
+
+    return Online(
+        lambda params, first: (params, jnp.zeros((), int)),
+        lambda state, x: problem.network.apply(state[0], x),
+        update,
+    )
+
+
+def _once(problem: Problem, belief: lf.Belief, count: Any, seen: Any, target: Any, hyper: Hyper) -> Any:
+    """Parameters after gradient steps on a batch's parts, each image in one."""
+    part = min(_PART, len(target))
+    training = Training(len(target) // part, part, None, decay=True, whitened=True)
+    task = Task(seen, target, jax.random.fold_in(jax.random.key(0), count), jnp.ones((), bool))
+    return fitted(problem.network, training, belief, task, hyper)
 
 
 def online_ewc(problem: Problem, rank: int, hyper: Hyper) -> Online:
@@ -89,24 +145,39 @@ def _ours(structure: Callable[[int], Any], *, ranked: bool = True) -> Method:
     return Method(lambda problem, rank, hyper: returning(problem, structure(rank), hyper), grid, ranked, draws=False)
 
 
+def _trained(structure: Any) -> Method:
+    grid = {"learning_rate": (1e-2,), "precision": (1.0,), "curvature": (1.0, 3.0), "memory": (3.0, 10.0)}
+    return Method(lambda problem, rank, hyper: towards(problem, structure, hyper), grid, ranked=False, draws=False)
+
+
+BATCHES = {
+    "kronecker_batches": _trained(lf.KroneckerFactored()),
+    "diagonal_batches": _trained(lf.Diagonal()),
+    "adam_batches": Method(adam_batches, {"learning_rate": (1e-3, 3e-3, 1e-2)}, ranked=False, draws=False),
+}
+"""Trained on a batch's parts: for batches of thousands."""
 FILTERS = {
     "endless_low_rank": _ours(lf.LowRank),
     "endless_unit": _ours(lambda rank: lf.LowRank(rank, blocks="unit")),
     "endless_diagonal": _ours(lambda rank: lf.Diagonal(), ranked=False),
     "endless_kronecker": _ours(lambda rank: lf.KroneckerFactored(), ranked=False),
 }
-METHODS = FILTERS | {
-    "lofi_stream": Method(lofi, {"precision": (3.0, 30.0, 300.0), "process_noise": (0.0, 1e-6)}, draws=False),
-    "online_ewc": Method(
-        online_ewc,
-        {"learning_rate": (1e-3,), "strength": (0.01, 0.1, 1.0), "memory": (5.0, 20.0)},
-        ranked=False,
-        draws=False,
-    ),
-    "adamw": Method(
-        lambda problem, rank, hyper: trained(optax.adamw, problem, hyper),
-        {"learning_rate": (3e-4, 1e-3, 3e-3), "inner": (1.0, 5.0)},
-        ranked=False,
-        draws=False,
-    ),
-}
+METHODS = (
+    FILTERS
+    | BATCHES
+    | {
+        "lofi_stream": Method(lofi, {"precision": (3.0, 30.0, 300.0), "process_noise": (0.0, 1e-6)}, draws=False),
+        "online_ewc": Method(
+            online_ewc,
+            {"learning_rate": (1e-3,), "strength": (0.01, 0.1, 1.0), "memory": (5.0, 20.0)},
+            ranked=False,
+            draws=False,
+        ),
+        "adamw": Method(
+            lambda problem, rank, hyper: trained(optax.adamw, problem, hyper),
+            {"learning_rate": (3e-4, 1e-3, 3e-3), "inner": (1.0, 5.0)},
+            ranked=False,
+            draws=False,
+        ),
+    }
+)
