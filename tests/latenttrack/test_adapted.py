@@ -1,12 +1,14 @@
 """A correction that goes on learning, against a dense filter of the same weights and against none."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import latent
 import numpy as np
 import pytest
+import scipy.stats
 
 import latenttrack as lt
 import lowrank_filter as lf
@@ -47,29 +49,44 @@ def last_layer(weights, inputs):
     return jnp.concatenate([phi @ weights["mean"] / scale, phi @ weights["log_variance"]], axis=1)
 
 
-def test_weights_are_those_of_a_filter_beside_the_stream(pair, run):
-    """By hand: rollout, residuals, one lf.update a step; then the mixture moved and widened."""
+def test_a_stream_by_hand(pair, run):
+    """Rollout, residuals, a filter's step; the mixture moved, widened, and mixed with the model's own by evidence."""
     plain, corrected, params, xs, ys, mask = pair
     mask = mask.at[2].set(False)
-    state, belief = plain.initial_state(params), corrected.initial_state(params).belief
-    _, outputs = run(xs, ys, mask)
-    for t in range(6):
-        belief = lf.predict(belief, process_noise={"mean": 1e-5, "log_variance": 1e-5})
+    start = corrected.initial_state(params)
+    state, belief, doubt = plain.initial_state(params), start.belief, 0.5
+    last, outputs = run(xs, ys, mask)
+    for t in range(STEPS):
+        step = slice(t, t + 1)
         phi = plain.features(params, state, xs[t])
         assert phi.shape == (11,) and phi[-1] == 1
         np.testing.assert_array_equal(phi[5:10], state.summary)
-        step = slice(t, t + 1)
         state, found = plain.rollout(params, KEY, xs[step], ys[step], state, latent.K, mask[step])
         mean, variance = found.mean[0], found.variance[0]
         centre, scale = mean.mean(0), jnp.sqrt(variance.mean(0) + mean.var(0))
-        np.testing.assert_allclose(outputs.mean[t].mean(0), centre + phi @ belief.mean["mean"], rtol=1e-4)
-        wide = jnp.exp(phi @ belief.mean["log_variance"]) * variance
-        assert jnp.all(outputs.variance[t] >= wide * (1 - 1e-5)) and jnp.all(outputs.variance[t] < 1.3 * wide)
+        belief = lf.predict(belief, process_noise={"mean": 1e-5, "log_variance": 1e-5})
+        ahead = lf.predictive(belief, last_layer, (phi[None], scale[None]))
+        spread = jnp.diagonal(ahead.covariance[0])
+        factor = jnp.exp(ahead.mean[0, latent.Y :] + spread[latent.Y :] / 2)
+        moved = centre + phi @ belief.mean["mean"] + jnp.sqrt(factor) * (mean - centre)
+        widened = factor * variance + scale**2 * spread[: latent.Y]
+        count = int(np.floor(latent.K * doubt + 0.5))
+        own = np.zeros(latent.K, bool)
+        own[np.argsort(-np.log(variance).sum(1))] = [i * count % latent.K < count for i in range(latent.K)]
+        np.testing.assert_allclose(outputs.mean[t], jnp.where(own[:, None], mean, moved), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(outputs.variance[t], jnp.where(own[:, None], variance, widened), rtol=1e-3)
         expected = lt.metrics.nll(ys[step], outputs.mean[step], outputs.variance[step])
         np.testing.assert_allclose(-outputs.log_prob[step], expected if mask[t] else jnp.nan, rtol=1e-4)
         if mask[t]:
+            losses = [
+                float(lt.metrics.nll(ys[step], m[None], v[None])[0]) for m, v in ((mean, variance), (moved, widened))
+            ]
+            theirs, ours = doubt * np.exp(-losses[0]), (1 - doubt) * np.exp(-losses[1])
+            doubt = theirs / (theirs + ours)
             target = ((ys[t] - centre) / scale)[None]
             belief, _ = lf.update(belief, last_layer, lf.HeteroscedasticGaussian(), (phi[None], scale[None]), target)
+        doubt = 1 / 16 + (1 - 2 / 16) * doubt
+    np.testing.assert_allclose(last.doubt, doubt, rtol=1e-2)
 
 
 @pytest.mark.slow
@@ -88,6 +105,63 @@ def test_what_training_never_saw_is_learned(pair, run):
     assert jnp.mean(after.log_prob[late]) > jnp.mean(before.log_prob[late]) + 0.5
     share = jnp.mean(lt.metrics.coverage(lt.metrics.pit(ys, after.mean, after.variance)[late], 0.8))
     assert abs(share - 0.8) < 0.08
+
+
+@pytest.fixture(scope="module")
+def beside_its_own():
+    """log p of a fixed mixture with heavy tails, by itself and corrected: y [R, 600] → twice that."""
+    count = 16
+    scales = jnp.asarray(np.sqrt(3 / scipy.stats.chi2.ppf(1 - (np.arange(count) + 0.5) / count, 3)), jnp.float32)
+
+    def rollout(params, key, xs, ys, state=None, samples=32, mask=None):
+        mean = jnp.zeros((len(ys), count, 1))
+        variance = jnp.broadcast_to(scales[:, None] ** 2, mean.shape)
+        return state, lt.Outputs(mean, variance, -lt.metrics.nll(ys, mean, variance))
+
+    def nothing(*_):
+        return jnp.zeros(())
+
+    fixed = lt.Adapted(nothing, nothing, rollout, nothing)
+    corrected = lt.adapted(fixed, lambda params, state, x: jnp.ones(1), width=1, y_dim=1)
+
+    def score(model, y):
+        return model.rollout(0.0, KEY, jnp.zeros((len(y), 0)), y[:, None], model.initial_state(0.0))[1].log_prob
+
+    def noise(runs):
+        rng = np.random.default_rng(2)
+        return np.asarray(scales)[rng.integers(0, count, (runs, 600))] * rng.normal(size=(runs, 600))
+
+    return noise, jax.jit(lambda ys: [jax.vmap(functools.partial(score, model))(ys) for model in (fixed, corrected)])
+
+
+STREAMS = {
+    "as trained": lambda noise, t: noise,
+    "outliers where it is calm": lambda noise, t: noise / 2 + 16 * (t % 150 == 149),
+    "a jump and back": lambda noise, t: noise + 6 * ((t >= 300) & (t < 340)),
+    "a jump": lambda noise, t: noise + 6 * (t >= 300),
+    "a slow drift": lambda noise, t: noise + 3 * np.clip((t - 150) / 300, 0, 1),
+    "wider": lambda noise, t: noise * np.where(t >= 300, 3, 1),
+    "narrower": lambda noise, t: noise * np.where(t >= 300, 1 / 3, 1),
+}
+
+
+def test_a_correction_never_costs_more_than_three_nats(beside_its_own):
+    """At no time of 56 streams. One that is not mixed with the model's own costs up to 21 at an outlier."""
+    noise, scores = beside_its_own
+    t, runs = np.arange(600), 8
+    alone, corrected = (
+        np.asarray(found, np.float64).reshape(len(STREAMS), runs, 600)
+        for found in scores(
+            jnp.asarray(np.concatenate([made(noise(runs), t) for made in STREAMS.values()]), jnp.float32)
+        )
+    )
+    cost = np.cumsum(alone - corrected, axis=-1)
+    windows = cost[..., 24:] - cost[..., :-24]
+    assert cost.max() < 3 and windows.max() < 3, (cost.max(), windows.max())
+    late = dict(zip(STREAMS, (corrected - alone)[..., 450:].mean((1, 2)), strict=True))
+    assert abs(late["as trained"]) < 0.01
+    assert all(late[name] > 0.1 for name in ("outliers where it is calm", "a jump", "wider", "narrower")), late
+    assert late["a slow drift"] > 0.1
 
 
 def test_intervals_hold_again_sixty_steps_after_a_level_shift(pair, run):
