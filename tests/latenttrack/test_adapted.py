@@ -226,11 +226,11 @@ def test_paths_ahead_are_corrected_too(pair, run):
     plain, corrected, params, xs, ys, mask = pair
     state, _ = run(xs, ys, mask)
     weights = {**state.belief.mean, "mean": state.belief.mean["mean"].at[-1].add(jnp.asarray([3.0, -3.0]))}
-    state = state._replace(belief=state.belief._replace(mean=weights))
+    state = state._replace(belief=state.belief._replace(mean=weights), doubt=jnp.float32(1 / 16))
     ahead = lt.forecast(corrected, params, KEY, state, xs[:2], samples=256, components=16)
     assert ahead.samples.shape == (256, 2, 2) and jnp.all(jnp.isfinite(ahead.samples))
     _, found = plain.rollout(params, KEY, xs[:1], ys[:1], state.inner, 512)
-    moved = corrected.features(params, state, xs[0]) @ state.belief.mean["mean"]
+    moved = 15 / 16 * corrected.features(params, state, xs[0]) @ state.belief.mean["mean"]  # one is the model's own
     first = ahead.samples[:, 0]
     error = jnp.std(first, axis=0) / 16
     assert jnp.all(jnp.abs(jnp.mean(first, axis=0) - found.mean[0].mean(0) - moved) < 4 * error)
