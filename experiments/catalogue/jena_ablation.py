@@ -1,7 +1,7 @@
 """What of LatentTrack matters on Jena Climate: one thing changed at a time."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 from rich.console import Console
 
@@ -44,6 +44,8 @@ BUDGETS: dict[str, dict[str, Any]] = {
 @dataclasses.dataclass(frozen=True)
 class JenaAblation(StreamComparison):
     """Ablations of the latent filter on Jena Climate."""
+
+    looked_for: ClassVar = (*CHANGES, *BUDGETS)
 
     seeds: Count = 3
     """Number of scored runs of each row."""

@@ -20,14 +20,13 @@ from experiments.run.options import Count
 from experiments.run.report import Table
 from experiments.streaming import changes, models, protocol, scores, training
 from experiments.streaming.changes import AFTER, BEFORE, CHANGES, Course, Setting
-from experiments.streaming.chosen import CHOSEN, as_chosen
+from experiments.streaming.chosen import CHOSEN, CORRECTED, as_chosen
 from experiments.streaming.comparison import verdicts
 from experiments.streaming.training import Budget
 
 PARAMETERS = {
     **{name: name for name in ("lt_structured", "latent_input", "gru_mixture", "gru_32", "vrnn", "kalman")},
-    "lt_adapted": "lt_structured",
-    "gru_32_adapted": "gru_32",
+    **CORRECTED,
     "persistence": "persistence",
 }
 """Models, and whose parameters they have: a correction by a filter is one of a model that was trained without."""

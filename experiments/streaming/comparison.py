@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -35,7 +35,12 @@ Results = dict[str, dict[str, tuple[dict[str, Any], Found]]]
 
 @dataclasses.dataclass(frozen=True)
 class StreamComparison(Experiment):
-    """An experiment that compares models on streams: its ``run`` calls ``compare``."""
+    """An experiment that compares models on streams: its ``run`` calls ``compare``.
+
+    ``looked_for`` are models that a page names where its run did not have them.
+    """
+
+    looked_for: ClassVar[tuple[str, ...]] = ("gru_32", "latent_input")
 
     def compare(
         self,
@@ -126,7 +131,9 @@ Made with `--preset {self.preset}`, a budget of its own beside the one above: {g
         for variant, found in content["variants"].items():
             parts[f"{variant}-title"] = f"## {variant}: {found['target']}"
             blocks = any("error" in one["nll"] for one in found["models"].values())
-            parts[variant] = Table(_COLUMNS, _rows(found), _ERRORS if blocks else "", narrow=_NARROW)
+            parts[variant] = Table(_COLUMNS, _rows(found), _ERRORS if blocks else _SEEDS, narrow=_NARROW)
+            if absent := [label(name) for name in cls.looked_for if name not in found["models"]]:
+                parts[f"{variant}-absent"] = f"Not part of this run: {'; '.join(absent)}."
             if found["paired"]:
                 lines = [f"- {_pair(pair)}" for pair in found["paired"]]
                 over = "" if blocks else " over seeds"
@@ -230,6 +237,9 @@ _COLUMNS = (
     *("µs/step", "parameters", "chosen"),
 )
 _ERRORS = "NLL: mean ± standard error, over blocks of a week and over seeds, added in squares; so of differences."
+_SEEDS = (
+    "NLL: mean ± standard error over seeds alone; later runs have errors over blocks of a week too, which are larger."
+)
 _NARROW = ("NLL", "MSE", "CRPS", "coverage 90 %", "max NLL", "rank 1", "µs/step")
 
 

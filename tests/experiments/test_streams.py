@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from experiments.data.series import Series
+from experiments.run import cache
 from experiments.run.report import page
 from experiments.run.search import beyond
 from experiments.streaming import models, protocol, scores, training
@@ -154,6 +155,15 @@ def test_a_study_goes_on_with_what_is_there(
     moved = stream._replace(test=stream.test._replace(ys=stream.test.ys + 1))
     assert set(study(moved, tmp_path, ["gru"])["models"]) == {"gru"}
     assert len(counted["run"]) == count["run"] + 2
+    # So is another width, and so is other code.
+    wider_one = dataclasses.replace(models.known()["gru"], options={"hidden": 60})
+    with monkeypatch.context() as other:
+        other.setattr(models, "known", lambda: {"gru": wider_one})
+        study(stream, tmp_path, ["gru"])
+    assert len(counted["run"]) == count["run"] + 3
+    monkeypatch.setattr(cache, "code", lambda module: "changed")
+    assert set(study(stream, tmp_path, ["gru"])["models"]) == {"gru"}
+    assert len(counted["run"]) == count["run"] + 4
 
 
 def test_the_page_has_every_model_and_picture(
@@ -163,6 +173,7 @@ def test_the_page_has_every_model_and_picture(
     folder = tmp_path / "small"
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert text == page(Small, folder) and "| LatentTrack, structured |" in text and "words" in text
+    assert "Not part of this run: GRU, mixture of 32; Latent filter, z as an input." in text
     names = {"band", "pit", "calibration", "nll", "uncertainty", "latent"}
     assert {path.name for path in folder.glob("*.png")} == {f"easy-{name}.png" for name in names}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in folder.glob("*.png"))
