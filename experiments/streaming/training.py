@@ -67,7 +67,7 @@ class Found(NamedTuple):
         steps: scores [S, T] of the test span.
         mean: the first seed's prediction of y [T].
         latent: mean of the first seed's belief about z at each of the first test steps, if it has one.
-        info: parameters, seconds.
+        info: parameters, seconds, and the mean score of the validation span [S] in the same pass, once warm.
     """
 
     steps: Steps
@@ -83,7 +83,7 @@ _WARM = 1024  # steps before the validation span's score counts
 def like(entry: Entry, stream: Stream) -> Found:
     """The structure of what ``run`` returns."""
     latent = 0 if hasattr(_model(entry, stream), "update") else None
-    return Found(Steps(*Steps._fields), 0, latent, {"parameters": 0, "seconds": 0.0})  # type: ignore[arg-type]
+    return Found(Steps(*Steps._fields), 0, latent, {"parameters": 0, "seconds": 0.0, "held_out": 0})  # type: ignore[arg-type]
 
 
 def attempt(entry: Entry, stream: Stream, budget: Budget, choice: Choice, folder: Path) -> np.ndarray:
@@ -120,11 +120,15 @@ def run(entry: Entry, stream: Stream, budget: Budget, choice: Choice, folder: Pa
     lead_in = [stream.train, stream.validation] if entry.grid else [stream.validation]
     skip = sum(len(part.xs) for part in lead_in)
     whole = _device(concatenate([*lead_in, stream.test]))
-    found, mean = _evaluate(model, budget.samples, skip, params, keys, whole, stream.scale)
+    held_out = len(stream.validation.xs)
+    held_out -= 0 if entry.grid else min(_WARM, held_out // 4)
+    found, mean = _evaluate(model, budget.samples, skip - held_out, params, keys, whole, stream.scale)
+    validation = jnp.nanmean(found.nll[:, :held_out], axis=1)
+    found, mean = jax.tree.map(lambda leaf: leaf[:, held_out:], found), mean[held_out:]
     first = jax.tree.map(lambda leaf: leaf[0], params)
     latent = _latent(model, first, keys[0], stream) if hasattr(model, "update") else None
-    found, mean = jax.device_get((found, mean))
-    info = {"parameters": parts.size(first), "seconds": time.perf_counter() - began}
+    found, mean, validation = jax.device_get((found, mean, validation))
+    info = {"parameters": parts.size(first), "seconds": time.perf_counter() - began, "held_out": validation}
     return Found(found, mean, latent, info)
 
 

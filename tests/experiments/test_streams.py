@@ -118,7 +118,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, list]:
             *(rng.uniform(size=(budget.seeds, len(stream.test.ys))).astype(np.float32) for _ in range(6))
         )
         latent = np.zeros((5, 2)) if hasattr(entry.model(2, 10), "update") else None
-        return training.Found(steps, steps.nll[0], latent, {"parameters": 3, "seconds": 1.5})
+        info = {"parameters": 3, "seconds": 1.5, "held_out": steps.crps[:, 0]}
+        return training.Found(steps, steps.nll[0], latent, info)
 
     monkeypatch.setattr(training, "attempt", attempt)
     monkeypatch.setattr(training, "run", run)
@@ -178,6 +179,28 @@ def test_the_page_has_every_model_and_picture(
     assert {path.name for path in folder.glob("*.png")} == {f"easy-{name}.png" for name in names}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in folder.glob("*.png"))
     assert (folder / "arrays.npz").stat().st_size < 100_000
+
+
+def test_the_page_says_what_the_validation_span_takes(
+    stream: protocol.Stream, tmp_path: Path, counted: dict[str, list], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Small, "pictures", classmethod(lambda *_: {}))
+    found = study(stream, tmp_path, ["lt_structured", "lt_adapted", "gru", "vrnn"])
+    for name, value in (("lt_structured", -1.0), ("lt_adapted", -1.25)):
+        found["models"][name]["held_out"] = {"mean": value}
+
+    def said(**differences: float) -> str:
+        for pair in found["paired"]:
+            pair |= {"difference": differences.get(pair["worse"], -1.0), "error": 0.1}
+        parts = Small.tables({"variants": {"easy": found}}).values()
+        return next(line for part in parts if isinstance(part, str) for line in part.split("\n") if "takes" in line)
+
+    shown = "The validation span (LatentTrack, structured -1.0000, LatentTrack, adapted by a filter -1.2500) takes "
+    assert said() == f"{shown}LatentTrack, adapted by a filter: it is first by more than two errors."
+    assert said(gru=-0.1).endswith("it is not ahead of GRU, Gaussian head by two errors.")
+    assert said(lt_structured=1.0).endswith("first by more than two errors.")
+    found["models"]["lt_structured"]["held_out"] = {"mean": -1.5}
+    assert "takes LatentTrack, structured: it is not ahead of VRNN" in said(vrnn=0.0)
 
 
 @pytest.mark.slow
