@@ -21,7 +21,7 @@ _PRECISION = {"mean": 1e3, "log_variance": 1e2}
 _PROCESS_NOISE = {"mean": 1e-5, "log_variance": 1e-5}
 _RANK = 8
 # What goes from either prediction to the other at each step: of eight components one is always the model's own. After
-# jumps in validation spans and in made-up series a fiftieth and a tenth score the same.
+# jumps in validation spans and in made-up series half and twice as much score alike.
 _SHARE = 1 / 16
 
 

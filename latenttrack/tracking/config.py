@@ -35,7 +35,8 @@ class Config:
             ``generator_hidden`` is not used then.
         adapt: what goes on learning once training is over. "filter": a low-rank filter of the weights of a last layer
             more, from the predictor's last hidden layer and the summary, that moves each prediction and widens or
-            narrows it (:func:`latenttrack.adapted`); parameters and training are the same. None: nothing.
+            narrows it, mixed with the prediction as it was by their evidence (:func:`latenttrack.adapted`); parameters
+            and training are the same. None: nothing.
     """
 
     latent_dim: int = 8
