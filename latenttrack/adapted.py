@@ -184,4 +184,4 @@ def _own(doubt: Float[Array, ""], variance: Float[Array, "K y_dim"]) -> Bool[Arr
 def _doubted(doubt: Float[Array, ""], evidence: Float[Array, ""]) -> Float[Array, ""]:
     """After a target that the model's own prediction gives so many nats more; NaN, two densities of zero, is none."""
     logit = jax.scipy.special.logit(doubt) + jnp.where(jnp.isnan(evidence), 0, evidence)
-    return _SHARE + (1 - 2 * _SHARE) * jax.nn.sigmoid(logit)
+    return (_SHARE + (1 - 2 * _SHARE) * jax.nn.sigmoid(logit)).astype(doubt.dtype)
