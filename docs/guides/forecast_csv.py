@@ -1,9 +1,11 @@
 """Forecasting a CSV.
 
 `lt.Forecaster` takes a frame of pandas or polars and the roles of its columns, and gives a frame of means and
-calibrated intervals: sampled paths of a latent filter that was trained once. Gaps are put on the grid and masked. New
-rows are absorbed by `observe`, without training, at the same cost each; `backtest` replays forecasts along rows that
-were not trained on, which says how often an interval held.
+calibrated intervals: sampled paths of a latent filter that was trained once, whose spread at each step ahead is learned
+from forecasts of rows that were not trained on. Gaps are put on the grid and masked. New rows are absorbed by
+`observe`, without training, at the same cost each, and move the spread of later forecasts by whether they lay inside
+those made for them; `backtest` replays forecasts along rows that were not trained on, which says how often an interval
+held.
 """
 
 import io

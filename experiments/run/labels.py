@@ -56,6 +56,7 @@ LABELS = {
     "kalman": "Kalman filter",
     "weight_filter": "Weight filter",
     "forecaster": "LatentTrack, lt.Forecaster",
+    "forecaster_adapted": "LatentTrack, adapted by a filter",
     "forecaster_gru_8": "GRU, mixture of 8",
     "forecaster_gru_32": "GRU, mixture of 32",
     "forecaster_kalman": "Kalman filter",

@@ -9,10 +9,12 @@ from jaxtyping import Float
 
 import latenttrack as lt
 from experiments.streaming.models import gaussian_process, gru, kalman
-from latenttrack.drivers import calendar
+from latenttrack.drivers import calendar, calibration
 from latenttrack.tracking.increments import Increments, increments
 
 QUANTILES = (0.025, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.975)
+PATHS = 128
+"""Sampled of each forecast."""
 NINE = slice(1, -1)
 """Those of which the mean weighted quantile loss is taken: 0.1 … 0.9."""
 
@@ -87,15 +89,28 @@ def process(x_dim: int, y_dim: int) -> Any:
     return gaussian_process.build(x_dim, y_dim)
 
 
-def trained(span: Span, seed: int, updates: int, build: Any = None) -> Forecasts:
-    """By :class:`latenttrack.Forecaster`: fitted on training rows, chosen on validation rows, then replayed."""
-    roles: dict[str, Any] = {"target": "y", "time": "time"}
+def trained(span: Span, seed: int, updates: int, build: Any = None, **choices: Any) -> tuple[Forecasts, Forecasts]:
+    """By :class:`latenttrack.Forecaster`: fitted on training rows, chosen on validation rows, then replayed.
+
+    Returns:
+        Calibrated quantiles, and those of the paths as the same model draws them.
+    """
+    roles: dict[str, Any] = {"target": "y", "time": "time", **choices}
     model = lt.Forecaster(**roles) if build is None else OfAnother(build, **roles)
     share = 1 - span.train / span.test
     model.fit(span.frame[: span.test], updates=updates, validation=share, seed=seed)
-    levels = [100 * (2 * q - 1) for q in QUANTILES if q >= 0.5]
+    if model.values is None:
+        raise AssertionError
+    found = _replayed(model, span, seed)
+    nothing = calibration.start(np.zeros((len(calibration.LEVELS), 0, 1)))
+    model.values = model.values._replace(calibrations=(nothing,))
+    return found, _replayed(model, span, seed)
+
+
+def _replayed(model: lt.Forecaster, span: Span, seed: int) -> Forecasts:
+    level = [round(100 * (2 * q - 1), 6) for q in QUANTILES if q >= 0.5]
     rows = span.frame[span.test :]
-    found = model.backtest(rows, span.ahead, every=span.every, level=[round(one, 6) for one in levels], seed=seed)
+    found = model.backtest(rows, span.ahead, every=span.every, level=level, paths=PATHS, seed=seed)
     columns = [
         f"lo-{round(100 * (1 - 2 * q), 6):g}" if q < 0.5 else f"hi-{round(100 * (2 * q - 1), 6):g}" for q in QUANTILES
     ]

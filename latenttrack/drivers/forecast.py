@@ -24,8 +24,13 @@ class Forecast(NamedTuple):
     samples: Float[Array, "*batch K h y_dim"]
 
     def quantile(self, q: ArrayLike) -> Float[Array, "..."]:
-        """Of each step and channel [h, y_dim], interpolated between paths; q [Q] gives [Q, h, y_dim]."""
-        return jnp.quantile(self.samples, stream_checks.probabilities("q", q), axis=-3)
+        """Of each step and channel [h, y_dim], interpolated between paths; q [Q] gives [Q, h, y_dim].
+
+        The k-th of K values in order is the quantile of k / (K + 1), so that a further draw of the same distribution
+        lies below the quantile of q with probability q; beyond 1 / (K + 1) at either end it is the outermost value.
+        """
+        q, count = stream_checks.probabilities("q", q), self.samples.shape[-3]
+        return jnp.quantile(self.samples, jnp.clip((q * (count + 1) - 1) / max(count - 1, 1), 0, 1), axis=-3)
 
     def interval(self, level: ArrayLike) -> tuple[Float[Array, "*batch h y_dim"], Float[Array, "*batch h y_dim"]]:
         """Lower and upper end of each step's central interval of probability ``level``."""

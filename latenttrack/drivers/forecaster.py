@@ -15,9 +15,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from latenttrack import metrics
-from latenttrack.drivers import calendar, frames, saved
+from latenttrack.drivers import calendar, calibration, frames, saved
 from latenttrack.drivers import fit as training
 from latenttrack.drivers import forecast as paths_ahead
+from latenttrack.drivers.calibration import Calibration
 from latenttrack.drivers.forecast import Forecast
 from latenttrack.drivers.frames import Columns, Kind, Rows
 from latenttrack.tracking.config import Adapt, Config
@@ -26,6 +27,8 @@ from lowrank_filter.common import checks
 
 SMALLEST = 48
 """Rows that a training needs."""
+PATHS, FORECASTS = 64, 96
+"""Of the validation rows, of which spreads are learned; the forecasts are of all series together."""
 
 
 class Shape(NamedTuple):
@@ -47,6 +50,15 @@ class Shape(NamedTuple):
     ids: tuple[Any, ...]
 
 
+class _Origins(NamedTuple):
+    """Forecasts of the last rows, ``every`` so many: a season's phases all come to each step ahead."""
+
+    rows: int
+    steps: int
+    every: int
+    forecasts: int
+
+
 class Values(NamedTuple):
     """What a fit has found, and what moves on with each row.
 
@@ -58,6 +70,7 @@ class Values(NamedTuple):
         last: stamps of the last rows [N].
         recent: the last values of the targets [N, R, targets], for pictures; NaN where missing.
         pits: probability integral transforms of the validation span's targets, for pictures.
+        calibrations: of each series' spreads by step ahead.
     """
 
     params: Any
@@ -69,15 +82,18 @@ class Values(NamedTuple):
     last: np.ndarray
     recent: np.ndarray
     pits: np.ndarray
+    calibrations: tuple[Calibration, ...]
 
 
 class Forecaster:
     """Probabilistic forecasts of the columns of a pandas or polars frame.
 
     A latent filter (:func:`latenttrack.build`) of the series' increments, with the calendar, the last value and the
-    last season as inputs; forecasts are sampled paths (:func:`latenttrack.forecast`). Rows that are missing are put on
-    the grid of the frequency, and a value that is missing masks its channel alone. The object holds values only: all
-    that is computed are the package's pure functions.
+    last season as inputs; forecasts are sampled paths (:func:`latenttrack.forecast`), whose spread about their median
+    at each step ahead is calibrated: :meth:`fit` learns a factor from forecasts of the validation rows, and factors
+    move on whenever a row comes that a forecast was made for. Rows that are missing are put on the grid of the
+    frequency, and a value that is missing masks its channel alone. The object holds values only: all that is computed
+    are the package's pure functions.
 
     Args:
         config: sizes and choices of the latent filter.
@@ -141,6 +157,7 @@ class Forecaster:
         learning_rate: float = 5e-3,
         seeds: int = 1,
         seed: int = 0,
+        horizon: int = 48,
         progress: bool | Callable[[int, Array], None] = False,
     ) -> "Forecaster":
         """Train, keep the parameters that score best on each series' last rows, and absorb all rows.
@@ -148,10 +165,13 @@ class Forecaster:
         Args:
             frame: rows in order of time, of each series; from 48 rows on, about 200 for a forecast worth the name.
             updates: gradient steps.
-            validation: share of each series' rows, the last ones, that only choose: the updates and the seed.
+            validation: share of each series' rows, the last ones, that only choose: the updates, the seed, and how far
+                paths spread.
             learning_rate: its peak.
             seeds: trainings from different starts, of which the best is kept.
             seed: of all that is random.
+            horizon: steps ahead, each with a spread of its own; further ones have that of the last. 0: paths stay as
+                the model draws them.
             progress: print the validation score now and then, or a function of updates done and scores.
 
         Raises:
@@ -163,7 +183,8 @@ class Forecaster:
         """
         for name, value in (("updates", updates), ("seeds", seeds)):
             checks.count(name, value, minimum=1)
-        checks.count("seed", seed, minimum=0)
+        for name, value in (("seed", seed), ("horizon", horizon)):
+            checks.count(name, value, minimum=0)
         checks.within("validation", validation, 0.0, 0.5, "a share in [0, 0.5]")
         series, frequency, kind = frames.read(frame, self._columns(), self.freq)
         lengths = {key: len(rows.values) for key, rows in series.items()}
@@ -199,28 +220,42 @@ class Forecaster:
             tuple(float(f"{value:.6g}") for value in np.median(spread, axis=0)),
             tuple(series),
         )
-        self.values = Values(None, centre, unit, known_centre, known_unit, None, *[np.zeros(0)] * 3)
+        none = np.zeros(0)
+        self.values = Values(None, centre, unit, known_centre, known_unit, None, none, none, none, ())
         parts = [self._pack(index, rows) for index, rows in enumerate(series.values())]
         complete = not any(np.isnan(rows.values[:, :channels]).any() for rows in series.values())
         model = self._model(complete)
         result = _train(model, parts, held, updates, learning_rate, seeds, seed, progress)
-        states, pits = [], []
-        for index, ((xs, ys), count) in enumerate(zip(parts, held.values(), strict=True)):
-            state, outputs = _rollout(model, result, jax.random.key(seed), xs, ys)
-            states.append(state)
-            shares = np.asarray(metrics.pit(jnp.asarray(ys), outputs.mean, outputs.variance))[:, : len(self.target)]
+        past = _origins(min(held.values()), horizon, len(parts), season)
+        states, pits, drawn, came = [], [], [], []
+        for index, (xs, ys) in enumerate(parts):
             raw = series[self.shape.ids[index]].values[:, : len(self.target)]
-            start = len(ys) - count if count else min(len(ys) // 2, 2 * SMALLEST)
-            pits.append(np.where(np.isnan(raw), np.nan, shares)[start:].ravel())
+            begin = len(ys) - past.rows if past.rows else min(len(ys) // 2, 2 * SMALLEST)
+            keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), index), 2)
+            state, _ = _rollout(model, result, keys[0], xs[:begin], ys[:begin])
+            if past.steps:
+                at = begin + past.every * np.arange(past.forecasts)[:, None] + np.arange(past.steps)
+                paths = self._along(model, result, (PATHS, past.every), keys[1], state, xs, ys, at)
+                drawn.append(paths * unit[index, : len(self.target)] + centre[index, : len(self.target)])
+                came.append(raw[at])
+            state, outputs = _rollout(model, result, keys[0], xs[begin:], ys[begin:], state)
+            states.append(state)
+            shares = metrics.pit(jnp.asarray(ys[begin:]), outputs.mean, outputs.variance)[:, : len(self.target)]
+            pits.append(np.where(np.isnan(raw[begin:]), np.nan, np.asarray(shares)).ravel())
+        factors = np.zeros((len(calibration.LEVELS), horizon, len(self.target)))
+        if past.steps:
+            found = calibration.learned(np.concatenate(drawn), np.concatenate(came), past.rows * len(parts))
+            factors[:] = found[:, np.minimum(np.arange(horizon), past.steps - 1)]
         recent = [_tail(rows.values[:, : len(self.target)]) for rows in series.values()]
         last = [calendar.stamps(rows.start, np.array([len(rows.values) - 1]), frequency)[0] for rows in series.values()]
-        found = np.concatenate(pits)
+        shares = np.concatenate(pits)
         self.values = self.values._replace(
             params=result,
             states=jax.tree.map(lambda *leaves: jnp.stack(leaves), *states),
             last=np.asarray(last, np.int64),
             recent=np.stack(recent),
-            pits=found[np.isfinite(found)],
+            pits=shares[np.isfinite(shares)],
+            calibrations=(calibration.start(factors),) * len(parts),
         )
         return self
 
@@ -261,7 +296,9 @@ class Forecaster:
     def sample(self, h: int, *, future: Any = None, paths: int = 256, seed: int = 0) -> Forecast:
         """The paths themselves, in the targets' units: ``samples`` [N, K, h, targets], N series in the order of ids.
 
-        Args and raises: as :meth:`predict`.
+        They are the calibrated ones, of which :meth:`predict` gives mean and intervals: at each step their values are
+        moved away from or towards the median, their order kept. Of a forecast, the intervals alone are remembered,
+        until :meth:`observe` has seen their rows. Args and raises: as :meth:`predict`.
         """
         for name, value in (("h", h), ("paths", paths)):
             checks.count(name, value, minimum=1)
@@ -278,13 +315,17 @@ class Forecaster:
         )
         count = len(self.target)
         scaled = np.asarray(drawn)[..., :count].astype(float)
-        return Forecast(jnp.asarray(scaled * values.unit[:, None, None, :count] + values.centre[:, None, None, :count]))
+        raw = scaled * values.unit[:, None, None, :count] + values.centre[:, None, None, :count]
+        pairs = [calibration.served(*pair) for pair in zip(values.calibrations, raw, strict=True)]
+        self.values = values._replace(calibrations=tuple(state for state, _ in pairs))
+        return Forecast(jnp.asarray(np.stack([samples for _, samples in pairs])))
 
     def observe(self, rows: Any) -> "Forecaster":
         """Move on by a row, as a mapping of columns to values (a dict, a pandas row), or by a frame of several.
 
-        Nothing is trained: the state absorbs what came, in the same time at every row. Rows that were left out in
-        between are missing.
+        Nothing is trained: the state absorbs what came, in the same time at every row, and the spreads of the steps
+        ahead move by whether forecasts that were made for this row held it (adaptive conformal inference, Gibbs and
+        Candès 2021). Rows that were left out in between are missing.
 
         Raises:
             RuntimeError: nothing was fitted.
@@ -322,6 +363,8 @@ class Forecaster:
         seed: int = 0,
     ) -> Any:
         """Forecasts as they would have been made along a frame, beside what came: nothing is trained, nothing kept.
+
+        Their spreads move along, each forecast by those before it alone.
 
         Args:
             frame: rows that were not trained on. Where it begins right after the last row seen, its first forecast
@@ -371,11 +414,8 @@ class Forecaster:
                 state, _ = _rollout(model, values.params, key_of, xs[:begin], ys[:begin])
             steps = begin + every * np.arange(count)
             ahead = steps[:, None] + np.arange(h)
-            drawn = _replay(
-                (model, self._model(True)), (paths, every, ys.shape[1]), values.params, key_of, state,
-                jnp.asarray(self._seen(xs[ahead])), xs[begin:], ys[begin:],
-            )  # fmt: skip
-            parts.append(self._replayed(index, key, rows, ahead, np.asarray(drawn), levels))
+            drawn = self._along(model, values.params, (paths, every), key_of, state, xs, ys, ahead)
+            parts.append(self._replayed(index, key, rows, ahead, drawn, levels))
         columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         keys = columns.pop("id").tolist()
         stamps = {shape.kind.time: columns.pop("time"), "cutoff": columns.pop("cutoff")}
@@ -479,10 +519,24 @@ class Forecaster:
         xs[:, -1 - channels : -1] = ~np.isnan(ys)
         return xs, np.nan_to_num(ys).astype(np.float32)
 
+    def _along(
+        self, model: Increments, params: Any, sizes: tuple[int, int], key: Array, state: Any, xs: np.ndarray,
+        ys: np.ndarray, at: np.ndarray,
+    ) -> Float[np.ndarray, "N K h targets"]:  # fmt: skip
+        """Paths for the rows ``at`` [N, h], the state being that before the first of them."""
+        (paths, every), begin = sizes, at[0, 0]
+        drawn = _replay(
+            (model, self._model(True)), (paths, every, ys.shape[1]), params, key, state,
+            jnp.asarray(self._seen(xs[at])), xs[begin:], ys[begin:],
+        )  # fmt: skip
+        return np.asarray(drawn)[..., : len(self.target)].astype(float)
+
     def _seen(self, xs: np.ndarray) -> np.ndarray:
         """The same inputs with everything observed, as on a path."""
+        if self.shape is None:
+            raise AssertionError
         xs = np.array(xs)
-        xs[..., -1 - len(self._fitted()[0].spread) :] = 1
+        xs[..., -1 - len(self.shape.spread) :] = 1
         return xs
 
     def _gap(self, index: int, stamp: int, name: str) -> int:
@@ -513,12 +567,15 @@ class Forecaster:
             rows = np.concatenate([missed, rows])
         xs, ys = self._rows(index, stamps, rows)
         model, states = self._model(False), values.states
-        for x, y in zip(xs, ys, strict=True):
+        calibrated = values.calibrations[index]
+        for x, y, row in zip(xs, ys, rows, strict=True):
             states = _observe(model, values.params, states, index, x, y)
+            calibrated = calibration.observed(calibrated, row[: len(self.target)])
         values.last[index] = stamps[-1]
         recent = values.recent[index]
         values.recent[index] = np.concatenate([recent, rows[:, : recent.shape[1]]])[-len(recent) :]
-        self.values = values._replace(states=states)
+        calibrations = (*values.calibrations[:index], calibrated, *values.calibrations[index + 1 :])
+        self.values = values._replace(states=states, calibrations=calibrations)
 
     def _known_ahead(self, future: Any, h: int) -> Float[np.ndarray, "N h F"]:
         shape, values = self._fitted()
@@ -557,8 +614,14 @@ class Forecaster:
     ) -> dict[str, np.ndarray]:
         shape, values = self._fitted()
         count = len(self.target)
-        samples = drawn[..., :count] * values.unit[index, :count] + values.centre[index, :count]
-        content = _summarised(Forecast(jnp.asarray(samples)), levels, self.target)
+        drawn = drawn * values.unit[index, :count] + values.centre[index, :count]
+        state, samples, before = values.calibrations[index], [], ahead[0, 0]
+        for first, paths in zip(ahead[:, 0], drawn, strict=True):
+            for row in rows.values[before:first, :count]:
+                state = calibration.observed(state, row)
+            state, moved = calibration.served(state, paths)
+            samples, before = [*samples, moved], first
+        content = _summarised(Forecast(jnp.asarray(np.stack(samples))), levels, self.target)
         for channel, name in enumerate(self.target):
             title = "actual" if count == 1 else f"{name}-actual"
             content[title] = rows.values[ahead, channel].ravel()
@@ -577,6 +640,7 @@ def _restored(config: Config, roles: Mapping, shape: list, leaves: Mapping[str, 
     template: Any = dict.fromkeys(Values._fields, 0) | {
         "params": params,
         "states": jax.eval_shape(model.initial_state, params),
+        "calibrations": (calibration.start(np.zeros((1, 0, 0))),) * len(static.ids),
     }
     return static, Values(*[
         jax.tree.unflatten(jax.tree.structure(like), leaves[name])
@@ -675,6 +739,19 @@ def _train(
     return jax.tree.map(lambda leaf: leaf[best], fit.params)
 
 
+def _origins(held: int, horizon: int, series: int, season: int | None) -> _Origins:
+    """Of ``held`` validation rows of each series."""
+    steps = min(horizon, held // 4)
+    if not steps:
+        return _Origins(held, 0, 1, 0)
+    count = max(8, FORECASTS // series)
+    every = max(1, (held - steps) // (count - 1))
+    while math.gcd(every, season or 1) > 1:
+        every -= 1
+    count = min(count, (held - steps) // every + 1)
+    return _Origins(every * (count - 1) + steps, steps, every, count)
+
+
 def _printed(done: int, scores: Array) -> None:
     print(f"{done} updates: validation {float(jnp.min(scores)):.4f} nats", file=sys.stderr)
 
@@ -721,8 +798,8 @@ def _validated(xs: np.ndarray, ys: np.ndarray, count: int, size: int) -> tuple[n
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _rollout(model: Increments, params: Any, key: Array, xs: Array, ys: Array) -> tuple[Any, Any]:
-    return model.rollout(params, key, xs, ys)
+def _rollout(model: Increments, params: Any, key: Array, xs: Array, ys: Array, state: Any = None) -> tuple[Any, Any]:
+    return model.rollout(params, key, xs, ys, state)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -19,7 +19,7 @@ import scipy
 from latenttrack.algebra import quadrature
 from latenttrack.tracking.config import Config
 
-FORMAT = "latenttrack.Forecaster", 1
+FORMAT = "latenttrack.Forecaster", 2
 
 
 def write(path: Path, config: Config, roles: Mapping, shape: Any, trees: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ import pytest
 from calls import INTERNAL, PARTS
 
 import latenttrack as lt
-from latenttrack.drivers import calendar
+from latenttrack.drivers import calendar, calibration
 from latenttrack.tracking.increments import increments
 
 CONFIG = lt.Config(latent_dim=2, hidden_dim=6, encoder_dim=4, generator_hidden=(3,), predictor_hidden=(4,),
@@ -138,6 +138,63 @@ def test_a_filter_corrects_what_comes_after_the_fit_and_is_in_the_file(tmp_path)
     before = loaded.values.states.inner.belief.mean["mean"]
     loaded.observe(row())
     assert np.any(loaded.values.states.inner.belief.mean["mean"] != before)
+
+
+def random_walk(rows, seed, quiet):
+    """Hours whose increments shrink to ``quiet`` of what they were in the last half."""
+    rng = np.random.default_rng(seed)
+    moves = rng.normal(size=rows) * np.where(np.arange(rows) < rows // 2, 1, quiet)
+    time = np.datetime64("2024-03-01T00", "us") + np.arange(rows) * np.timedelta64(1, "h")
+    return pd.DataFrame({"time": time, "y": np.cumsum(moves)})
+
+
+def missed(came, level):
+    """By how much the share inside differs from the level, at each step ahead."""
+    inside = (came[f"lo-{level}"] <= came["actual"]) & (came["actual"] <= came[f"hi-{level}"])
+    return np.abs(inside.to_numpy().reshape(-1, H).mean(axis=0) - level / 100).max()
+
+
+@functools.cache
+def walked():
+    """Hardly trained, and on rows that move twice as far as those that come."""
+    rows = random_walk(2600, 0, 0.5)
+    with pytest.warns(UserWarning, match="rows are few"):
+        return lt.Forecaster(CONFIG, target="y").fit(rows[:1000], horizon=H, **SMALL), rows
+
+
+def test_intervals_hold_at_every_step_ahead_of_a_model_that_is_wrong():
+    found, rows = walked()
+    came = found.backtest(rows[1000:], H, every=4, paths=64)
+    assert len(came) > 390 * H
+    assert max(missed(came, 80), missed(came, 95)) < 0.03
+    nothing = calibration.start(np.zeros((2, 0, 1)))
+    before, found.values = found.values, found.values._replace(calibrations=(nothing,))
+    drawn = found.backtest(rows[1000:], H, every=4, paths=64)
+    found.values = before
+    assert missed(drawn, 80) > 0.08  # as the model draws them
+
+
+def test_forecasts_are_judged_when_their_rows_come_and_the_file_remembers(tmp_path):
+    found = again(walked()[0], tmp_path)
+    rows = walked()[1][1000:1004]
+    learned = found.values.calibrations[0].factors
+    assert learned.shape == (2, H, 1) and np.all(learned != 0)
+    found.observe(rows[:1])
+    np.testing.assert_array_equal(found.values.calibrations[0].factors, learned)  # nothing was forecast
+    found.predict(3)
+    moved = again(found, tmp_path)  # with the intervals that it gave
+    for one in (found, moved):
+        for row in rows[1:].to_dict("records"):
+            one.observe(row)
+    for a, b in zip(found.values.calibrations[0], moved.values.calibrations[0], strict=True):
+        np.testing.assert_array_equal(a, b)
+    change = found.values.calibrations[0].factors - learned
+    assert np.all(change[:, :3] != 0) and not change[:, 3:].any()
+    samples = np.asarray(found.sample(H).samples[0])
+    lower, upper = (np.asarray(end) for end in lt.Forecast(jnp.asarray(samples)).interval(0.8))
+    came = found.predict(H)
+    np.testing.assert_allclose(came["lo-80"], lower[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(came["hi-80"], upper[:, 0], rtol=1e-5)
 
 
 def test_one_file_holds_all_and_is_there_whole(tmp_path):
@@ -394,6 +451,8 @@ WRONG_CALLS = {
     ),
     "fit: updates": (lambda: forecaster().fit(pd.DataFrame(GOOD), updates=0), ValueError, "updates"),
     "fit: validation": (lambda: forecaster().fit(pd.DataFrame(GOOD), validation=0.9), ValueError, "validation"),
+    "fit: horizon": (lambda: forecaster().fit(pd.DataFrame(GOOD), horizon=-1), ValueError, "horizon"),
+    "fit: horizon as share": (lambda: forecaster().fit(pd.DataFrame(GOOD), horizon=0.5), ValueError, "horizon"),
     "fit: seeds": (lambda: forecaster().fit(pd.DataFrame(GOOD), seeds=0), ValueError, "seeds"),
     "predict: not fitted": (lambda: forecaster().predict(3), RuntimeError, "call fit or load"),
     "predict: h": (lambda: fitted().predict(0, future=ahead()), ValueError, "h: expected"),
