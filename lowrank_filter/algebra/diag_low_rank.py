@@ -265,7 +265,7 @@ class DiagLowRank:
             rows if roomy else None,
             lambda whole: buffer.vector_back(jax.tree.map(jnp.multiply, whole, root())),
         )
-        logdet = 2 * jnp.sum(jnp.log(jnp.diagonal(solution.lower)[self.rank :]))
+        logdet = 2 * jnp.sum(jnp.log(small_matrices.diagonal(solution.lower)[self.rank :]))
         correction = Correction(*solution[:3], logdet, solution.lower)
 
         weight, measured = variance, gram

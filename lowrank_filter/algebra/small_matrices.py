@@ -5,6 +5,7 @@ What float32 does to small pivots, and gradients to repeated eigenvalues, is ans
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 
@@ -26,10 +27,20 @@ def _cholesky_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array,
     return lower, jnp.where(exists, safe @ halved, 0)
 
 
+def diagonal(matrix: Float[Array, "n n"]) -> Float[Array, " n"]:
+    """Its diagonal, as a slice: a gather takes a compiler a program more."""
+    return matrix.ravel()[:: len(matrix) + 1]
+
+
+def unit_diagonal(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """The matrix with ones on its diagonal; a scatter would be compiled to a loop."""
+    return jnp.where(np.eye(len(matrix), dtype=bool), 1, matrix)
+
+
 def scaled_plus_identity(gram: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Array, " n"]]:
     """E(I + G)E with a unit diagonal, and the diagonal of E: the scale of single columns then costs no accuracy."""
-    scale = jax.lax.rsqrt(1 + jnp.diagonal(gram))
-    return jnp.fill_diagonal(gram * jnp.outer(scale, scale), 1, inplace=False), scale
+    scale = jax.lax.rsqrt(1 + diagonal(gram))
+    return unit_diagonal(gram * jnp.outer(scale, scale)), scale
 
 
 def cholesky_plus_identity(gram: Float[Array, "k k"]) -> Float[Array, "k k"]:
@@ -52,18 +63,18 @@ def raised(scaled: Float[Array, "n n"], lower: Float[Array, "n n"]) -> Float[Arr
 def raised_root(covariance: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """R with R Rᵀ = Σ, raised by rounding so that it exists where Σ is singular; of Σ's diagonal alone where rounding
     left it indefinite even so."""
-    diagonal = jnp.maximum(jnp.diagonal(covariance), 0)
-    scale = jnp.max(diagonal)
+    variances = jnp.maximum(diagonal(covariance), 0)
+    scale = jnp.max(variances)
     raised = len(covariance) * jnp.finfo(covariance.dtype).eps * 4 * jnp.where(scale > 0, scale, 1)
     whole = covariance + raised * jnp.eye(len(covariance), dtype=covariance.dtype)
-    definite = jnp.all(jnp.isfinite(jnp.linalg.cholesky(jax.lax.stop_gradient(whole))))
-    return jnp.linalg.cholesky(jnp.where(definite, whole, jnp.diag(diagonal + raised)))
+    definite = jnp.all(jnp.isfinite(diagonal(cholesky(jax.lax.stop_gradient(whole)))))
+    return cholesky(jnp.where(definite, whole, jnp.diag(variances + raised)))
 
 
 def pivots(lower: Float[Array, "n n"]) -> Float[Array, " n"]:
     """Lᵢᵢ² over the diagonal of L Lᵀ: what elimination left of each column, one where they are orthogonal."""
     lower = jax.lax.stop_gradient(lower)
-    return jnp.diagonal(lower) ** 2 / jnp.sum(lower**2, axis=1)
+    return diagonal(lower) ** 2 / jnp.sum(lower**2, axis=1)
 
 
 def _floor(matrix: Float[Array, "n n"]) -> float:
@@ -104,7 +115,7 @@ def inverse_lower(lower: Float[Array, "k k"]) -> Float[Array, "k k"]:
 
 def logdet(lower: Float[Array, "k k"]) -> Float[Array, ""]:
     """log det(L Lᵀ)."""
-    return 2 * jnp.sum(jnp.log(jnp.diagonal(lower)))
+    return 2 * jnp.sum(jnp.log(diagonal(lower)))
 
 
 def rounding(values: Float[Array, " n"]) -> Float[Array, ""]:

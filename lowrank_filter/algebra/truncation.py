@@ -103,7 +103,7 @@ def principal(
 
     Σ yyᵀ over the vectors kept, and over those left out, can be differentiated twice.
     """
-    settled = jnp.all(jnp.diagonal(gram)[keep:] == 0) if keep < len(gram) else jnp.zeros((), bool)
+    settled = jnp.all(small_matrices.diagonal(gram)[keep:] == 0) if keep < len(gram) else jnp.zeros((), bool)
 
     def once(columns: tuple[Combinable, ...] = columns) -> Principal:
         return _one_pass(gram, columns, keep, settled)
@@ -127,7 +127,7 @@ def principal(
 
 def _one_pass(gram: Array, columns: tuple[Combinable, ...], keep: int, settled: Array) -> Principal:
     """Rotate the vectors themselves, exact whatever the conditioning."""
-    _, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(gram))
+    vectors, _ = jax.lax.linalg.eigh(jax.lax.stop_gradient(gram), symmetrize_input=False)
     turn = _carried(gram, _or_identity(vectors[:, ::-1], settled), settled, keep)
     squared = jnp.maximum(jnp.sum(jnp.matmul(gram, turn, precision=tree.HIGHEST) * turn, axis=0), 0)
     return _settle(_combine(turn.T[:keep], columns), _squares_of(turn.T[keep:], columns), squared, settled)
@@ -171,7 +171,7 @@ def _three_passes(
     kept = tree.select(settled, given, _combine(turn[:keep], basis))
     vectors = _carried(gram, _or_identity(left, settled), settled, keep)
     image = jnp.sum(jnp.matmul(gram, vectors, precision=tree.HIGHEST) * vectors, axis=0)
-    squared = jnp.where(settled, jnp.diagonal(fixed_gram), sigma**2) + image - jax.lax.stop_gradient(image)
+    squared = jnp.where(settled, small_matrices.diagonal(fixed_gram), sigma**2) + image - jax.lax.stop_gradient(image)
     return _settle(
         _derived(kept, vectors.T[:keep], columns),
         tree.squares(_derived(_combine(turn[keep:], basis), vectors.T[keep:], columns)),
@@ -241,12 +241,12 @@ def _orthogonalise(gram: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Floa
     depend on others, which would leave a negative pivot.
     """
     eps = jnp.finfo(gram.dtype).eps
-    norm = jnp.sqrt(jnp.diagonal(gram))
+    norm = jnp.sqrt(small_matrices.diagonal(gram))
     inverse_norm = jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1), 0)
-    scaled = jnp.fill_diagonal(gram * jnp.outer(inverse_norm, inverse_norm), 1, inplace=False)
-    lowest = jnp.linalg.eigvalsh(scaled)[0]
+    scaled = small_matrices.unit_diagonal(gram * jnp.outer(inverse_norm, inverse_norm))
+    lowest = jax.lax.linalg.eigh(scaled, symmetrize_input=False)[1][0]
     floor = len(gram) * eps + 2 * jnp.maximum(-lowest, 0)
-    cholesky = jnp.linalg.cholesky(scaled + floor * jnp.eye(len(gram), dtype=gram.dtype))
+    cholesky = small_matrices.cholesky(scaled + floor * jnp.eye(len(gram), dtype=gram.dtype))
     return cholesky * norm[:, None], small_matrices.inverse_lower(cholesky) * inverse_norm[None, :]
 
 

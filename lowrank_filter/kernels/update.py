@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from lowrank_filter.algebra import tree, widths
+from lowrank_filter.algebra import small_matrices, tree, widths
 from lowrank_filter.algebra.example_gradients import Columns
 from lowrank_filter.algebra.one_buffer import OneBuffer
 from lowrank_filter.algebra.precision import Correction, Misfit, Precision
@@ -331,7 +331,7 @@ def _round(
     if found.excess is None:
         covariance, shared = problem.precision.project(jacobian, **options)
         if problem.likelihood.classes:
-            variance = jnp.diagonal(covariance).reshape(centre.shape).astype(centre.dtype)
+            variance = small_matrices.diagonal(covariance).reshape(centre.shape).astype(centre.dtype)
             surprise = of_classes(problem.likelihood, centre, variance, problem.batch, local)
         else:
             surprise = of_outputs(found, covariance)
