@@ -32,6 +32,8 @@ from lowrank_filter.common.registered import registered
 _FEW = 32
 # Numbers of the columns as vectors over D, beyond which no step holds them all: it then does without square roots.
 _ROOM = 2**25
+# Leaves up to which an update is faster by layers than over one array.
+_LAYERS = 16
 
 
 @registered
@@ -456,6 +458,13 @@ class Joined(NamedTuple):
         """The rule of :class:`OneBuffer`, for a precision over vectors shaped like ``like`` and in its dtype."""
         if isinstance(precision, DiagLowRank):
             return cls(OneBuffer.of(like, precision.rank + 1))
+        return cls(OneBuffer(like, joined=False))
+
+    @classmethod
+    def where_many(cls, precision: Precision, like: Tree, *, outputs: int) -> Self:
+        """The same for an update of a network with so many leaves that it is not faster by layers."""
+        if isinstance(precision, DiagLowRank) and len(jax.tree.leaves(like)) > _LAYERS:
+            return cls(OneBuffer.of(like, precision.rank + outputs))
         return cls(OneBuffer(like, joined=False))
 
     def precision(self, precision: Precision) -> Precision:

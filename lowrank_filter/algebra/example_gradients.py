@@ -160,20 +160,20 @@ class LayerGradients:
 
     Attributes:
         inputs: for each array [I, O] of parameters x [B, I]; None for an array [O].
-        gradients: for each g [B, O, r].
+        gradients: for each g [B, r, O].
         places: which parameters the arrays are; every parameter is in one of them. Static.
         like: a vector that says what the parameters look like.
     """
 
     inputs: tuple[Float[Array, "B _I"] | None, ...]
-    gradients: tuple[Float[Array, "B _O r"], ...]
+    gradients: tuple[Float[Array, "B r _O"], ...]
     like: Tree
     places: tuple[Place, ...] = dataclasses.field(metadata={"static": True})
 
     @property
     def size(self) -> int:
         """B·r."""
-        size, _, width = self.gradients[0].shape
+        size, width, _ = self.gradients[0].shape
         return size * width
 
     def gram(self, weight: Tree | None) -> Float[Array, "n n"]:
@@ -181,13 +181,13 @@ class LayerGradients:
         weights = (None,) * len(self.places) if weight is None else self._selected(weight)
         total = 0
         for x, g, w in zip(self.inputs, self.gradients, weights, strict=True):
-            flat = jnp.moveaxis(g, 2, 1).reshape(self.size, -1)
+            flat = g.reshape(self.size, -1)
             if x is None:
                 total += _inner("mo,no->mn", flat if w is None else flat * w, flat)
             elif w is None:
                 total += _inner("mo,no->mn", flat, flat) * self._spread(_inner("bi,ci->bc", x, x))
             else:
-                total += _inner("bco,bor,cos->brcs", _inner("bi,ci,io->bco", x, x, w), g, g).reshape(flat.shape[:1] * 2)
+                total += _inner("bco,bro,cso->brcs", _inner("bi,ci,io->bco", x, x, w), g, g).reshape(flat.shape[:1] * 2)
         return jnp.asarray(total)
 
     def against(self, stack: Tree) -> Float[Array, "k n"]:
@@ -195,39 +195,38 @@ class LayerGradients:
         total = 0
         for x, g, s in zip(self.inputs, self.gradients, jax.vmap(self._selected)(stack), strict=True):
             if x is None:
-                total += _inner("ko,bor->kbr", s, g)
+                total += _inner("ko,bro->kbr", s, g)
             else:
                 # As a batched product, a CPU reads the stack in the order that it lies in.
                 each = jnp.broadcast_to(x, (len(s), *x.shape))
-                total += _inner("kbo,bor->kbr", _inner("kio,kbi->kbo", s, each), g)
+                total += _inner("kbo,bro->kbr", _inner("kio,kbi->kbo", s, each), g)
         return jnp.reshape(total, (tree.length(stack), self.size))
 
     def combine(self, coefficients: Float[Array, "m n"]) -> Tree:
         """Σ_b x_b ⊗ Σ_r c_br g_br."""
-        size, _, width = self.gradients[0].shape
+        size, width, _ = self.gradients[0].shape
         weights = coefficients.reshape(-1, size, width)
         leaves = jax.tree.leaves(self.like)
 
         def array(x: Array | None, g: Array, place: Place) -> Array:
             dtype = leaves[place.leaf].dtype
             if x is None:
-                return _einsum("mbr,bor->mo", weights.astype(dtype), g.astype(dtype))
-            cotangents = _einsum("mbr,bor->mbo", weights.astype(dtype), g.astype(dtype))
+                return _einsum("mbr,bro->mo", weights.astype(dtype), g.astype(dtype))
+            cotangents = _einsum("mbr,bro->mbo", weights.astype(dtype), g.astype(dtype))
             return _einsum("bi,mbo->mio", x.astype(dtype), cotangents)
 
         return self._placed(list(map(array, self.inputs, self.gradients, self.places)))
 
     def mixed(self, weights: Float[Array, "B C r"]) -> Self:
         """Of the output gradients alone."""
-        gradients = tuple(_einsum("boc,bcr->bor", g, weights.astype(g.dtype)) for g in self.gradients)
+        gradients = tuple(_einsum("bco,bcr->bro", g, weights.astype(g.dtype)) for g in self.gradients)
         return dataclasses.replace(self, gradients=gradients)
 
     def stack(self) -> Tree:
         """The gradients built."""
 
         def array(x: Array | None, g: Array) -> Array:
-            each = jnp.moveaxis(g, 2, 1)
-            built = each if x is None else x[:, None, :, None] * each[:, :, None, :]
+            built = g if x is None else x[:, None, :, None] * g[:, :, None, :]
             return built.reshape(self.size, *built.shape[2:])
 
         return self._placed(list(map(array, self.inputs, self.gradients)))
@@ -244,7 +243,7 @@ class LayerGradients:
         return jax.tree.unflatten(jax.tree.structure(self.like), stack)
 
     def _spread(self, of_examples: Float[Array, "B B"]) -> Float[Array, "n n"]:
-        width = self.gradients[0].shape[2]
+        width = self.gradients[0].shape[1]
         return jnp.repeat(jnp.repeat(of_examples, width, axis=0), width, axis=1)
 
     def _selected(self, vector: Tree) -> tuple[Array, ...]:

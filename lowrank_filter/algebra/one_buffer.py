@@ -19,12 +19,6 @@ from lowrank_filter.algebra.tree import Tree
 _PARAMETERS, _NUMBERS = 2**16, 2**20
 
 
-def few(like: Tree, count: int) -> bool:
-    """Whether ``count`` vectors shaped like ``like`` are few numbers."""
-    size = tree.dimension(like)
-    return size <= _PARAMETERS and size * count <= _NUMBERS
-
-
 def repeated(count: int, function: Callable[[Any], Any], start: Any, *, small: bool) -> Any:
     """``function`` applied ``count`` times: as one loop where the state is small, for a loop copies its state."""
     if small:
@@ -40,15 +34,19 @@ class OneBuffer(NamedTuple):
     Attributes:
         like: a vector, or its leaves' shapes and dtypes.
         joined: whether they become one array.
+        few: whether they are few numbers.
     """
 
     like: Tree
     joined: bool
+    few: bool = False
 
     @classmethod
     def of(cls, like: Tree, count: int) -> Self:
         """The rule, for ``count`` vectors that are worked on together."""
-        return cls(like, len(jax.tree.leaves(like)) > 1 and few(like, count))
+        size = tree.dimension(like)
+        few = size <= _PARAMETERS and size * count <= _NUMBERS
+        return cls(like, few and len(jax.tree.leaves(like)) > 1, few)
 
     @classmethod
     def of_stack(cls, stack: Tree, count: int | None = None) -> Self:
@@ -68,6 +66,10 @@ class OneBuffer(NamedTuple):
     def stack(self, stack: Tree) -> Tree:
         """A stack as one array [n, D]."""
         return tree.flat_stack(stack) if self.joined else stack
+
+    def function(self, apply_fn: Callable[[Tree, Any], Any]) -> Callable[[Tree, Any], Any]:
+        """A function of vectors, of one array."""
+        return (lambda vector, x: apply_fn(self.vector_back(vector), x)) if self.joined else apply_fn
 
     def vector_back(self, vector: Tree) -> Tree:
         """The vector."""

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from lowrank_filter.algebra import small_matrices, tree
-from lowrank_filter.algebra.one_buffer import few, repeated
+from lowrank_filter.algebra.one_buffer import OneBuffer, repeated
 from lowrank_filter.algebra.tree import Tree
 
 
@@ -118,7 +118,7 @@ def orthonormalised(lower: Float[Array, "n n"], rows: Tree) -> Orthonormal:
         inverse = small_matrices.inverse_lower(step)
         return Orthonormal(_product(lower, step), _product(inverse, border), tree.combine(inverse, basis))
 
-    return repeated(2, again, Orthonormal(lower, border, tree.combine(border, rows)), small=few(rows, 1))
+    return repeated(2, again, Orthonormal(lower, border, tree.combine(border, rows)), small=OneBuffer.of_stack(rows).few)
 
 
 def solve_few_parameters(rows: Float[Array, "n D"], prior: Float[Array, "D D"], target: Float[Array, " n"]) -> Solution:

@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float
 
 from lowrank_filter.algebra import small_matrices, tree
 from lowrank_filter.algebra.example_gradients import Combinable, Stack
-from lowrank_filter.algebra.one_buffer import OneBuffer, few, repeated
+from lowrank_filter.algebra.one_buffer import OneBuffer, repeated
 from lowrank_filter.algebra.tree import Tree
 
 # Numbers of combinations held at once, where only their squares are wanted: 16 MiB of float32.
@@ -105,19 +105,17 @@ def principal(
     """
     settled = jnp.all(small_matrices.diagonal(gram)[keep:] == 0) if keep < len(gram) else jnp.zeros((), bool)
 
-    def once(columns: tuple[Combinable, ...] = columns) -> Principal:
+    def once() -> Principal:
         return _one_pass(gram, columns, keep, settled)
 
     def thrice() -> Principal:
         one = jax.eval_shape(columns[0].combine, gram[:1, : columns[0].size])
         buffer = OneBuffer.of_stack(one, len(gram))
         here, measure = columns, weight
-        if buffer.joined:
+        if buffer.joined or (len(columns) > 1 and buffer.few):
             here = (Stack(buffer.stack(tree.join(tuple(column.stack() for column in columns)))),)
             measure = None if weight is None else buffer.vector(weight)
-        found = _three_passes(gram, here, measure, keep, settled)
-        if not isinstance(accurate, bool):
-            found = tree.select(accurate, found, once(here))
+        found = _three_passes(gram, here, measure, keep, settled, accurate)
         return Principal(buffer.stack_back(found.kept), buffer.vector_back(found.residual), found.squared)
 
     if isinstance(accurate, bool):
@@ -127,9 +125,9 @@ def principal(
 
 def _one_pass(gram: Array, columns: tuple[Combinable, ...], keep: int, settled: Array) -> Principal:
     """Rotate the vectors themselves, exact whatever the conditioning."""
-    vectors, _ = jax.lax.linalg.eigh(jax.lax.stop_gradient(gram), symmetrize_input=False)
-    turn = _carried(gram, _or_identity(vectors[:, ::-1], settled), settled, keep)
-    squared = jnp.maximum(jnp.sum(jnp.matmul(gram, turn, precision=tree.HIGHEST) * turn, axis=0), 0)
+    vectors = _eigenvectors(jax.lax.stop_gradient(gram))
+    turn = _carried(gram, _or_identity(vectors, settled), settled, keep)
+    squared = _squared(gram, turn)
     return _settle(_combine(turn.T[:keep], columns), _squares_of(turn.T[keep:], columns), squared, settled)
 
 
@@ -150,34 +148,55 @@ def _squares_of(coefficients: Float[Array, "m n"], columns: tuple[Combinable, ..
 
 
 def _three_passes(
-    gram: Array, columns: tuple[Combinable, ...], weight: Tree | None, keep: int, settled: Array
+    gram: Array,
+    columns: tuple[Combinable, ...],
+    weight: Tree | None,
+    keep: int,
+    settled: Array,
+    accurate: Bool[Array, ""] | bool,
 ) -> Principal:
-    """From ever more orthonormal vectors, so that small ones are not drowned in the rounding of large ones."""
+    """From ever more orthonormal vectors, so that small ones are not drowned in the rounding of large ones; by one pass
+    where ``accurate`` does not hold, as of one of many that are truncated at once."""
     fixed_gram, fixed, weight = jax.lax.stop_gradient((gram, columns, weight))
+
     # columns = lower @ basis, with basis ever closer to orthonormal rows
-    lower, pending = _orthogonalise(fixed_gram)
-
     def again(state: tuple) -> tuple:
-        lower, pending, basis = state
-        vectors = Stack(_combine(pending, basis))
-        step, pending = _orthogonalise(vectors.gram(weight))
-        return jnp.matmul(lower, step, precision=tree.HIGHEST), pending, (vectors,)
+        lower, gram, basis = state
+        step, inverse = _orthogonalise(gram)
+        vectors = Stack(_combine(inverse, basis))
+        return jnp.matmul(lower, step, precision=tree.HIGHEST), vectors.gram(weight), (vectors,)
 
-    small = isinstance(fixed[0], Stack) and len(fixed) == 1 and few(fixed[0].vectors, 1)
-    lower, pending, basis = repeated(2, again, (lower, pending, fixed), small=small)
+    small = isinstance(fixed[0], Stack) and len(fixed) == 1 and OneBuffer.of_stack(fixed[0].vectors).few
+    start = jnp.eye(len(gram), dtype=gram.dtype), fixed_gram, fixed
+    lower, _, basis = repeated(3, again, start, small=small)
     left, sigma, right = jnp.linalg.svd(lower)
-    turn = jnp.matmul(sigma[:, None] * right, pending, precision=tree.HIGHEST)
+    turn, values = sigma[:, None] * right, sigma**2
+    if not isinstance(accurate, bool):
+        rotation = _eigenvectors(fixed_gram)
+        left, turn = jnp.where(accurate, left, rotation), jnp.where(accurate, turn, rotation.T)
+        basis = tree.select(accurate, basis, (Stack(tree.join(tuple(column.stack() for column in fixed))),))
+        values = jnp.where(accurate, values, _squared(fixed_gram, left))
     given = tree.join(tuple(column.stack() for column in fixed), keep)
     kept = tree.select(settled, given, _combine(turn[:keep], basis))
     vectors = _carried(gram, _or_identity(left, settled), settled, keep)
     image = jnp.sum(jnp.matmul(gram, vectors, precision=tree.HIGHEST) * vectors, axis=0)
-    squared = jnp.where(settled, small_matrices.diagonal(fixed_gram), sigma**2) + image - jax.lax.stop_gradient(image)
+    squared = jnp.where(settled, small_matrices.diagonal(fixed_gram), values) + image - jax.lax.stop_gradient(image)
     return _settle(
         _derived(kept, vectors.T[:keep], columns),
         tree.squares(_derived(_combine(turn[keep:], basis), vectors.T[keep:], columns)),
         squared,
         settled,
     )
+
+
+def _eigenvectors(gram: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """Of the largest eigenvalues first."""
+    return jax.lax.linalg.eigh(gram, symmetrize_input=False)[0][:, ::-1]
+
+
+def _squared(gram: Float[Array, "n n"], turn: Float[Array, "n n"]) -> Float[Array, " n"]:
+    """What a Gram matrix says of the length of each combination."""
+    return jnp.maximum(jnp.sum(jnp.matmul(gram, turn, precision=tree.HIGHEST) * turn, axis=0), 0)
 
 
 def _settle(kept: Tree, residual: Tree, squared: Array, settled: Array) -> Principal:

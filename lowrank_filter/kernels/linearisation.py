@@ -40,8 +40,9 @@ def example_gradients(
 
 
 def _as_product(use: network_reader.Use, factor: network_reader.Factors) -> tuple[Any, Array]:
-    """A use's gradient as inputs [B, I] (or None) and cotangents [B, O, r], its positions summed."""
+    """A use's gradient as inputs [B, I] (or None) and cotangents [B, r, O], its positions summed."""
     inputs, cotangents = factor
     if use.kind == "dense" and inputs is not None:
-        return inputs[:, 0], cotangents[:, 0]
-    return None, jnp.sum(cotangents if inputs is None else inputs[..., None] * cotangents, axis=1)
+        return inputs[:, 0], jnp.moveaxis(cotangents[:, 0], 2, 1)
+    summed = jnp.sum(cotangents if inputs is None else inputs[..., None] * cotangents, axis=1)
+    return None, jnp.moveaxis(summed, 2, 1)

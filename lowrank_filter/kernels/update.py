@@ -1,6 +1,7 @@
 """The linearised update on a batch of examples: an extended Kalman step (LO-FI, arXiv 2305.19535) that is guarded."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from lowrank_filter.algebra import small_matrices, tree, widths
-from lowrank_filter.algebra.example_gradients import Columns
+from lowrank_filter.algebra.diag_low_rank import Joined
+from lowrank_filter.algebra.example_gradients import Columns, Stack
 from lowrank_filter.algebra.one_buffer import OneBuffer
 from lowrank_filter.algebra.precision import Correction, Misfit, Precision
 from lowrank_filter.algebra.tree import Tree
@@ -186,10 +188,15 @@ def _update(
     mean = belief.mean
     if process_noise is not None:
         mean, noise, decay = dynamics(belief, process_noise, transition, center)
+    joined = Joined.where_many(belief.precision, mean, outputs=_outputs(mean, apply_fn, examples.x))
+    buffer = joined.buffer
+    mean, precision = buffer.vector(mean), joined.precision(belief.precision)
+    if noise is not None:
+        noise, decay = buffer.vector(noise), buffer.vector(decay)
+    apply_fn = buffer.function(apply_fn)
     batch = prepare(mean, apply_fn, likelihood, examples)
-    precision = belief.precision
     options = {"noise": noise, "transition": decay}
-    problem = _Problem(mean, precision, apply_fn, likelihood, batch, temperature, outlier_threshold)
+    problem = _Problem(mean, precision, apply_fn, likelihood, batch, temperature, outlier_threshold, buffer.joined)
     step = _guarded(problem, iterations, options) if iterations else _plain(problem, options)
     broken = ~OneBuffer.all_finite(mean)
     finite = OneBuffer.all_finite(step.mean) & tree.all_finite((step.log_evidence, step.misfit))
@@ -202,7 +209,7 @@ def _update(
     after = step.mean, step.precision, step.site
     if iterations:
         after = jax.lax.cond(diverged, predicted, lambda: after)
-    mean, posterior, site = after
+    mean, posterior, site = buffer.vector_back(after[0]), *map(joined.precision_back, after[1:])
     local = step.local
     info = Info(
         widths.like(site, narrow.precision),
@@ -230,6 +237,14 @@ class _Problem(NamedTuple):
     batch: Batch
     temperature: ArrayLike
     threshold: ArrayLike | None
+    joined: bool
+
+    def columns(
+        self, point: Tree, root: Callable[[Float[Array, "B C"]], Float[Array, "B C r"]]
+    ) -> tuple[Float[Array, "B C"], Columns]:
+        """The outputs at parameters, and the columns JᵢᵀSᵢ there; of many leaves built, as one array."""
+        outputs, columns = example_gradients(point, self.apply_fn, self.batch, root)
+        return outputs, Stack(columns.stack()) if self.joined else columns
 
     def localise(self, outputs: Float[Array, "B C"]) -> Local:
         """Which examples count and what they weigh, at the prior's mean."""
@@ -260,9 +275,7 @@ class _Step(NamedTuple):
 
 def _plain(problem: _Problem, options: dict[str, Any]) -> _Step:
     """One extended Kalman step."""
-    outputs, columns = example_gradients(
-        problem.mean, problem.apply_fn, problem.batch, lambda outputs: problem.localise(outputs).root
-    )
+    outputs, columns = problem.columns(problem.mean, lambda outputs: problem.localise(outputs).root)
     local = problem.localise(outputs)
     precision, site, correction, misfit = problem.precision.condition(columns, local.score.ravel(), **options)
     mean = jax.tree.map(jnp.subtract, problem.mean, correction.step)
@@ -316,7 +329,7 @@ def _round(
     else:
         point, distance = last.step.mean, last.distance
         offset = jax.tree.map(jnp.subtract, point, problem.mean)
-    outputs, jacobian = example_gradients(point, problem.apply_fn, problem.batch, _identity)
+    outputs, jacobian = problem.columns(point, _identity)
     if offset is None or last is None:
         local = problem.localise(outputs)
         centre = outputs
@@ -390,6 +403,11 @@ def _round(
 def _gaussian_fit(local: Local, correction: Correction) -> Float[Array, ""]:
     """−½‖u‖² + ½ explained would cancel where the data say much more than the prior."""
     return -jnp.sum(jnp.asarray(local.excess)) - 0.5 * correction.unexplained
+
+
+def _outputs(mean: Tree, apply_fn: Apply, x: Any) -> int:
+    """B·C."""
+    return jax.eval_shape(apply_fn, mean, x).size
 
 
 def _along(columns: Columns, vector: Tree) -> Float[Array, " n"]:
