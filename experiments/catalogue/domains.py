@@ -63,12 +63,12 @@ class Domains(Comparison):
     """PACS domain after domain, or split CIFAR: what is kept, looked back on, filled in, and where noise belongs.
 
     PACS has to be put into the folder that WEIGHTFILTER_DATA names; CIFAR is downloaded. The defaults take about fifty
-    minutes of one core, the preset minutes about half of that; in either the networks are far from trained.
+    minutes of one core, the preset minutes about a third of that; in either the networks are far from trained.
     """
 
     by_hand: ClassVar = True
     presets: ClassVar = {
-        "minutes": {"strengths": (30.0,)},
+        "minutes": {"seeds": 1, "strengths": (30.0,)},
         "published": {
             "seeds": 5,
             "width": 64,
