@@ -227,34 +227,16 @@ class Forecaster:
         model = self._model(complete)
         result = _train(model, parts, held, updates, learning_rate, seeds, seed, progress)
         past = _origins(min(held.values()), horizon, len(parts), season)
-        states, pits, drawn, came = [], [], [], []
-        for index, (xs, ys) in enumerate(parts):
-            raw = series[self.shape.ids[index]].values[:, : len(self.target)]
-            begin = len(ys) - past.rows if past.rows else min(len(ys) // 2, 2 * SMALLEST)
-            keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), index), 2)
-            state, _ = _rollout(model, result, keys[0], xs[:begin], ys[:begin])
-            if past.steps:
-                at = begin + past.every * np.arange(past.forecasts)[:, None] + np.arange(past.steps)
-                paths = self._along(model, result, (PATHS, past.every), keys[1], state, xs, ys, at)
-                drawn.append(paths * unit[index, : len(self.target)] + centre[index, : len(self.target)])
-                came.append(raw[at])
-            state, outputs = _rollout(model, result, keys[0], xs[begin:], ys[begin:], state)
-            states.append(state)
-            shares = metrics.pit(jnp.asarray(ys[begin:]), outputs.mean, outputs.variance)[:, : len(self.target)]
-            pits.append(np.where(np.isnan(raw[begin:]), np.nan, np.asarray(shares)).ravel())
-        factors = np.zeros((len(calibration.LEVELS), horizon, len(self.target)))
-        if past.steps:
-            found = calibration.learned(np.concatenate(drawn), np.concatenate(came), past.rows * len(parts))
-            factors[:] = found[:, np.minimum(np.arange(horizon), past.steps - 1)]
-        recent = [_tail(rows.values[:, : len(self.target)]) for rows in series.values()]
+        raw = [rows.values[:, : len(self.target)] for rows in series.values()]
+        states, pits, factors = self._settled(model, result, parts, raw, past, horizon, seed)
+        recent = [_tail(values) for values in raw]
         last = [calendar.stamps(rows.start, np.array([len(rows.values) - 1]), frequency)[0] for rows in series.values()]
-        shares = np.concatenate(pits)
         self.values = self.values._replace(
             params=result,
-            states=jax.tree.map(lambda *leaves: jnp.stack(leaves), *states),
+            states=states,
             last=np.asarray(last, np.int64),
             recent=np.stack(recent),
-            pits=shares[np.isfinite(shares)],
+            pits=pits[np.isfinite(pits)],
             calibrations=(calibration.start(factors),) * len(parts),
         )
         return self
@@ -518,6 +500,34 @@ class Forecaster:
         ys = (values[:, :channels] - self.values.centre[index]) / self.values.unit[index]
         xs[:, -1 - channels : -1] = ~np.isnan(ys)
         return xs, np.nan_to_num(ys).astype(np.float32)
+
+    def _settled(
+        self, model: Increments, params: Any, parts: Sequence[tuple[np.ndarray, np.ndarray]],
+        raw: Sequence[np.ndarray], past: _Origins, horizon: int, seed: int,
+    ) -> tuple[Any, np.ndarray, Float[np.ndarray, "L H targets"]]:  # fmt: skip
+        """With parameters found: states after all rows, transforms of the last ones, and how far paths spread there."""
+        if self.values is None:
+            raise AssertionError
+        count = len(self.target)
+        states, pits, drawn, came = [], [], [], []
+        for index, ((xs, ys), targets) in enumerate(zip(parts, raw, strict=True)):
+            begin = len(ys) - past.rows if past.rows else min(len(ys) // 2, 2 * SMALLEST)
+            keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), index), 2)
+            state, _ = _rollout(model, params, keys[0], xs[:begin], ys[:begin])
+            if past.steps:
+                at = begin + past.every * np.arange(past.forecasts)[:, None] + np.arange(past.steps)
+                paths = self._along(model, params, (PATHS, past.every), keys[1], state, xs, ys, at)
+                drawn.append(paths * self.values.unit[index, :count] + self.values.centre[index, :count])
+                came.append(targets[at])
+            state, outputs = _rollout(model, params, keys[0], xs[begin:], ys[begin:], state)
+            states.append(state)
+            shares = metrics.pit(jnp.asarray(ys[begin:]), outputs.mean, outputs.variance)[:, :count]
+            pits.append(np.where(np.isnan(targets[begin:]), np.nan, np.asarray(shares)).ravel())
+        factors = np.zeros((len(calibration.LEVELS), horizon, count))
+        if past.steps:
+            found = calibration.learned(np.concatenate(drawn), np.concatenate(came), past.rows * len(parts))
+            factors[:] = found[:, np.minimum(np.arange(horizon), past.steps - 1)]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states), np.concatenate(pits), factors
 
     def _along(
         self, model: Increments, params: Any, sizes: tuple[int, int], key: Array, state: Any, xs: np.ndarray,
