@@ -213,7 +213,8 @@ def curvature(
         columns, dtype = size * width, jnp.result_type(*jax.tree.leaves(params))
         if count == columns:
             return jnp.eye(columns, dtype=dtype).reshape(columns, size, width)
-        return jax.random.normal(jax.random.key(0), (count, size, width), dtype)
+        # The same numbers as in that shape, whose counters take a compiler ten times as long.
+        return jax.random.normal(jax.random.key(0), (count * columns,), dtype).reshape(count, size, width)
 
     def diagonal() -> Tree:
         def structured(part: Batch, root: network_reader.Root, _: Any) -> Tree:

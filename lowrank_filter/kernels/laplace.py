@@ -13,7 +13,7 @@ from lowrank_filter.algebra.precision import Misfit, Precision
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import compiled
-from lowrank_filter.kernels.belief import Belief, check_belief, check_frozen, learned, unchecked_penalty
+from lowrank_filter.kernels.belief import Belief, check_belief, check_frozen, learned
 from lowrank_filter.kernels.deprecated import with_choices
 from lowrank_filter.kernels.examples import Apply, Examples, check_examples, outputs_in_pieces, prepare
 from lowrank_filter.kernels.expansion import losses
@@ -181,8 +181,10 @@ def _laplace_update(
     params = jax.tree.map(lambda p: jnp.asarray(p, dtype), params)
     narrow, belief, likelihood, examples = belief, *widths.cast((belief, likelihood, examples), dtype)
     apply_fn = widths.outputs_in(dtype, apply_fn)
+    joined = Joined.of(belief.precision, params)
+    buffer, prior = joined.buffer, joined.precision(belief.precision)
+    mean, params, apply_fn = buffer.vector(belief.mean), buffer.vector(params), buffer.function(apply_fn)
     batch = prepare(params, apply_fn, likelihood, examples, batch_size)
-    prior = belief.precision
     operator = curvature(
         params,
         apply_fn,
@@ -193,12 +195,13 @@ def _laplace_update(
         roots,
     )
     site, cut = prior.approximate(operator, iterations=iterations)
-    joined = Joined.of(prior, params)
-    precision, misfit = joined.precision(prior).add(joined.precision(site))
-    precision = joined.precision_back(precision)
+    precision, misfit = prior.add(site)
     misfit = Misfit(cut.left_out + misfit.left_out, cut.left_out + misfit.whole)
     local = losses(likelihood, outputs_in_pieces(apply_fn, params, batch.x, batch_size), batch, temperature)
     loss = jnp.sum(local.loss)
-    log_evidence = -loss - unchecked_penalty(belief, params) - 0.5 * precision.logdet_over(prior)
-    info = Info(widths.like(site, narrow.precision), log_evidence, loss, misfit.share, jnp.sum(local.invalid))
-    return whole(widths.like(Belief(params, precision), narrow)), info, misfit
+    penalty = 0.5 * prior.quadratic(jax.tree.map(jnp.subtract, params, mean))
+    log_evidence = -loss - penalty - 0.5 * precision.logdet_over(prior)
+    posterior = Belief(buffer.vector_back(params), joined.precision_back(precision))
+    site = widths.like(joined.precision_back(site), narrow.precision)
+    info = Info(site, log_evidence, loss, misfit.share, jnp.sum(local.invalid))
+    return whole(widths.like(posterior, narrow)), info, misfit

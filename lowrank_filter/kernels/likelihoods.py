@@ -234,12 +234,13 @@ class Categorical(Likelihood):
 
     def moments(self, output: Float[Array, " C"]) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
         """p and p(1 − p): of the one-hot label."""
-        p = jax.nn.softmax(output)
+        p = self._softmax(output)
         return p, p * (1 - p)
 
     def nll(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
         """logsumexp(f) − f_y."""
-        return jax.nn.logsumexp(output) - output[target]
+        shifted, exponentials = self._exponentials(output)
+        return jnp.log(jnp.sum(exponentials)) - jnp.sum(jnp.where(self._is(target, output), shifted, 0))
 
     def root(self, output: Float[Array, " C"], target: Array) -> Float[Array, "C C"]:
         """diag(√p) − p √pᵀ."""
@@ -249,11 +250,11 @@ class Categorical(Likelihood):
     def whitened_score(self, output: Float[Array, " C"], target: Array) -> Float[Array, " C"]:
         """√p − e_y/√p_y."""
         root = jnp.sqrt(self._probabilities(output))
-        return root - jax.nn.one_hot(target, len(root), dtype=root.dtype) / root[target]
+        return root - jnp.where(self._is(target, output), 1 / root, 0)
 
     def curvature(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
         """Σ p(1 − p)."""
-        p = jax.nn.softmax(output)
+        p = self._softmax(output)
         return jnp.sum(p * (1 - p))
 
     def root_product(
@@ -291,7 +292,19 @@ class Categorical(Likelihood):
             raise ValueError(f"Categorical: expected at least 2 outputs (logits), got {outputs}; use Bernoulli for one")
 
     def _probabilities(self, output: Array) -> Array:
-        return jnp.maximum(jax.nn.softmax(output), _floor(output.dtype))
+        return jnp.maximum(self._softmax(output), _floor(output.dtype))
+
+    def _softmax(self, output: Array) -> Array:
+        exponentials = self._exponentials(output)[1]
+        return exponentials / jnp.sum(exponentials)
+
+    def _exponentials(self, output: Array) -> tuple[Array, Array]:
+        """f − max f, and e to that: the same for loss, root and score, which a compiler then computes once."""
+        shifted = output - jax.lax.stop_gradient(jnp.max(output))
+        return shifted, jnp.exp(shifted)
+
+    def _is(self, target: Array, output: Array) -> Array:
+        return jnp.arange(len(output)) == target
 
 
 @registered

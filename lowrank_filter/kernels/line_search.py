@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lowrank_filter.algebra.one_buffer import OneBuffer
 from lowrank_filter.algebra.tree import Tree
 
 _HALVINGS = 24
@@ -33,8 +32,6 @@ def line_search(
     Returns:
         The parameters, t, their squared distance from the prior's mean, and whether there was such a t.
     """
-    buffer = OneBuffer.of(start, 2)
-    start, end = buffer.vector(start), buffer.vector(end)
     frozen = jax.lax.stop_gradient((start, end, products))
     before = jax.lax.stop_gradient(before + 0.5 * products[0])
 
@@ -46,7 +43,7 @@ def line_search(
         return jax.tree.map(lambda s, e: jnp.where(t == 1, e, s + t.astype(s.dtype) * (e - s)), start, end)
 
     def value(t: Array, start: Tree, end: Tree, products: tuple) -> Array:
-        return loss(buffer.vector_back(between(t, start, end))) + 0.5 * distance(t, products)
+        return loss(between(t, start, end)) + 0.5 * distance(t, products)
 
     dtype = products[2].dtype
     one = jnp.ones((), dtype)
@@ -69,4 +66,4 @@ def line_search(
         return count + 1, t / 2, at(t / 2)
 
     _, t, now = jax.lax.while_loop(worse, halve, (0, 2 * one, jnp.full_like(before, jnp.nan)))
-    return buffer.vector_back(between(t, start, end)), t, distance(t, products), now <= enough
+    return between(t, start, end), t, distance(t, products), now <= enough

@@ -241,7 +241,7 @@ class _Problem(NamedTuple):
 
     def columns(
         self, point: Tree, root: Callable[[Float[Array, "B C"]], Float[Array, "B C r"]]
-    ) -> tuple[Float[Array, "B C"], Columns]:
+    ) -> tuple[Array, Columns]:
         """The outputs at parameters, and the columns JᵢᵀSᵢ there; of many leaves built, as one array."""
         outputs, columns = example_gradients(point, self.apply_fn, self.batch, root)
         return outputs, Stack(columns.stack()) if self.joined else columns
