@@ -32,8 +32,6 @@ from lowrank_filter.common.registered import registered
 _FEW = 32
 # Numbers of the columns as vectors over D, beyond which no step holds them all: it then does without square roots.
 _ROOM = 2**25
-# Leaves up to which an update is faster by layers than over one array.
-_LAYERS = 16
 
 
 @registered
@@ -454,18 +452,14 @@ class Joined(NamedTuple):
     buffer: OneBuffer
 
     @classmethod
-    def of(cls, precision: Precision, like: Tree) -> Self:
-        """The rule of :class:`OneBuffer`, for a precision over vectors shaped like ``like`` and in its dtype."""
-        if isinstance(precision, DiagLowRank):
+    def of(cls, precision: Precision, like: Tree, *, columns: int | None = None) -> Self:
+        """The rule of :class:`OneBuffer`, for a precision over vectors shaped like ``like`` and in its dtype, or for an
+        update of it by so many columns."""
+        if not isinstance(precision, DiagLowRank):
+            return cls(OneBuffer(like, joined=False))
+        if columns is None:
             return cls(OneBuffer.of(like, precision.rank + 1))
-        return cls(OneBuffer(like, joined=False))
-
-    @classmethod
-    def where_many(cls, precision: Precision, like: Tree, *, outputs: int) -> Self:
-        """The same for an update of a network with so many leaves that it is not faster by layers."""
-        if isinstance(precision, DiagLowRank) and len(jax.tree.leaves(like)) > _LAYERS:
-            return cls(OneBuffer.of(like, precision.rank + outputs))
-        return cls(OneBuffer(like, joined=False))
+        return cls(OneBuffer.of(like, precision.rank + columns, by_layers=True))
 
     def precision(self, precision: Precision) -> Precision:
         """A precision over one array."""

@@ -118,7 +118,9 @@ def orthonormalised(lower: Float[Array, "n n"], rows: Tree) -> Orthonormal:
         inverse = small_matrices.inverse_lower(step)
         return Orthonormal(_product(lower, step), _product(inverse, border), tree.combine(inverse, basis))
 
-    return repeated(2, again, Orthonormal(lower, border, tree.combine(border, rows)), small=OneBuffer.of_stack(rows).few)
+    return repeated(
+        2, again, Orthonormal(lower, border, tree.combine(border, rows)), small=OneBuffer.of_stack(rows).few
+    )
 
 
 def solve_few_parameters(rows: Float[Array, "n D"], prior: Float[Array, "D D"], target: Float[Array, " n"]) -> Solution:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from lowrank_filter.algebra import small_matrices, tree
@@ -51,7 +52,7 @@ def newton(at: Callable[[Array], Local], covariance: Float[Array, "n n"], start:
     dtype = covariance.dtype
     eps = float(jnp.finfo(dtype).eps)
     # The last of them is where it starts.
-    lengths = jnp.append(0.5 ** jnp.arange(_HALVINGS, dtype=dtype), 0)
+    lengths = jnp.asarray(np.append(0.5 ** np.arange(_HALVINGS), 0), dtype)
 
     def loss(moved: Array) -> Array:
         return jnp.sum(at(moved).loss).astype(dtype)
@@ -79,8 +80,8 @@ def newton(at: Callable[[Array], Local], covariance: Float[Array, "n n"], start:
         least = jnp.min(values)
         rounding = 4 * eps * (1 + jnp.abs(least))
         # The longest of those that rounding cannot tell apart: near the optimum the whole step is exact.
-        best = jnp.argmax(values <= least + rounding)
-        a = a + jnp.where(least < jnp.inf, lengths[best], 0) * change
+        best = jnp.max(jnp.where(values <= least + rounding, lengths, 0))
+        a = a + jnp.where(least < jnp.inf, best, 0) * change
         return count + 1, a, values[-1] - least > rounding
 
     def unfinished(state: tuple) -> Array:

@@ -188,7 +188,7 @@ def _update(
     mean = belief.mean
     if process_noise is not None:
         mean, noise, decay = dynamics(belief, process_noise, transition, center)
-    joined = Joined.where_many(belief.precision, mean, outputs=_outputs(mean, apply_fn, examples.x))
+    joined = Joined.of(belief.precision, mean, columns=jax.eval_shape(apply_fn, mean, examples.x).size)
     buffer = joined.buffer
     mean, precision = buffer.vector(mean), joined.precision(belief.precision)
     if noise is not None:
@@ -403,11 +403,6 @@ def _round(
 def _gaussian_fit(local: Local, correction: Correction) -> Float[Array, ""]:
     """−½‖u‖² + ½ explained would cancel where the data say much more than the prior."""
     return -jnp.sum(jnp.asarray(local.excess)) - 0.5 * correction.unexplained
-
-
-def _outputs(mean: Tree, apply_fn: Apply, x: Any) -> int:
-    """B·C."""
-    return jax.eval_shape(apply_fn, mean, x).size
 
 
 def _along(columns: Columns, vector: Tree) -> Float[Array, " n"]:

@@ -49,6 +49,35 @@ def test_draws_are_one_for_all_leaves():
     assert jax.tree.map(jnp.shape, draws) == jax.tree.map(lambda v: (2, *v.shape), belief.mean)
 
 
+@pytest.mark.parametrize("likelihood", [lf.Categorical(), lf.Gaussian(0.1)], ids=["classes", "gaussian"])
+def test_an_update_of_many_leaves_is_the_same_leaf_by_leaf(likelihood, monkeypatch):
+    """Of three layers, with a prediction on the way: mean, precision, site and what it says of the step."""
+    rng = np.random.default_rng(1)
+    layers = [
+        (jnp.asarray(rng.normal(size=(a, b))), jnp.asarray(rng.normal(size=b))) for a, b in [(4, 3), (3, 5), (5, 2)]
+    ]
+    x = jnp.asarray(rng.normal(size=(2, 4)))
+    y = jnp.array([0, 1]) if likelihood.classes else jnp.asarray(rng.normal(size=(2, 2)))
+    belief = lf.init(layers, 2.0, rank=3)
+
+    def network(params, x):
+        for kernel, bias in params:
+            x = jnp.tanh(x @ kernel + bias)
+        return x
+
+    def updated(most):
+        monkeypatch.setattr(one_buffer, "_LAYERS", most)
+        after, info = jax.jit(lambda b: lf.update(b, network, likelihood, x, y, process_noise=1e-3))(belief)
+        assert jax.tree.structure(after) == jax.tree.structure(belief)
+        for precision in (after.precision, info.site):
+            squares = jax.tree.map(lambda w: jnp.sum(w * w, axis=0), precision.factor)
+            yield ravel_pytree((precision.diag, squares))[0]
+        yield ravel_pytree((after.mean, info.log_evidence, info.loss, info.surprise, info.step_size, info.outputs))[0]
+
+    for came, expected in zip(updated(5), updated(6), strict=True):
+        assert relative_error(came, expected) < 1e-9
+
+
 def test_the_rule():
     """Several leaves, few numbers, one diagonal plus low rank."""
     belief = belief_of()
@@ -59,3 +88,9 @@ def test_the_rule():
     assert not Joined.of(large.precision, large.mean).buffer.joined
     blocks = lf.init(belief.mean, rank=1, structure="layer")
     assert not Joined.of(blocks.precision, blocks.mean).buffer.joined
+
+
+@pytest.mark.parametrize(("leaves", "joined"), [(16, False), (17, True)])
+def test_an_update_is_by_layers_unless_there_are_many(leaves, joined):
+    belief = lf.init([jnp.zeros(3)] * leaves, rank=1)
+    assert Joined.of(belief.precision, belief.mean, columns=2).buffer.joined is joined
