@@ -202,7 +202,7 @@ def test_chunks_channels_and_single_updates(pair, run):
     jax.tree.map(np.testing.assert_array_equal, (state, joined), (last, outputs))
     one = corrected.update(params, last, xs[0], ys[0], True, jnp.asarray([True, False]))
     moved = one.belief.mean["mean"] - last.belief.mean["mean"]
-    assert jnp.all(moved[:, 1] == 0) and jnp.any(moved[:, 0] != 0)
+    assert jnp.max(jnp.abs(moved[:, 1])) < 1e-6 * jnp.max(jnp.abs(moved[:, 0]))  # rounding: all weights are one array
     assert one.inner.step == STEPS + 1
 
 
