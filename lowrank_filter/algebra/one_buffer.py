@@ -17,7 +17,8 @@ from lowrank_filter.algebra.tree import Tree
 
 # Of a vector, which nobody shards below, and of all that are worked on together: 4 MiB of float32.
 _PARAMETERS, _NUMBERS = 2**16, 2**20
-# Leaves up to which an update stays as it is: six take a third less time so, sixty a quarter of the compiler's.
+# Leaves up to which an update stays as it is: six take a third less time by layers; eighteen a tenth less as one
+# array, and sixty then compile in a quarter of the time.
 _LAYERS = 16
 
 
