@@ -823,7 +823,7 @@ def _sample(model: Increments, paths: int, y_dim: int, params: Any, keys: Array,
 @functools.partial(jax.jit, static_argnums=0)
 def _observe(model: Increments, params: Any, states: Any, index: Array, x: Array, y: Array) -> Any:
     state = jax.tree.map(lambda leaf: leaf[index], states)
-    state, _ = model.rollout(params, jax.random.key(0), x[None], y[None], state, 1)
+    state, _ = model.rollout(params, jax.random.key(0), x[None], y[None], state)
     return jax.tree.map(lambda leaf, new: leaf.at[index].set(new), states, state)
 
 
@@ -840,7 +840,7 @@ def _replay(
         return paths_ahead.forecast(on_path, params, key, state, xs, samples=paths, y_dim=y_dim).samples
 
     def body(state: Any, inputs: tuple) -> tuple[Any, Any]:
-        return model.rollout(params, key, *inputs, state, 1)[0], state
+        return model.rollout(params, key, *inputs, state)[0], state
 
     last, before = jax.lax.scan(body, state, tuple(whole))
     states = jax.tree.map(lambda leaf, end: jnp.concatenate([leaf, end[None]]), before, last)
