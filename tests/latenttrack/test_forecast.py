@@ -99,7 +99,9 @@ def test_quantiles_intervals_mean_and_crps_are_those_of_the_paths():
     rng = np.random.default_rng(0)
     paths, y = rng.normal(size=(2, 50, 4, 3)).astype(np.float32), rng.normal(size=(2, 4, 3)).astype(np.float32)
     ahead = lt.Forecast(jnp.asarray(paths))
-    np.testing.assert_allclose(ahead.quantile(0.3), np.quantile(paths, 0.3, axis=1, method="weibull"), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        ahead.quantile(0.3), np.quantile(paths, 0.3, axis=1, method="weibull"), rtol=1e-4, atol=1e-6
+    )
     assert ahead.quantile(jnp.asarray([0.1, 0.5, 0.9])).shape == (3, 2, 4, 3)
     lower, upper = ahead.interval(0.8)
     np.testing.assert_allclose(lower, np.quantile(paths, 0.1, axis=1, method="weibull"), rtol=1e-4, atol=1e-5)
