@@ -135,6 +135,7 @@ def adapted(model: StreamModel, features: Callable[..., Array], *, width: int, y
             row = jax.tree.map(lambda leaf: leaf[None], inputs)
             options = {} if parts is None else {"channels": row[3]}
             phi = features(params, state.inner, jnp.where(jnp.isfinite(x), x, 0))
+            checks.shape("features", phi, (width,), "return as many features as width says, or change width")
             inner, found = inner_of.rollout(params, key, row[0], row[1], state.inner, samples, row[2], **options)
             counts = jnp.ones((), bool) if seen is None else seen
             if found.invalid is not None:

@@ -128,7 +128,8 @@ def observed(state: Calibration, y: Float[np.ndarray, " C"]) -> Calibration:
         log c ← log c + η (1{y outside} − (1 − level)),   η = η₀ min(1, gap / step),
 
     adaptive conformal inference (Gibbs and Candès 2021) of the intervals that were served, so that over time they hold
-    their share of what comes, whatever the stream does. Forecasts that overlap share a step of η₀.
+    their share of what comes, whatever the stream does. Forecasts that overlap share a step of η₀. Steps beyond the
+    last of a forecast move with it.
     """
     if not len(state.age):
         return state
@@ -140,6 +141,9 @@ def observed(state: Calibration, y: Float[np.ndarray, " C"]) -> Calibration:
     change = rate[:, None, None] * (outside - (1 - LEVELS)[:, None])
     change = np.where(np.isnan(lower) | np.isnan(y), 0, change)
     factors = state.factors.copy()
-    factors[:, state.age] = np.clip(factors[:, state.age] + change.swapaxes(0, 1), -_BOUND, _BOUND)
     keep = state.age + 1 < horizon
+    following = state.ends[served, 0, 0, np.minimum(state.age + 1, horizon - 1), 0]
+    for age, moved, last in zip(state.age, change, np.isnan(following), strict=True):
+        steps = slice(age, None if last else age + 1)
+        factors[:, steps] = np.clip(factors[:, steps] + moved[:, None], -_BOUND, _BOUND)
     return Calibration(factors, state.ends[keep], state.age[keep] + 1, state.gap[keep])

@@ -307,7 +307,8 @@ class Forecaster:
 
         Nothing is trained: the state absorbs what came, in the same time at every row, and the spreads of the steps
         ahead move by whether forecasts that were made for this row held it (adaptive conformal inference, Gibbs and
-        Candès 2021). Rows that were left out in between are missing.
+        Candès 2021). Rows that were left out in between are missing. Intervals widen after a level that stays shifted;
+        with ``adapt="filter"`` the mean follows it as well.
 
         Raises:
             RuntimeError: nothing was fitted.
@@ -408,6 +409,7 @@ class Forecaster:
 
         Raises:
             RuntimeError: nothing was fitted.
+            FileNotFoundError: the folder does not exist.
         """
         shape, values = self._fitted()
         roles = {"target": self.target, "past": self.past, "future": self.future, "id": self.id, "time": self.time}
@@ -675,8 +677,8 @@ def _levels(level: Any) -> tuple[float, ...]:
     found = (level,) if isinstance(level, str) or not hasattr(level, "__iter__") else tuple(level)
     for one in found:
         number = isinstance(one, int | float | np.number) and not isinstance(one, bool)
-        if not number or not 0 <= float(one) < 100:
-            raise ValueError(f"level: expected percentages from 0 to below 100, got {one!r}; write 80 for 80 %")
+        if not number or not (one == 0 or 1 <= float(one) < 100):
+            raise ValueError(f"level: expected percentages, 0 or from 1 to below 100, got {one!r}; write 80 for 80 %")
     return tuple(float(one) for one in found)
 
 

@@ -37,6 +37,8 @@ def write(path: Path, config: Config, roles: Mapping, shape: Any, trees: Mapping
         for name, tree in trees.items()
         for index, leaf in enumerate(jax.tree.leaves(tree))
     }
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"path: expected a file in a folder that exists, got {path}; make the folder first")
     with tempfile.NamedTemporaryFile(dir=path.absolute().parent, prefix=f".{path.name}.", delete=False) as file:
         try:
             description = np.frombuffer(json.dumps(content, default=_plain).encode(), np.uint8)
@@ -56,6 +58,9 @@ def read(path: Path, restore: Callable) -> tuple[Config, dict, Any, Any]:
         FileNotFoundError: there is no such file.
         ValueError: a foreign, later or damaged file.
     """
+    if not path.is_file():
+        kind = "a folder" if path.is_dir() else "where there is none"
+        raise FileNotFoundError(f"path: expected a file that Forecaster.save wrote, got {path}, {kind}; correct it")
     content = io.BytesIO(path.read_bytes())
     try:
         with np.load(content, allow_pickle=False) as file:

@@ -153,7 +153,9 @@ def rank(value: Any) -> None:
 def count(name: str, value: Any, *, minimum: int) -> None:
     """A static integer of at least ``minimum``."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
-        advice = "mark it static under jax.jit" if isinstance(value, Tracer) else "give a Python integer"
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        advice = f"give {minimum} or more" if whole else "give a Python integer"
+        advice = "mark it static under jax.jit" if isinstance(value, Tracer) else advice
         raise ValueError(f"{name}: expected a static integer >= {minimum}, got {value!r}; {advice}")
 
 

@@ -242,3 +242,10 @@ def test_a_state_of_the_uncorrected_filter_is_refused(pair):
     with pytest.raises(TypeError, match=r"state: expected a AdaptedState.*initial_state"):
         corrected.rollout(params, KEY, xs, ys, plain.initial_state(params))
     assert dataclasses.replace(lt.Config(), adapt="filter") != lt.Config()
+
+
+def test_features_of_another_width_are_refused(pair):
+    plain, _, params, xs, ys, _ = pair
+    corrected = lt.adapted(plain, lambda params, state, x: jnp.ones(2), width=5, y_dim=ys.shape[1])
+    with pytest.raises(ValueError, match=r"features: expected shape \(5,\), got \(2,\); return as many .* width"):
+        corrected.rollout(params, KEY, xs, ys)

@@ -189,7 +189,8 @@ def test_forecasts_are_judged_when_their_rows_come_and_the_file_remembers(tmp_pa
     for a, b in zip(found.values.calibrations[0], moved.values.calibrations[0], strict=True):
         np.testing.assert_array_equal(a, b)
     change = found.values.calibrations[0].factors - learned
-    assert np.all(change[:, :3] != 0) and not change[:, 3:].any()
+    assert np.all(change[:, :3] != 0)
+    np.testing.assert_allclose(change[:, 3:], np.broadcast_to(change[:, 2:3], change[:, 3:].shape), rtol=1e-12)
     samples = np.asarray(found.sample(H).samples[0])
     lower, upper = (np.asarray(end) for end in lt.Forecast(jnp.asarray(samples)).interval(0.8))
     came = found.predict(H)
@@ -220,8 +221,11 @@ def test_one_file_holds_all_and_is_there_whole(tmp_path):
     for name in ("foreign.npz", "other.zip"):
         with pytest.raises(ValueError, match=f"(?s)expected a file that.*{name}.*save it again"):
             lt.Forecaster.load(tmp_path / name)
-    with pytest.raises(FileNotFoundError):
-        lt.Forecaster.load(tmp_path / "nothing")
+    for name in ("nothing", "."):
+        with pytest.raises(FileNotFoundError, match=r"path: expected a file that.* got .*; correct it"):
+            lt.Forecaster.load(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=r"path: expected a file in a folder that exists, got .*; make"):
+        loaded.save(tmp_path / "no" / "such.forecaster")
 
 
 def test_a_picture():
@@ -457,6 +461,7 @@ WRONG_CALLS = {
     "predict: not fitted": (lambda: forecaster().predict(3), RuntimeError, "call fit or load"),
     "predict: h": (lambda: fitted().predict(0, future=ahead()), ValueError, "h: expected"),
     "predict: level": (lambda: fitted().predict(H, level=[80, 100], future=ahead()), ValueError, "level"),
+    "predict: level as a fraction": (lambda: fitted().predict(H, level=0.8, future=ahead()), ValueError, "level"),
     "predict: level as share": (lambda: fitted().predict(H, level="80", future=ahead()), ValueError, "level"),
     "predict: paths": (lambda: fitted().predict(H, paths=0, future=ahead()), ValueError, "paths"),
     "predict: no future": (lambda: fitted().predict(H), ValueError, "future: expected a frame with 'holiday'"),
