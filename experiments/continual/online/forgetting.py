@@ -55,32 +55,37 @@ def returning(problem: Problem, structure: Any, hyper: Hyper) -> Online:
 def towards(problem: Problem, structure: Any, hyper: Hyper) -> Online:
     """Batches of thousands: train on one towards the belief, once through it, then absorb its curvature there.
 
-    What was learned fades and the mean stays, P ← γP + (1 − γ)P₀: noise added alike to all weights would take most from
-    those that are known best. The state is a belief and how many batches there were.
+    What was learned fades as :func:`faded` has it: noise added alike to all weights would take most from those that are
+    known best. The state is a belief, the prior's mean and how many batches there were.
     """
     fading = _kept(hyper)
 
     def init(params: Any, first: Any) -> Any:
-        return lf.init(params, hyper["precision"], structure=structure), jnp.zeros((), int)
+        return lf.init(params, hyper["precision"], structure=structure), params, jnp.zeros((), int)
 
     def update(state: Any, seen: Any, target: Any) -> tuple[Any, Any]:
-        belief, count = state
-        belief = faded(belief, fading, hyper["precision"], structure)
+        belief, start, count = state
+        belief = faded(belief, lf.init(start, hyper["precision"], structure=structure), fading)
         params = _once(problem, belief, count, seen, target, hyper)
         belief, info = lf.laplace_update(
             *(belief, params, problem.observed, problem.likelihood, seen[:_CURVATURE], target[:_CURVATURE]),
             curvature_scale=hyper["curvature"] * max(1.0, len(target) / _CURVATURE),
         )
-        return (belief, count + 1), ~jnp.isfinite(info.log_evidence)
+        return (belief, start, count + 1), ~jnp.isfinite(info.log_evidence)
 
     return Online(init, lambda state, x: problem.network.apply(state[0].mean, x), update)
 
 
-def faded(belief: lf.Belief, kept: Any, precision: Any, structure: Any) -> lf.Belief:
-    """P ← γP + (1 − γ)P₀, the mean as it was."""
-    belief = lf.predict(belief, 0.0, transition=jax.lax.rsqrt(kept), center=belief.mean)
-    prior: Any = lf.init(belief.mean, (1 - kept) * precision, structure=structure).precision
-    return belief._replace(precision=belief.precision.add(prior)[0])
+def faded(belief: lf.Belief, prior: lf.Belief, kept: Any) -> lf.Belief:
+    """The belief to the power γ times the prior to the power 1 − γ (Kulhavý and Zarrop 1993).
+
+    P ← γP + (1 − γ)P₀,   m ← m − P⁻¹(1 − γ)P₀(m − m₀).
+    """
+    ahead = lf.predict(belief, 0.0, transition=jax.lax.rsqrt(kept), center=belief.mean)
+    weak = lf.predict(prior, 0.0, transition=jax.lax.rsqrt(1 - kept), center=prior.mean)
+    precision = ahead.precision.add(weak.precision)[0]
+    pull = weak.precision.matvec(jax.tree.map(jnp.subtract, belief.mean, prior.mean))
+    return belief._replace(mean=jax.tree.map(jnp.subtract, belief.mean, precision.solve(pull)), precision=precision)
 
 
 def adam_batches(problem: Problem, rank: int, hyper: Hyper) -> Online:
