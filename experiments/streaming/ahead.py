@@ -111,10 +111,12 @@ def _replayed(model: lt.Forecaster, span: Span, seed: int) -> Forecasts:
     level = [round(100 * (2 * q - 1), 6) for q in QUANTILES if q >= 0.5]
     rows = span.frame[span.test :]
     found = model.backtest(rows, span.ahead, every=span.every, level=level, paths=PATHS, seed=seed)
-    columns = [
-        f"lo-{round(100 * (1 - 2 * q), 6):g}" if q < 0.5 else f"hi-{round(100 * (2 * q - 1), 6):g}" for q in QUANTILES
-    ]
-    return np.stack([found[name].to_numpy().reshape(-1, span.ahead) for name in columns])
+    return np.stack([found[column(q)].to_numpy().reshape(-1, span.ahead) for q in QUANTILES])
+
+
+def column(q: float) -> str:
+    """Where a quantile stands in the frames of :class:`latenttrack.Forecaster`."""
+    return f"{'lo' if q < 0.5 else 'hi'}-{round(100 * abs(2 * q - 1), 6):g}"
 
 
 def seasonal_naive(span: Span) -> Forecasts:

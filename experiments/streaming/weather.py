@@ -10,6 +10,7 @@ from scipy.stats import norm
 
 import latenttrack as lt
 from experiments.data import series
+from experiments.streaming.ahead import column
 
 NINE = np.arange(1, 10) / 10
 """Of which the mean weighted quantile loss is taken."""
@@ -75,12 +76,11 @@ def trained(
         came = model.backtest(table[rows >= first], steps, every=steps, start=start, level=level, paths=paths)
         shape = frame.shape[1], -1, steps
 
-        def column(name: str) -> Float[np.ndarray, "N h C"]:
+        def values(name: str) -> Float[np.ndarray, "N h C"]:
             return np.moveaxis(came[name].to_numpy().reshape(shape), 0, -1)  # noqa: B023
 
-        names = [f"{'lo' if q < 0.5 else 'hi'}-{round(100 * abs(2 * q - 1), 6):g}" for q in NINE]
-        ends = [[column(f"{side}-{level}") for level in LEVELS] for side in ("lo", "hi")]
-        found[steps] = Forecasts(np.stack([column(name) for name in names]), np.asarray(ends))
+        ends = [[values(f"{side}-{level}") for level in LEVELS] for side in ("lo", "hi")]
+        found[steps] = Forecasts(np.stack([values(column(q)) for q in NINE]), np.asarray(ends))
     return found
 
 
