@@ -34,7 +34,7 @@ STRUCTURES: dict[str, Any] = {
     "unit": lf.LowRank(RANK, blocks="unit"),
     "diagonal": lf.Diagonal(),
     "kronecker": lf.KroneckerFactored(),
-    "low-rank body, dense head": {"body": lf.LowRank(RANK), HEAD: lf.Dense()},
+    "low-rank body, dense head": {"body": lf.LowRank(RANK), HEAD: lf.Dense(at_most=2_600)},
 }
 
 

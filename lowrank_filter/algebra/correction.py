@@ -47,6 +47,10 @@ class PredictedFirst:
         """All columns together."""
         return projection(self._predicted(noise, transition), columns.stack())
 
+    def covariances(self, columns: Columns) -> Float[Array, "B n n"]:
+        """Of whitened columns."""
+        return whitened_covariances(self, columns)
+
     def condition(
         self,
         columns: Columns,
@@ -63,6 +67,11 @@ class PredictedFirst:
     def _predicted(self, noise: Any, transition: Any) -> Any:
         own: Any = self
         return own if noise is None else own.propagate(noise, transition)
+
+
+def whitened_covariances(precision: Any, columns: Columns) -> Float[Array, "B n n"]:
+    """AᵀP⁻¹A of each of B sets of columns, as Gram matrices, which keep their sign."""
+    return jax.vmap(lambda each: projection(precision, each.stack()).covariance)(columns)
 
 
 def projection(precision: Any, columns: Tree) -> Projection:

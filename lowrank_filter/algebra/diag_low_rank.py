@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from lowrank_filter.algebra import krylov, saving, small_matrices, tree
-from lowrank_filter.algebra.correction import projection
+from lowrank_filter.algebra.correction import projection, whitened_covariances
 from lowrank_filter.algebra.example_gradients import Columns, Combinable, Stack, Turned
 from lowrank_filter.algebra.few_parameters import FewParameters, few_parameters
 from lowrank_filter.algebra.one_buffer import OneBuffer
@@ -32,6 +32,8 @@ from lowrank_filter.common.registered import registered
 _FEW = 32
 # Numbers of the columns as vectors over D, beyond which no step holds them all: it then does without square roots.
 _ROOM = 2**25
+# Of a variance, in roots of the rounding error, what Woodbury's difference has to leave.
+_HALF = 16.0
 
 
 @registered
@@ -215,6 +217,23 @@ class DiagLowRank:
         lower = small_matrices.cholesky_plus_identity(old.grams[0])
         explained = small_matrices.solve_lower(lower, old.against(columns, variance))
         return Projection(columns.gram(variance) - tree.gram(explained.T, explained.T), old)
+
+    def covariances(self, columns: Columns) -> Float[Array, "B n n"]:
+        """The same of each, with one k×k matrix; where the difference lost half of its digits, of whitened columns."""
+        if self._few:
+            return whitened_covariances(self, columns)
+        prior, variance = self._prior(None, None), inverse(self.diag)
+        lower = small_matrices.cholesky_plus_identity(prior.grams[0])
+
+        def difference(each: Columns) -> tuple[Array, Array]:
+            known = each.gram(variance)
+            explained = small_matrices.solve_lower(lower, prior.against(each, variance))
+            return jnp.diagonal(known), known - tree.gram(explained.T, explained.T)
+
+        known, found = jax.vmap(difference)(columns)
+        half = _HALF * jnp.sqrt(jnp.finfo(found.dtype).eps)
+        lost = jnp.any(jnp.diagonal(found, axis1=1, axis2=2) < half * known)
+        return jax.lax.cond(lost, lambda: whitened_covariances(self, columns).astype(found.dtype), lambda: found)
 
     def condition(
         self,

@@ -198,6 +198,10 @@ class Parts(PredictedFirst):
             return self.parts[0].project(columns, **_of_one(noise, transition))
         return super().project(columns, noise=noise, transition=transition)
 
+    def covariances(self, columns: Columns) -> Float[Array, "B n n"]:
+        """As its one part has them, or of whitened columns."""
+        return self.parts[0].covariances(columns) if len(self.parts) == 1 else super().covariances(columns)
+
     def condition(
         self,
         columns: Columns,

@@ -162,6 +162,11 @@ class Precision(Protocol):
         """The columns under N(0, P⁻¹), where P is propagated first as in :meth:`condition`."""
         ...
 
+    def covariances(self, columns: Columns) -> Float[Array, "B n n"]:
+        """AᵀP⁻¹A of each of B sets of n columns, stacked; positive semi-definite up to rounding, and accurate where the
+        data have said much."""
+        ...
+
     def condition(
         self,
         columns: Columns,

@@ -31,8 +31,8 @@ def like(tree: Tree, other: Tree) -> Tree:
 
 
 def outputs_in(dtype: Any, apply_fn: Callable) -> Callable:
-    """The network, with outputs of one dtype."""
-    return lambda params, x: apply_fn(params, x).astype(dtype)
+    """The network, with outputs of one dtype; traced once for each shape, however many kernels ask."""
+    return jax.jit(lambda params, x: apply_fn(params, x).astype(dtype), inline=True)
 
 
 def _floating(leaf: Any) -> bool:

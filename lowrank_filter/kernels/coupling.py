@@ -23,12 +23,9 @@ def check_uncoupled(apply_fn: Callable, params: Tree, x: Any) -> None:
     Raises:
         ValueError: one does. A network that takes no other number of examples is not read.
     """
-    sizes = {n for leaf in jax.tree.leaves((params, x)) for n in np.shape(leaf)} | {1}
     found = None
-    for examples in _PRIMES:
+    for examples in other_numbers(params, x):
         many = jax.tree.map(lambda leaf, n=examples: jax.ShapeDtypeStruct((n, *leaf.shape[1:]), leaf.dtype), x)
-        if any(n % examples == 0 for n in sizes):
-            continue
         try:
             closed = jax.make_jaxpr(apply_fn)(params, many)
         except (TypeError, ValueError, AssertionError):
@@ -41,6 +38,12 @@ def check_uncoupled(apply_fn: Callable, params: Tree, x: Any) -> None:
             f"apply_fn: expected outputs that depend on their own example alone, got {found} over the examples of the "
             "batch, as in batch normalisation in training mode; use evaluation mode, with its statistics closed over"
         )
+
+
+def other_numbers(params: Tree, x: Any) -> list[int]:
+    """Numbers of examples by which the axis that counts them is told from every other."""
+    sizes = {n for leaf in jax.tree.leaves((params, x)) for n in np.shape(leaf)} | {1}
+    return [examples for examples in _PRIMES if all(n % examples for n in sizes)]
 
 
 def _coupling(jaxpr: Any, examples: int) -> str | None:

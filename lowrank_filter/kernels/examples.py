@@ -1,5 +1,6 @@
 """A batch of examples as the kernels see it: checked, masked, and with its targets in shape."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -104,26 +105,29 @@ def prepare(
     batch = Batch(_filled(usable, x), zero_where_masked(kept, y), kept, usable, observed, examples.weights)
     # An example whose outputs overflow must not be differentiated either: a zero cotangent times infinity is NaN.
     usable &= jax.vmap(valid, in_axes=(None, 0, 0))(
-        likelihood, outputs_in_pieces(apply_fn, params, batch.x, batch_size), batch.y
+        likelihood, in_pieces(functools.partial(apply_fn, params), batch.x, batch_size), batch.y
     )
     return batch._replace(x=_filled(usable, batch.x), usable=usable)
 
 
-def outputs_in_pieces(apply_fn: Apply, params: Tree, x: Any, batch_size: int | None) -> Float[Array, "B C"]:
-    """The network's outputs, its activations those of ``batch_size`` examples; the last pieces overlap."""
+def in_pieces(function: Callable[[Any], Tree], x: Any, batch_size: int | None) -> Tree:
+    """``function`` of examples, which has a row for each, of ``batch_size`` at once; the last pieces overlap."""
     size = _size(x)
     if batch_size is None or size <= batch_size:
-        return apply_fn(params, x)
+        return function(x)
 
-    def piece(start: Array) -> Array:
-        return apply_fn(params, jax.tree.map(lambda v: jax.lax.dynamic_slice_in_dim(v, start, batch_size), x))
+    def piece(start: Array) -> Tree:
+        return function(jax.tree.map(lambda v: jax.lax.dynamic_slice_in_dim(v, start, batch_size), x))
 
     whole = size // batch_size
-    starts = np.minimum(np.arange(-(-size // batch_size)) * batch_size, size - batch_size)
-    found = jax.lax.map(piece, jnp.asarray(starts))
-    outputs = found[:whole].reshape(whole * batch_size, *found.shape[2:])
     rest = size - whole * batch_size
-    return jnp.concatenate([outputs, found[-1, -rest:]]) if rest else outputs
+    starts = np.minimum(np.arange(-(-size // batch_size)) * batch_size, size - batch_size)
+
+    def rows(found: Array) -> Array:
+        rows = found[:whole].reshape(whole * batch_size, *found.shape[2:])
+        return jnp.concatenate([rows, found[-1, -rest:]]) if rest else rows
+
+    return jax.tree.map(rows, jax.lax.map(piece, jnp.asarray(starts)))
 
 
 def _checked_mask(likelihood: Likelihood, y: Any, mask: Any) -> Any:

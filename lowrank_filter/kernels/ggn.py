@@ -16,10 +16,11 @@ from lowrank_filter.algebra import tree
 from lowrank_filter.algebra.partition import Group, Layout
 from lowrank_filter.algebra.precision import Curvature, KroneckerFactors
 from lowrank_filter.algebra.tree import Tree
-from lowrank_filter.kernels import network_reader
 from lowrank_filter.kernels.examples import Apply, Batch
 from lowrank_filter.kernels.expansion import Roots, roots
 from lowrank_filter.kernels.likelihoods import Likelihood
+from lowrank_filter.kernels.linearisation import Linearisation
+from lowrank_filter.kernels.network_reader import LayerUse, Reading, Root
 
 # Numbers held at once for the examples of a micro-batch, beyond which it is cut: 16 MiB of float32.
 _NUMBERS = 2**22
@@ -27,7 +28,6 @@ _NUMBERS = 2**22
 # Columns of a root held at once: all of a likelihood with few outputs, and never C×C of one with many.
 _COLUMNS = 64
 
-Meetings = Sequence[network_reader.Factors]
 _einsum = functools.partial(jnp.einsum, precision=tree.HIGHEST)
 
 
@@ -52,11 +52,7 @@ def curvature(
     if sampled is not None and sampled >= width:
         sampled = None
 
-    @functools.cache
-    def reading() -> network_reader.Reading:
-        # Two examples tell; labels of a large batch would be gigabytes on the host.
-        few = jax.tree.map(lambda v: jax.ShapeDtypeStruct((min(size, 2), *v.shape[1:]), v.dtype), batch.x)
-        return network_reader.read(apply_fn, params, few)
+    linear = Linearisation(apply_fn, params, batch.x, batch_size)
 
     def root_of(part: Batch, index: Int[Array, " n"]) -> Callable[[Array], Float[Array, "B C n"]]:
         return lambda value: roots(likelihood, value, part, temperature, width).columns(index)
@@ -105,9 +101,8 @@ def curvature(
 
     def linearised(part: Batch) -> tuple[Roots, Callable, Callable]:
         """The roots, and the network's derivative and its transpose."""
-        value, forward = jax.linearize(lambda p: apply_fn(p, part.x), params)
-        backward = jax.linear_transpose(forward, params)
-        return roots(likelihood, value, part, temperature, width), forward, lambda cotangent: backward(cotangent)[0]
+        outputs, forward, backward = linear.products(part.x)
+        return roots(likelihood, outputs, part, temperature, width), forward, backward
 
     def root_products() -> tuple[Callable[[Array], Tree], Callable[[Tree], Array]]:
         def pulled(root: Roots, backward: Callable, weights: Array) -> Tree:
@@ -141,14 +136,14 @@ def curvature(
     def block_product(
         layout: Layout, stacks: tuple[Float[Array, "_U n _m"], ...]
     ) -> tuple[Float[Array, "_U n _m"], ...]:
-        covers = {group: _covers(reading(), layout, group) for group in layout.groups}
-        unused = {group for group in layout.groups if reading().unused(layout.positions(group))}
+        covers = {group: _covers(linear.reading, layout, group) for group in layout.groups}
+        unused = {group for group in layout.groups if linear.reading.unused(layout.positions(group))}
         unread = tuple(group for group in layout.groups if not covers[group] and group not in unused)
 
         def step(part: Batch, index: Array) -> tuple[Array, ...]:
             root = root_of(part, index)
-            _, factors = network_reader.factorise(reading(), apply_fn, params, part.x, root)
-            columns = _columns(params, apply_fn, part, root, layout, unread) if unread else {}
+            _, factors = linear.factors(part.x, root)
+            columns = _blocks_of_columns(linear, part, root, layout, unread) if unread else {}
             return tuple(
                 _layer_product(group, [cover.apply(factors) for cover in covers[group]], stack)
                 if covers[group]
@@ -162,7 +157,7 @@ def curvature(
         read_numbers = max(
             (
                 use.positions * (sum(use.labels.shape) * (columns_at_once + 1) + use.labels.shape[-1] * directions)
-                for use in reading().uses
+                for use in linear.reading.uses
             ),
             default=1,
         )
@@ -170,19 +165,17 @@ def curvature(
         return over(over_columns(step), jax.tree.map(jnp.zeros_like, stacks), numbers)
 
     def kronecker(layout: Layout, reduce: bool) -> dict[Group, KroneckerFactors]:
-        covers = {group: _covers(reading(), layout, group) for group in layout.groups if group.layer}
+        covers = {group: _covers(linear.reading, layout, group) for group in layout.groups if group.layer}
         for group, found in covers.items():
-            if not found and not reading().unused(layout.positions(group)):
+            if not found and not linear.reading.unused(layout.positions(group)):
                 raise ValueError(
                     f"{group.name}: expected a layer whose kernel multiplies its inputs or is convolved with them, and "
                     "whose bias is added to the result; the network uses it in another way. Leave it out, or correct "
                     "it, with layers= (see find_layers)"
                 )
 
-        def step(
-            part: Batch, root: network_reader.Root, first: Bool[Array, ""] | bool
-        ) -> tuple[dict[Group, KroneckerFactors], Array]:
-            outputs, factors = network_reader.factorise(reading(), apply_fn, params, part.x, root)
+        def step(part: Batch, root: Root, first: Bool[Array, ""] | bool) -> tuple[dict[Group, KroneckerFactors], Array]:
+            outputs, factors = linear.factors(part.x, root)
             # The examples' side belongs to all columns together.
             counted = (roots(likelihood, outputs, part, temperature, width).scale > 0) & first
             counts = counted * (1.0 if part.weights is None else part.weights)
@@ -200,10 +193,12 @@ def curvature(
             return KroneckerFactors(jnp.zeros((units, units), dtype), jnp.zeros((inputs, inputs), dtype))
 
         def numbers(columns: int) -> int:
-            return max((use.positions * sum(use.labels.shape) * (columns + 1) for use in reading().uses), default=1)
+            return max(
+                (use.positions * sum(use.labels.shape) * (columns + 1) for use in linear.reading.uses), default=1
+            )
 
         sums, examples = over_roots(step, ({group: zeros(group) for group in covers}, jnp.zeros(())), numbers)
-        places = {group: 1 if reduce else _places(reading(), found) for group, found in covers.items()}
+        places = {group: 1 if reduce else _places(linear.reading, found) for group, found in covers.items()}
         return {
             group: KroneckerFactors(units, inputs / jnp.maximum(examples * places[group], 1))
             for group, (units, inputs) in sums.items()
@@ -217,16 +212,11 @@ def curvature(
         return jax.random.normal(jax.random.key(0), (count * columns,), dtype).reshape(count, size, width)
 
     def diagonal() -> Tree:
-        def structured(part: Batch, root: network_reader.Root, _: Any) -> Tree:
-            return network_reader.diagonal(reading(), apply_fn, params, part.x, root)
+        def step(part: Batch, root: Root, _: Any) -> Tree:
+            return linear.diagonal(part.x, root)
 
-        def gradients(part: Batch, root: network_reader.Root, _: Any) -> Tree:
-            rows = _example_gradients(params, apply_fn, part, root)
-            return jax.tree.map(lambda v: jnp.sum(v * v, axis=(0, 1)), rows)
-
-        if reading().exact_diagonal():
-            return over_roots(structured, tree.zeros(params), lambda _: 1)
-        return over_roots(gradients, tree.zeros(params), lambda columns: columns * tree.dimension(params))
+        built = 0 if linear.reading.exact_diagonal() else tree.dimension(params)
+        return over_roots(step, tree.zeros(params), lambda columns: max(1, columns * built))
 
     def within(choose: Callable[[Tree], Tree], complete: Callable[[Tree, Tree], Tree]) -> Curvature:
         def of_some(some: Tree, x: Any) -> Array:
@@ -243,12 +233,12 @@ def _signs(number: Int[Array, ""], *, shape: tuple[int, int], dtype: Any) -> Flo
     return jax.random.rademacher(jax.random.fold_in(jax.random.key(0), number), shape, dtype)
 
 
-def _covers(reading: network_reader.Reading, layout: Layout, group: Group) -> list[network_reader.LayerUse]:
+def _covers(reading: Reading, layout: Layout, group: Group) -> list[LayerUse]:
     """The uses that are a layer's, where it is one and they all are of the kind that is known."""
     return reading.layer_uses(layout.matrix(layout.positions(group), group)) if group.layer else []
 
 
-def _places(reading: network_reader.Reading, covers: Sequence[network_reader.LayerUse]) -> int:
+def _places(reading: Reading, covers: Sequence[LayerUse]) -> int:
     """Over how many places of an example a layer's weights are shared."""
     return sum(reading.uses[cover.use].positions for cover in covers)
 
@@ -277,23 +267,18 @@ def _column_product(columns: Float[Array, "B r U m"], stack: Float[Array, "U n m
     return _einsum("brum,brun->unm", columns, _einsum("brum,unm->brun", columns, stack))
 
 
-def _columns(
-    params: Tree, apply_fn: Apply, part: Batch, root: network_reader.Root, layout: Layout, groups: Sequence[Group]
+def _blocks_of_columns(
+    linear: Linearisation, part: Batch, root: Root, layout: Layout, groups: Sequence[Group]
 ) -> dict[Group, Float[Array, "B r U m"]]:
     """JᵢᵀSᵢ for each example and root, cut into the blocks of some groups."""
-    rows = _example_gradients(params, apply_fn, part, root)
-    blocks = jax.vmap(jax.vmap(layout.split))(rows)
-    return {group: block for group, block in zip(layout.groups, blocks, strict=True) if group in groups}
-
-
-def _example_gradients(params: Tree, apply_fn: Apply, part: Batch, root: network_reader.Root) -> Tree:
-    """JᵢᵀSᵢ as a pytree of arrays [B, r, …]."""
-
-    def example(x: Any, single_root: Float[Array, "C r"]) -> Tree:
-        _, backward = jax.vjp(lambda p: apply_fn(p, jax.tree.map(lambda v: v[None], x))[0], params)
-        return jax.vmap(lambda s: backward(s)[0], in_axes=1)(single_root)
-
-    return jax.vmap(example)(part.x, root(apply_fn(params, part.x)))
+    _, columns = linear.columns(part.x, root)
+    blocks = map(jax.vmap(layout.split), [columns.stack()])
+    examples = len(part.usable)
+    return {
+        group: block.reshape(examples, -1, *block.shape[1:])
+        for group, block in zip(layout.groups, *blocks, strict=True)
+        if group in groups
+    }
 
 
 def _kronecker_sums(

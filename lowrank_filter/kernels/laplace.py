@@ -1,5 +1,6 @@
 """The Laplace update: the belief after training ended somewhere (LR-LGF, arXiv 2410.06800)."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import compiled
 from lowrank_filter.kernels.belief import Belief, check_belief, check_frozen, learned
 from lowrank_filter.kernels.deprecated import with_choices
-from lowrank_filter.kernels.examples import Apply, Examples, check_examples, outputs_in_pieces, prepare
+from lowrank_filter.kernels.examples import Apply, Examples, check_examples, in_pieces, prepare
 from lowrank_filter.kernels.expansion import losses
 from lowrank_filter.kernels.ggn import curvature
 from lowrank_filter.kernels.likelihoods import Likelihood
@@ -197,7 +198,7 @@ def _laplace_update(
     site, cut = prior.approximate(operator, iterations=iterations)
     precision, misfit = prior.add(site)
     misfit = Misfit(cut.left_out + misfit.left_out, cut.left_out + misfit.whole)
-    local = losses(likelihood, outputs_in_pieces(apply_fn, params, batch.x, batch_size), batch, temperature)
+    local = losses(likelihood, in_pieces(functools.partial(apply_fn, params), batch.x, batch_size), batch, temperature)
     loss = jnp.sum(local.loss)
     penalty = 0.5 * prior.quadratic(jax.tree.map(jnp.subtract, params, mean))
     log_evidence = -loss - penalty - 0.5 * precision.logdet_over(prior)

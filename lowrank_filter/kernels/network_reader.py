@@ -26,6 +26,7 @@ from jaxtyping import Array, Float
 from lowrank_filter.algebra import tree
 from lowrank_filter.algebra.example_gradients import find_places
 from lowrank_filter.algebra.tree import Tree
+from lowrank_filter.kernels.coupling import other_numbers
 
 _zip = functools.partial(zip, strict=True)
 
@@ -95,8 +96,14 @@ class Reading(NamedTuple):
 
     def exact_diagonal(self) -> bool:
         """Whether squares of sums are sums of squares: every parameter meets an example once, in one place."""
-        shared = any(use.kind == "dense" and use.positions > 1 for use in self.uses)
-        return not self.unknown.any() and self.counts.max(initial=0) <= 1 and not shared
+        return not self.unknown.any() and not self.shared().any()
+
+    def shared(self) -> np.ndarray:
+        """Which parameters meet an example more than once, or in more than one place [D]."""
+        found = self.counts > 1
+        for use in self.uses:
+            found[use.labels.ravel()] |= use.kind == "dense" and use.positions > 1
+        return found
 
     def unused(self, positions: np.ndarray) -> bool:
         """Whether the outputs do not depend on these parameters, or no gradient goes to them."""
@@ -139,6 +146,28 @@ class LayerUse(NamedTuple):
         if self.bias:
             inputs = jnp.concatenate([inputs, jnp.ones((*inputs.shape[:2], 1), inputs.dtype)], axis=2)
         return inputs, _taken(gradients, self.units, axis=2)
+
+
+def nothing_read(params: Tree) -> Reading:
+    """Of a network that is to be differentiated."""
+    size = tree.dimension(params)
+    return Reading((), np.zeros(size, int), np.ones(size, bool))
+
+
+def alike(apply_fn: Callable, params: Tree, x: Any, other: Any) -> bool:
+    """Whether the network is made of the same operations for two numbers of examples."""
+    if len(jax.tree.leaves(x)[0]) == len(jax.tree.leaves(other)[0]):
+        return True
+    first, second = (_operations(jax.make_jaxpr(apply_fn)(params, examples).jaxpr) for examples in (x, other))
+    return first == second
+
+
+def _operations(jaxpr: Any) -> list[Any]:
+    """Names of primitives, with those inside of each."""
+    return [
+        (equation.primitive.name, list(map(_operations, core.jaxprs_in_params(equation.params))))
+        for equation in jaxpr.eqns
+    ]
 
 
 def read(apply_fn: Callable, params: Tree, x: Any) -> Reading:
@@ -192,37 +221,38 @@ def diagonal(reading: Reading, apply_fn: Callable, params: Tree, x: Any, root: R
     return _to_parameters(apply_fn, params, x, range(len(squares)))(squares)
 
 
-def gradients(reading: Reading, apply_fn: Callable, params: Tree, x: Any, root: Root) -> tuple[Array, Tree]:
-    """The outputs, and JᵢᵀSᵢ example by example as a stack of B·r vectors, where no parameter is used in an unknown
-    way: for each use the sum over its positions of input ⊗ output gradient."""
-    outputs, factors = factorise(reading, apply_fn, params, x, root)
+def gradients(
+    reading: Reading, apply_fn: Callable, params: Tree, x: Any, factors: Sequence[Factors], uses: Sequence[int]
+) -> Tree:
+    """Of some uses, the sums over positions of input ⊗ output gradient in their places, zero elsewhere: a stack of B·r
+    vectors. Of all uses, where no parameter is used in an unknown way, JᵢᵀSᵢ example by example."""
 
-    def of_use(use: Use, factor: Factors) -> Array:
-        inputs, cotangents = factor
-        if use.kind == "dense" and inputs is not None:
+    def of_use(number: int) -> Array:
+        inputs, cotangents = factors[number]
+        if reading.uses[number].kind == "dense" and inputs is not None:
             found = jnp.einsum("bti,btor->brio", inputs, cotangents, precision=tree.HIGHEST)
         else:
             each = cotangents if inputs is None else inputs[..., None] * cotangents
             found = jnp.moveaxis(jnp.sum(each, axis=1), -1, 1)
         return found.reshape(-1, *found.shape[2:])
 
-    arrays = list(map(of_use, reading.uses, factors))
+    arrays = {number: of_use(number) for number in uses}
     # A bias that was broadcast to the examples is put in its place by hand: the transpose would sum over them again.
-    small = [number for number, use in enumerate(reading.uses) if use.kind != "dense"]
+    small = [number for number in uses if reading.uses[number].kind != "dense"]
     places = find_places([reading.uses[number].labels for number in small], params)
     if places is None:
-        return outputs, jax.vmap(_to_parameters(apply_fn, params, x, range(len(arrays))))(arrays)
-    dense = [number for number in range(len(arrays)) if number not in small]
+        return jax.vmap(_to_parameters(apply_fn, params, x, uses))([arrays[number] for number in uses])
+    dense = [number for number in uses if number not in small]
     if dense:
         stack = jax.vmap(_to_parameters(apply_fn, params, x, dense))([arrays[number] for number in dense])
     else:
-        stack = tree.zeros(params, len(arrays[0]))
+        stack = tree.zeros(params, len(arrays[small[0]]))
     leaves, structure = jax.tree.flatten(stack)
     for number, place in _zip(small, places):
         leaf = leaves[place.leaf]
         flat = leaf.reshape(len(leaf), -1).at[:, place.elements].add(arrays[number].astype(leaf.dtype))
         leaves[place.leaf] = flat.reshape(leaf.shape)
-    return outputs, structure.unflatten(leaves)
+    return structure.unflatten(leaves)
 
 
 def _to_parameters(apply_fn: Callable, params: Tree, x: Any, uses: Sequence[int]) -> Callable[[Sequence[Array]], Tree]:
@@ -261,12 +291,15 @@ class _Evaluation(NamedTuple):
 def _evaluate(apply_fn: Callable, params: Tree, x: Any, probes: Sequence[Array] | None) -> _Evaluation:
     """Run the network and note every use; with ``probes`` added to the results if there are any.
 
-    The axis that counts the examples is the one that is longer in the jaxpr of a batch with one example more.
+    The axis that counts the examples is the one that is longer in the jaxpr of a larger batch: of the one that was
+    asked whether it couples them, so that the network is not traced again.
     """
-    longer = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] + 1, *leaf.shape[1:]), leaf.dtype), x)
+    size = len(jax.tree.leaves(x)[0])
+    larger = next(iter(other_numbers(params, x)), size)
+    many = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((larger, *leaf.shape[1:]), leaf.dtype), x)
     closed = jax.make_jaxpr(apply_fn)(params, x)
     try:
-        other = jax.make_jaxpr(apply_fn)(params, longer)
+        other = jax.make_jaxpr(apply_fn)(params, many)
     except (TypeError, ValueError, AssertionError):  # a network for even batches, say: no axis is found, nothing read
         other = closed
     unknown = np.zeros(tree.dimension(params), bool)
@@ -299,7 +332,8 @@ def _evaluate(apply_fn: Callable, params: Tree, x: Any, probes: Sequence[Array] 
             return [_Value(jax.lax.stop_gradient(v.value), v.examples, v.axis) for v in values]
         results = _execute(jaxpr, equation, [v.value for v in values])
         axes = [
-            _axis(a.aval.shape, b.aval.shape) if examples else None for a, b in _zip(equation.outvars, twin.outvars)
+            _axis(a.aval.shape, b.aval.shape, larger - size) if examples else None
+            for a, b in _zip(equation.outvars, twin.outvars)
         ]
         plain = [_Value(result, examples, axis) for result, axis in _zip(results, axes)]
         if not parameters:
@@ -377,7 +411,11 @@ def _pair(name: str, options: dict, values: list[_Value], result: Array, axis: i
     if name == "conv_general_dilated" and parameter is values[1]:
         return _convolution(options, example, parameter)
     if name == "sub" and parameter is values[1]:  # its gradient has the other sign, so it is no layer's bias
-        return _elementwise("bias", example._replace(product=None), parameter, result, axis)
+        found = _elementwise("bias", example._replace(product=None), parameter, result, axis)
+        if found is None:
+            return None
+        minus = jnp.full((result.shape[axis], found.positions, found.labels.size), -1, result.dtype)
+        return found._replace(kind="scale", inputs=minus)
     if name in ("add", "add_any", "mul"):
         return _elementwise("scale" if name == "mul" else "bias", example, parameter, result, axis)
     return None
@@ -523,9 +561,9 @@ def _execute(jaxpr: Any, equation: Any, values: list[Any]) -> list[Any]:
     return core.jaxpr_as_fun(core.ClosedJaxpr(single, ()))(*read.values())
 
 
-def _axis(shape: tuple[int, ...], longer: tuple[int, ...]) -> int | None:
+def _axis(shape: tuple[int, ...], longer: tuple[int, ...], more: int) -> int | None:
     different = [axis for axis, (a, b) in enumerate(_zip(shape, longer)) if a != b]
-    return different[0] if len(different) == 1 and longer[different[0]] == shape[different[0]] + 1 else None
+    return different[0] if len(different) == 1 and longer[different[0]] == shape[different[0]] + more else None
 
 
 def _spread(labels: np.ndarray, options: dict) -> np.ndarray:

@@ -6,13 +6,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lowrank_filter.algebra import tree, widths
+from lowrank_filter.algebra import widths
+from lowrank_filter.algebra.diag_low_rank import Joined
+from lowrank_filter.algebra.example_gradients import Columns, Stack
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import compiled
 from lowrank_filter.kernels.belief import Belief, check_belief, learned
 from lowrank_filter.kernels.coupling import check_uncoupled
-from lowrank_filter.kernels.examples import Apply, as_inputs, check_likelihood, output_count
+from lowrank_filter.kernels.examples import Apply, as_inputs, check_likelihood, in_pieces, output_count
 from lowrank_filter.kernels.likelihoods import Likelihood
+from lowrank_filter.kernels.linearisation import Linearisation, identity
 from lowrank_filter.kernels.prediction import Prediction
 
 
@@ -78,13 +81,19 @@ def _predictive(belief: Belief, x: Any, *, apply_fn: Apply, outputs: int, batch_
     belief, apply_fn, _ = learned(belief, apply_fn)
     dtype = widths.common(belief, x)
     belief, x = widths.cast((belief, jax.tree.map(jnp.asarray, x)), dtype)
-    check_uncoupled(apply_fn, belief.mean, x)
-    precision, apply_fn = belief.precision, widths.outputs_in(dtype, apply_fn)
+    apply_fn = widths.outputs_in(dtype, apply_fn)
+    joined = Joined.of(belief.precision, belief.mean, columns=outputs)
+    buffer, precision = joined.buffer, joined.precision(belief.precision)
+    mean, apply_fn = buffer.vector(belief.mean), buffer.function(apply_fn)
+    check_uncoupled(apply_fn, mean, x)
+    linear = Linearisation(apply_fn, mean, x, 1)
 
-    def one(example: Any) -> Predictive:
-        single = jax.tree.map(lambda leaf: leaf[None], example)
-        mean, pull_back = jax.vjp(lambda params: apply_fn(params, single)[0], belief.mean)
-        rows = jax.vmap(lambda e: precision.whiten(pull_back(e)[0]))(jnp.eye(outputs, dtype=mean.dtype))
-        return Predictive(mean, tree.gram(rows, rows))
+    def one(example: Any) -> tuple[Array, Columns]:
+        found, columns = linear.columns(jax.tree.map(lambda leaf: leaf[None], example), identity)
+        return found[0], Stack(columns.stack()) if buffer.joined else columns
 
-    return jax.lax.map(one, x, batch_size=batch_size)
+    def some(x: Any) -> Predictive:
+        mean, columns = jax.vmap(one)(x)
+        return Predictive(mean, precision.covariances(columns))
+
+    return in_pieces(some, x, batch_size)

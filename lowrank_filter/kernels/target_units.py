@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.kernels.examples import Apply, Batch
 from lowrank_filter.kernels.likelihoods import TargetUnits
+from lowrank_filter.kernels.linearisation import Linearisation, identity
 
 # Inputs whose Jacobians are looked at; those by which it is told where the outputs are linear, and how far a parameter
 # is moved for that.
@@ -34,7 +35,7 @@ def in_target_units(precision: Tree, units: TargetUnits, params: Tree, apply_fn:
     Without a parameter of the second kind the shift counts as variance; without one of the first all are taken for it.
     """
     outputs = jnp.reshape(units.variance, -1).shape[0]
-    rows = _rows(params, apply_fn, batch, outputs)
+    rows = _rows(params, apply_fn, batch)
     constant = jax.tree.map(lambda same, square: same * square, rows.alike, rows.squares)
     reach = sum(jnp.sum(leaf.reshape(outputs, -1), axis=1) for leaf in jax.tree.leaves(constant))
     reached = jnp.asarray(reach) > 0
@@ -56,15 +57,15 @@ def in_target_units(precision: Tree, units: TargetUnits, params: Tree, apply_fn:
     return jax.tree.map(leaf, precision, rows.squares, constant, flags)
 
 
-def _rows(params: Tree, apply_fn: Apply, batch: Batch, outputs: int) -> _Rows:
+def _rows(params: Tree, apply_fn: Apply, batch: Batch) -> _Rows:
     """One example after another: what is held is C·D numbers. What cannot be used has another in its place."""
 
-    def jacobian(x: Any) -> Tree:
-        single = jax.tree.map(lambda leaf: leaf[None], x)
-        _, pull_back = jax.vjp(lambda params: apply_fn(params, single)[0], params)
-        return jax.vmap(lambda e: pull_back(e)[0])(jnp.eye(outputs, dtype=jax.tree.leaves(params)[0].dtype))
-
     some = jax.tree.map(lambda leaf: leaf[:_ENOUGH], batch.x)
+    linear = Linearisation(apply_fn, params, some, 1)
+
+    def jacobian(x: Any) -> Tree:
+        return linear.columns(jax.tree.map(lambda leaf: leaf[None], x), identity)[1].stack()
+
     first = jacobian(jax.tree.map(lambda leaf: leaf[0], some))
 
     def add(total: _Rows, x: Any) -> tuple[_Rows, None]:

@@ -24,7 +24,7 @@ from lowrank_filter.kernels.expansion import Local, expand, localise
 from lowrank_filter.kernels.health import Health, measure
 from lowrank_filter.kernels.likelihoods import Likelihood
 from lowrank_filter.kernels.line_search import line_search
-from lowrank_filter.kernels.linearisation import example_gradients
+from lowrank_filter.kernels.linearisation import Linearisation, identity
 from lowrank_filter.kernels.output_map import output_map
 from lowrank_filter.kernels.output_posterior import output_posterior
 from lowrank_filter.kernels.predict import check_dynamics, dynamics
@@ -243,7 +243,7 @@ class _Problem(NamedTuple):
         self, point: Tree, root: Callable[[Float[Array, "B C"]], Float[Array, "B C r"]]
     ) -> tuple[Array, Columns]:
         """The outputs at parameters, and the columns JᵢᵀSᵢ there; of many leaves built, as one array."""
-        outputs, columns = example_gradients(point, self.apply_fn, self.batch, root)
+        outputs, columns = Linearisation(self.apply_fn, point, self.batch.x).columns(self.batch.x, root)
         return outputs, Stack(columns.stack()) if self.joined else columns
 
     def localise(self, outputs: Float[Array, "B C"]) -> Local:
@@ -329,7 +329,7 @@ def _round(
     else:
         point, distance = last.step.mean, last.distance
         offset = jax.tree.map(jnp.subtract, point, problem.mean)
-    outputs, jacobian = problem.columns(point, _identity)
+    outputs, jacobian = problem.columns(point, identity)
     if offset is None or last is None:
         local = problem.localise(outputs)
         centre = outputs
@@ -408,9 +408,3 @@ def _gaussian_fit(local: Local, correction: Correction) -> Float[Array, ""]:
 def _along(columns: Columns, vector: Tree) -> Float[Array, " n"]:
     """Aᵀv."""
     return columns.against(jax.tree.map(lambda leaf: leaf[None], vector))[0]
-
-
-def _identity(outputs: Float[Array, "B C"]) -> Float[Array, "B C C"]:
-    """The root with which columns are the Jacobian's rows."""
-    size, width = outputs.shape
-    return jnp.broadcast_to(jnp.eye(width, dtype=outputs.dtype), (size, width, width))

@@ -12,11 +12,12 @@ from lowrank_filter.algebra import tree
 from lowrank_filter.algebra.example_gradients import LayerGradients, Stack
 from lowrank_filter.kernels.examples import Examples, prepare
 from lowrank_filter.kernels.expansion import localise
-from lowrank_filter.kernels.linearisation import example_gradients
+from lowrank_filter.kernels.linearisation import Linearisation
 
 pytestmark = pytest.mark.usefixtures("x64")
 LIKELIHOOD = lf.Categorical()
 START = {
+    "centre": np.random.default_rng(5).normal(size=4),
     "first": {"w": np.random.default_rng(0).normal(size=(4, 5)), "b": np.zeros(5)},
     "gain": np.ones(5),
     "last": np.random.default_rng(1).normal(size=(3, 5)),
@@ -28,8 +29,8 @@ with jax.enable_x64(True):
 
 
 def nested(params, x):
-    """A bias, a scale, and a last layer that is stored by outputs."""
-    hidden = jnp.tanh(x @ params["first"]["w"] + params["first"]["b"]) * params["gain"]
+    """What is subtracted, a bias, a scale, and a last layer that is stored by outputs."""
+    hidden = jnp.tanh((x - params["centre"]) @ params["first"]["w"] + params["first"]["b"]) * params["gain"]
     return hidden @ params["last"].T
 
 
@@ -41,6 +42,35 @@ def unravelled(flat, x):
 NETWORKS = {"nested": (nested, UNRAVEL), "flat": (unravelled, lambda flat: flat)}
 
 
+def convolved(params, x):
+    """Weights that are shared over positions, and a head that meets each example once."""
+    numbers = ("NHWC", "HWIO", "NHWC")
+    hidden = jax.lax.conv_general_dilated(x, params["kernel"], (1, 1), "VALID", dimension_numbers=numbers)
+    return jnp.tanh(hidden + params["shift"]).reshape(len(x), -1) @ params["head"] + params["bias"]
+
+
+def test_only_what_is_shared_is_built():
+    rng = np.random.default_rng(4)
+    shapes = {"kernel": (2, 2, 2, 3), "shift": (3,), "head": (12, 2), "bias": (2,)}
+    params = {name: jnp.asarray(rng.normal(size=shape)) for name, shape in shapes.items()}
+    x, root = jnp.asarray(rng.normal(size=(3, 3, 3, 2))), jnp.asarray(rng.normal(size=(3, 2, 2)))
+    _, columns = jax.jit(lambda p: Linearisation(convolved, p, x).columns(x, lambda _: root))(params)
+    assert isinstance(columns, LayerGradients)
+    assert {inputs.shape for inputs in columns.inputs if inputs is not None} == {(3, 12)}
+    flat, unravel = ravel_pytree(params)
+    jacobian = jax.jacobian(lambda flat: convolved(unravel(flat), x))(flat)
+    built = Stack(jax.vmap(unravel)(jnp.einsum("bcd,bcr->brd", jacobian, root).reshape(6, -1)))
+    weight, stack = unravel(rng.uniform(1, 2, flat.size)), jax.vmap(unravel)(rng.normal(size=(2, flat.size)))
+    coefficients = jnp.asarray(rng.normal(size=(2, 6)))
+    for came, expected in (
+        (columns.stack(), built.stack()),
+        (columns.gram(weight), built.gram(weight)),
+        (columns.against(stack), built.against(stack)),
+        (columns.combine(coefficients), built.combine(coefficients)),
+    ):
+        assert dense.relative_error(ravel_pytree(came)[0], ravel_pytree(expected)[0]) < 1e-12
+
+
 @pytest.mark.parametrize(("name", "size"), [("nested", 3), ("flat", 1)])
 def test_products_are_the_gradients(name, size):
     network, like = NETWORKS[name]
@@ -48,8 +78,8 @@ def test_products_are_the_gradients(name, size):
     params = like(jnp.asarray(FLAT))
     x, y = jnp.asarray(rng.normal(size=(size, 4))), jnp.asarray(rng.integers(0, 3, size))
     batch = prepare(params, network, LIKELIHOOD, Examples(x, y, None, None))
-    _, columns = example_gradients(
-        params, network, batch, lambda outputs: localise(LIKELIHOOD, outputs, batch, 1.0).root
+    _, columns = Linearisation(network, params, x).columns(
+        batch.x, lambda outputs: localise(LIKELIHOOD, outputs, batch, 1.0).root
     )
     assert isinstance(columns, LayerGradients)
     jacobian = jax.jacobian(lambda flat: network(like(flat), x))(jnp.asarray(FLAT))

@@ -127,6 +127,24 @@ def test_predictive_of_several_outputs(rank):
     assert dense.relative_error(came.covariance, expected) < 1e-9
 
 
+@pytest.mark.parametrize("said", [1.0, 300.0])
+def test_predictive_in_single_precision(said):
+    """Also where the data have said so much that a variance is a difference of numbers ten thousand times larger."""
+    rng = np.random.default_rng(5)
+    weights, x = rng.normal(size=(40, 3)).astype("f4"), rng.normal(size=(5, 40)).astype("f4")
+    factor = (said * np.einsum("bi,cd->bcid", x, np.eye(3)).reshape(15, 40, 3)).astype("f4")
+    start = lf.Belief(jnp.asarray(weights), lf.DiagLowRank(jnp.ones((40, 3), "f4"), jnp.asarray(factor)))
+    came = lf.predictive(start, lambda p, x: jnp.tanh(x @ p), jnp.asarray(x)).covariance
+    assert came.dtype == jnp.float32
+    rows = np.asarray(jax.jacobian(lambda p: jnp.tanh(x @ p))(jnp.asarray(weights, float))).reshape(15, -1)
+    matrix = np.eye(120) + np.einsum("nd,ne->de", *2 * [factor.reshape(15, -1).astype(float)])
+    expected = (rows @ np.linalg.solve(matrix, rows.T)).reshape(5, 3, 5, 3)
+    for example in range(5):
+        assert dense.relative_error(came[example], expected[example, :, example]) < 1e-2
+        values = np.linalg.eigvalsh(np.asarray(came[example], float))
+        assert values[0] > -1e-5 * values[-1]
+
+
 # The plain step, exact for these, is traced in a third of the time.
 def extended(noise=NOISE):
     return lf.extended_filter(

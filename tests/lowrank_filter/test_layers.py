@@ -9,9 +9,9 @@ from jax.flatten_util import ravel_pytree
 
 import lowrank_filter as lf
 from lowrank_filter.kernels import network_reader
-from lowrank_filter.kernels.examples import Batch, Examples, prepare
+from lowrank_filter.kernels.examples import Examples, prepare
 from lowrank_filter.kernels.ggn import curvature
-from lowrank_filter.kernels.linearisation import example_gradients
+from lowrank_filter.kernels.linearisation import Linearisation
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -219,9 +219,8 @@ def test_columns_of_shared_weights_cost_as_much_for_each_example(name):
 
     def columns(params, x):
         size = len(x)
-        batch = Batch(x, jnp.zeros((size, OUT)), jnp.ones(size, bool), jnp.ones(size, bool))
         root = jnp.broadcast_to(jnp.eye(OUT), (size, OUT, OUT))
-        return example_gradients(params, apply_fn, batch, lambda _: root)[1].stack()
+        return Linearisation(apply_fn, params, x).columns(x, lambda _: root)[1].stack()
 
     def compiled(size):
         return jax.jit(columns).lower(params, x_of(size, *shape[1:])).compile()
@@ -242,9 +241,9 @@ def test_a_network_that_takes_no_other_number_of_examples_is_not_read():
 
     found = network_reader.read(halves, jnp.ones((3, OUT)), jnp.ones((4, 3)))
     assert found.unknown.all() and not found.uses
-    batch = Batch(jnp.ones((4, 3)), jnp.zeros((4, OUT)), jnp.ones(4, bool), jnp.ones(4, bool))
+    x = jnp.ones((4, 3))
     root = jnp.broadcast_to(jnp.eye(OUT), (4, OUT, OUT))
-    _, columns = example_gradients(jnp.ones((3, OUT)), halves, batch, lambda _: root)
+    _, columns = Linearisation(halves, jnp.ones((3, OUT)), x).columns(x, lambda _: root)
     assert columns.stack().shape == (4 * OUT, 3, OUT)
 
 
