@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 import lowrank_filter as lf
 from lowrank_filter.algebra import tree
-from lowrank_filter.algebra.correction import correction, projection
+from lowrank_filter.algebra.correction import correction, projected
 from lowrank_filter.algebra.precision import Misfit
 
 each = jax.tree.map
@@ -39,10 +39,10 @@ class Diagonal(NamedTuple):
     approximate = lambda self, curvature, **_: (Diagonal(curvature.diagonal()), Misfit(jnp.zeros(()), jnp.zeros(())))
 
     def project(self, columns, *, noise=None, transition=None, **_):
-        return projection(self if noise is None else self.propagate(noise, transition), columns.stack())
+        return projected(self if noise is None else self.propagate(noise, transition), columns.stack())
 
-    def condition(self, columns, target, *, noise=None, transition=None, prior=None, **_):
-        before = prior or (self if noise is None else self.propagate(noise, transition))
+    def condition(self, columns, target, *, noise=None, transition=None, projection=None, **_):
+        before = projection.predicted if projection else (self if noise is None else self.propagate(noise, transition))
         site = Diagonal(each(lambda a: jnp.sum(a**2, axis=0), columns.stack()))
         after, misfit = before.add(site)
         return after, site, correction(before, columns.stack(), target), misfit

@@ -45,7 +45,7 @@ class PredictedFirst:
 
     def project(self, columns: Columns, *, noise: Any = None, transition: Any = None) -> Projection:
         """All columns together."""
-        return projection(self._predicted(noise, transition), columns.stack())
+        return projected(self._predicted(noise, transition), columns.stack())
 
     def covariances(self, columns: Columns) -> Float[Array, "B n n"]:
         """Of whitened columns."""
@@ -58,10 +58,10 @@ class PredictedFirst:
         *,
         noise: Any = None,
         transition: Any = None,
-        prior: Any = None,
+        projection: Projection | None = None,
     ) -> tuple[Self, Self, Correction, Misfit]:
         """Of the prediction, by ``_condition``."""
-        ahead: Any = self._predicted(noise, transition) if prior is None else prior
+        ahead: Any = self._predicted(noise, transition) if projection is None else projection.predicted
         return ahead._condition(columns, target)
 
     def _predicted(self, noise: Any, transition: Any) -> Any:
@@ -71,10 +71,10 @@ class PredictedFirst:
 
 def whitened_covariances(precision: Any, columns: Columns) -> Float[Array, "B n n"]:
     """AᵀP⁻¹A of each of B sets of columns, as Gram matrices, which keep their sign."""
-    return jax.vmap(lambda each: projection(precision, each.stack()).covariance)(columns)
+    return jax.vmap(lambda each: projected(precision, each.stack()).covariance)(columns)
 
 
-def projection(precision: Any, columns: Tree) -> Projection:
+def projected(precision: Any, columns: Tree) -> Projection:
     """AᵀP⁻¹A as a Gram matrix of whitened columns."""
     white = jax.vmap(precision.whiten)(columns)
     return Projection(tree.gram(white, white), precision)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from lowrank_filter.algebra import krylov, saving, small_matrices, tree
-from lowrank_filter.algebra.correction import projection, whitened_covariances
+from lowrank_filter.algebra.correction import projected, whitened_covariances
 from lowrank_filter.algebra.example_gradients import Columns, Combinable, Stack, Turned
 from lowrank_filter.algebra.few_parameters import FewParameters, few_parameters
 from lowrank_filter.algebra.one_buffer import OneBuffer
@@ -211,12 +211,13 @@ class DiagLowRank:
         """AᵀP⁻¹A = AᵀD⁻¹A − XᵀX, X = L⁻¹WᵀD⁻¹A, L Lᵀ = I + WᵀD⁻¹W."""
         if tree.dimension(self.diag) <= self.rank + columns.size:
             predicted = self if noise is None or transition is None else self.propagate(noise, transition)
-            return projection(predicted, columns.stack())._replace(prior=None)
+            return projected(predicted, columns.stack())._replace(predicted=None)
         old = self._prior(noise, transition)
         variance = inverse(old.diag)
         lower = small_matrices.cholesky_plus_identity(old.grams[0])
-        explained = small_matrices.solve_lower(lower, old.against(columns, variance))
-        return Projection(columns.gram(variance) - tree.gram(explained.T, explained.T), old)
+        products = old.against(columns, variance), columns.gram(variance)
+        explained = small_matrices.solve_lower(lower, products[0])
+        return Projection(products[1] - tree.gram(explained.T, explained.T), old, products)
 
     def covariances(self, columns: Columns) -> Float[Array, "B n n"]:
         """The same of each, with one k×k matrix; where the difference lost half of its digits, of whitened columns."""
@@ -242,7 +243,7 @@ class DiagLowRank:
         *,
         noise: Tree | None = None,
         transition: Tree | None = None,
-        prior: _Prior | None = None,
+        projection: Projection | None = None,
     ) -> tuple[Self, Self, Correction, Misfit]:
         """One Gram matrix K = UᵀD⁻¹U of U = [W, A] serves the correction and, in the relative metric, the truncation;
         where it lost digits, square roots do (docs/mathematics/conditioning.md).
@@ -257,9 +258,10 @@ class DiagLowRank:
         if tree.dimension(self.diag) <= self.rank + columns.size:
             predicted = self if noise is None or transition is None else self.propagate(noise, transition)
             return predicted._condition_few(columns, target)
-        old = self._prior(noise, transition) if prior is None else prior
+        old = self._prior(noise, transition) if projection is None else projection.predicted
         variance = inverse(old.diag)
-        gram = _bordered(old.grams[0], old.against(columns, variance), columns.gram(variance))
+        products = None if projection is None else projection.products
+        gram = _bordered(old.grams[0], *(products or (old.against(columns, variance), columns.gram(variance))))
         target = target.astype(gram.dtype)
 
         def plain(coefficients: Array) -> Tree:

@@ -209,14 +209,14 @@ class Parts(PredictedFirst):
         *,
         noise: Any = None,
         transition: Any = None,
-        prior: Any = None,
+        projection: Projection | None = None,
     ) -> tuple[Self, Self, Correction, Misfit]:
         """Data couple the parts: the correction is that of all together. Each part takes its rows of the columns."""
         if len(self.parts) == 1:
             dynamics = _of_one(noise, transition)
-            kept, site, step, misfit = self.parts[0].condition(columns, target, **dynamics, prior=prior)
+            kept, site, step, misfit = self.parts[0].condition(columns, target, **dynamics, projection=projection)
             return self._replaced((kept,)), self._replaced((site,)), step, misfit
-        return super().condition(columns, target, noise=noise, transition=transition, prior=prior)
+        return super().condition(columns, target, noise=noise, transition=transition, projection=projection)
 
     def _condition(self, columns: Columns, target: Float[Array, " n"]) -> tuple[Self, Self, Correction, Misfit]:
         stack, nothing = columns.stack(), jnp.zeros_like(target)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol, Self
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from lowrank_filter.algebra import tree
 from lowrank_filter.algebra.example_gradients import Columns
 from lowrank_filter.algebra.partition import Group, Layout
 from lowrank_filter.algebra.tree import Tree
@@ -34,11 +35,30 @@ class Projection(NamedTuple):
 
     Attributes:
         covariance: AᵀP⁻¹A.
-        prior: what of the predicted precision was computed on the way, for :meth:`Precision.condition` to go on from.
+        predicted: what of the predicted precision was computed on the way, for :meth:`Precision.condition` to go on
+            from.
+        products: those of the columns that a low-rank structure has made, WᵀD⁻¹A and AᵀD⁻¹A.
     """
 
     covariance: Float[Array, "n n"]
-    prior: Any
+    predicted: Any
+    products: tuple[Float[Array, "k n"], Float[Array, "n n"]] | None = None
+
+    def mixed(self, weights: Float[Array, "B C r"]) -> Self:
+        """Of the columns' own combinations, as :meth:`Columns.mixed` has them; nothing over D is computed again."""
+
+        def from_the_right(matrix: Array) -> Array:
+            each = matrix.reshape(len(matrix), *weights.shape[:2])
+            product = jnp.einsum("kbc,bcr->kbr", each, weights.astype(matrix.dtype), precision=tree.HIGHEST)
+            return product.reshape(len(matrix), weights.shape[0] * weights.shape[2])
+
+        def on_both_sides(matrix: Array) -> Array:
+            return from_the_right(from_the_right(matrix).T).T
+
+        products = self.products
+        if products is not None:
+            products = from_the_right(products[0]), on_both_sides(products[1])
+        return type(self)(on_both_sides(self.covariance), self.predicted, products)
 
 
 class Misfit(NamedTuple):
@@ -174,12 +194,12 @@ class Precision(Protocol):
         *,
         noise: Any = None,
         transition: Any = None,
-        prior: Any = None,
+        projection: Projection | None = None,
     ) -> tuple[Self, Self, Correction, Misfit]:
         """P + A Aᵀ brought back into the family and A Aᵀ in it (the site); the exact :class:`Correction`.
 
-        With noise and transition, both :meth:`in_structure`, P is propagated first; ``prior`` is what :meth:`project`
-        made of them, in place of both.
+        With noise and transition, both :meth:`in_structure`, P is propagated first; ``projection`` is what
+        :meth:`project` made of them and of the columns, in place of both.
         """
         ...
 

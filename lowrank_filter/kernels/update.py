@@ -337,12 +337,13 @@ def _round(
         local = last.step.local
         centre = outputs - _along(jacobian, offset).reshape(outputs.shape).astype(outputs.dtype)
     at = functools.partial(problem.expand, given=local)
-    found, penalty, shared, spread, moved = at(centre), jnp.zeros_like(distance), None, None, 0
+    found, penalty, projection, spread, moved = at(centre), jnp.zeros_like(distance), None, None, 0
     surprise = None
     target, log_evidence = found.score, None if last is None else last.step.log_evidence
     by_points = problem.likelihood.discrete and within_reach(*outputs.shape)
     if found.excess is None:
-        covariance, shared = problem.precision.project(jacobian, **options)
+        projection = problem.precision.project(jacobian, **options)
+        covariance = projection.covariance
         if problem.likelihood.classes:
             variance = small_matrices.diagonal(covariance).reshape(centre.shape).astype(centre.dtype)
             surprise = of_classes(problem.likelihood, centre, variance, problem.batch, local)
@@ -369,7 +370,11 @@ def _round(
         penalty = 0.5 * jnp.sum(a * across)
         target = found.score - jnp.einsum("bcr,bc->br", found.root, moved, precision=tree.HIGHEST)
     columns = jacobian.mixed(found.root)
-    precision, site, correction, misfit = problem.precision.condition(columns, target.ravel(), **options, prior=shared)
+    if projection is not None:
+        projection = projection.mixed(found.root)
+    precision, site, correction, misfit = problem.precision.condition(
+        columns, target.ravel(), **options, projection=projection
+    )
     if surprise is None:
         surprise = of_residuals(correction.unexplained, found.residuals)
     if last is not None and first is not None:
