@@ -38,8 +38,11 @@ class Linearisation:
     def reading(self) -> Reading:
         """Where parameters meet examples."""
         few, batch = self._shapes(min(self._size, 2)), self._shapes(self._size)
-        if network_reader.alike(self._apply_fn, self._params, few, batch):
-            return network_reader.read(self._apply_fn, self._params, few)
+        try:
+            if network_reader.alike(self._apply_fn, self._params, few, batch):
+                return network_reader.read(self._apply_fn, self._params, few)
+        except (TypeError, ValueError, LookupError, AttributeError, AssertionError, NotImplementedError):
+            pass  # operations that the reader misunderstands, or a network that takes no two examples
         return network_reader.nothing_read(self._params)
 
     def products(self, x: Any) -> tuple[Array, Callable[[Tree], Array], Callable[[Array], Tree]]:

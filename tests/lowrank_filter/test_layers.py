@@ -247,6 +247,39 @@ def test_a_network_that_takes_no_other_number_of_examples_is_not_read():
     assert columns.stack().shape == (4 * OUT, 3, OUT)
 
 
+def in_fours(params, x):
+    assert len(x) % 4 == 0
+    return jnp.tanh(x.reshape(4, -1, x.shape[1]) @ params["w"]).reshape(len(x), OUT) + params["b"]
+
+
+def many_are_sorted(params, x):
+    """Other operations from four examples on."""
+    hidden = jnp.tanh(x @ params["w"] + params["b"])
+    return jnp.sort(hidden, axis=1) if len(x) >= 4 else hidden
+
+
+def misread(*_):
+    raise KeyError("new_sizes")
+
+
+@pytest.mark.parametrize("name", ["a network of fours", "another one for many", "an operation misread"])
+def test_what_cannot_be_read_is_differentiated(name, monkeypatch):
+    apply_fn = {"a network of fours": in_fours, "another one for many": many_are_sorted}.get(name, positions)
+    if apply_fn is positions:
+        monkeypatch.setattr(network_reader, "_evaluate", misread)
+    params, x = params_of(SHARED), x_of(*((4, POSITIONS, IN) if apply_fn is positions else (4, IN)))
+    y = jnp.zeros((4, apply_fn(params, x).shape[1]))
+    belief = lf.init(params, rank=16)
+    _, info = lf.update(belief, apply_fn, LIKELIHOOD, x, y, iterations=0)
+    factor = jax.vmap(lambda v: ravel_pytree(v)[0])(info.site.factor)
+    assert (
+        dense.relative_error(factor.T @ factor + np.diag(ravel_pytree(info.site.diag)[0]), ggn(apply_fn, params, x))
+        < 1e-9
+    )
+    _, info = lf.laplace_update(lf.init(params, rank=0), params, apply_fn, LIKELIHOOD, x, y)
+    assert dense.relative_error(ravel_pytree(info.site.diag)[0], np.diag(ggn(apply_fn, params, x))) < 1e-9
+
+
 def test_a_layer_used_otherwise_is_an_error_that_names_it():
     apply_fn, params, shape = NETWORKS["not to be read"]()
     with pytest.raises(ValueError, match=r"\['w'\]: expected a layer whose kernel multiplies.*layers="):
