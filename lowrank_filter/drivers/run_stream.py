@@ -19,13 +19,14 @@ from lowrank_filter.common import checks
 from lowrank_filter.common.pieces import host_only, joined, strong
 from lowrank_filter.common.progress import Hook, reporting
 from lowrank_filter.common.progress import check as check_progress
-from lowrank_filter.drivers.filters import Filter
+from lowrank_filter.drivers.filters import Filter, if_given
 from lowrank_filter.drivers.state import check_state
 from lowrank_filter.drivers.stream import Stream, same_belief
 from lowrank_filter.kernels.belief import Belief
 from lowrank_filter.kernels.update import Info
 
 _TOGETHER = 100
+_PARTS = "(x, y), (x, y, mask) or (x, y, mask, weights)"
 
 
 def run_stream(
@@ -47,8 +48,9 @@ def run_stream(
     Args:
         filter: from :func:`extended_filter` or :func:`laplace_filter`, or any :class:`Filter`.
         belief: where to start; the first step predicts from it.
-        batches: (x, y) or (x, y, mask) each, as in :func:`update`, of any number of examples: a list, a generator, a
-            loader of data. An empty batch is a step without data.
+        batches: (x, y), (x, y, mask) or (x, y, mask, weights) each, as in :func:`update`, of any number of examples: a
+            list, a generator, a loader of data. A mask or weights of None are as good as none. An empty batch is a step
+            without data.
         pad_to: the size that all are filled up to, static. None takes the largest batch so far, and compiles again
             where a larger one comes.
         progress: True shows a bar on standard error where rich is installed, otherwise a line every ten seconds; a
@@ -91,7 +93,7 @@ def run_stream(
     padded = _padded(_iterator(batches), pad_to, hashed=checkpoint is not None)
     first = next(padded, None)
     if first is None:
-        raise ValueError("batches: expected at least one batch, got none; give (x, y) or (x, y, mask) for each update")
+        raise ValueError("batches: expected at least one batch, got none; give (x, y) for each update")
     padded = itertools.chain([first], padded)
     belief = strong(belief)
     after, shapes = jax.eval_shape(functools.partial(_step, filter), belief, *first.examples)
@@ -129,9 +131,9 @@ def run_stream(
 
 
 class _Batch(NamedTuple):
-    """x, y and mask of one size, and a digest of all batches up to this one, as they came."""
+    """x, y, mask and weights of one size, and a digest of all batches up to this one, as they came."""
 
-    examples: tuple[Any, np.ndarray, np.ndarray]
+    examples: tuple[Any, np.ndarray, np.ndarray, np.ndarray | None]
     digest: np.ndarray
 
 
@@ -158,8 +160,8 @@ class _State(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _step(filter: Filter, belief: Belief, x: Any, y: Any, mask: Any) -> tuple[Belief, Info]:
-    belief, info = filter.step(belief, x, y, mask)
+def _step(filter: Filter, belief: Belief, x: Any, y: Any, mask: Any, weights: Any) -> tuple[Belief, Info]:
+    belief, info = filter.step(belief, x, y, mask, **if_given(weights))
     return belief, info._replace(site=None)
 
 
@@ -210,8 +212,8 @@ def _pass_over(padded: Iterator[_Batch], done: int, digest: Any, folder: str | P
 def _iterator(batches: Any) -> Iterator[Any]:
     if isinstance(batches, str | bytes | dict) or hasattr(batches, "dtype") or not hasattr(batches, "__iter__"):
         raise TypeError(
-            f"batches: expected an iterable of (x, y) or (x, y, mask), got {type(batches).__name__}; give a list or a "
-            "generator of them"
+            f"batches: expected an iterable of {_PARTS}, got {type(batches).__name__}; give a list or a generator of "
+            "them"
         )
     return iter(batches)
 
@@ -221,7 +223,7 @@ def _padded(batches: Iterator[Any], pad_to: int | None, *, hashed: bool) -> Iter
     size, like, digest = pad_to or 1, None, np.zeros(32, np.uint8)
     for index, batch in enumerate(batches):
         name = f"batches[{index}]"
-        x, y, mask = _arrays(name, batch)
+        x, y, mask, weights = _arrays(name, batch)
         like = jax.tree.map(lambda leaf: leaf[:0], (x, y)) if like is None else like
         x, y = _alike(name, (x, y), like)
         count = len(y)
@@ -232,17 +234,18 @@ def _padded(batches: Iterator[Any], pad_to: int | None, *, hashed: bool) -> Iter
                 f"{name}: expected at most pad_to = {size} examples, got {count}; raise pad_to or cut the batch"
             )
         if hashed:
-            digest = _chained(digest, (x, y, mask))
-        filled = jax.tree.map(functools.partial(_filled, size), (x, y, mask))
+            digest = _chained(digest, (x, y, mask, weights))
+        filled = jax.tree.map(functools.partial(_filled, size), (x, y, mask, weights))
         yield _Batch(filled, digest)
 
 
-def _arrays(name: str, batch: Any) -> tuple[Any, np.ndarray, np.ndarray]:
-    """Inputs, targets and mask on the host, with one leading axis."""
-    if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+def _arrays(name: str, batch: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray | None]:
+    """Inputs, targets, mask and weights on the host, with one leading axis."""
+    if not isinstance(batch, tuple | list) or not 2 <= len(batch) <= 4:
         came = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, tuple | list) else type(batch).__name__
-        raise TypeError(f"{name}: expected (x, y) or (x, y, mask), got {came}; make each batch a tuple of these")
+        raise TypeError(f"{name}: expected {_PARTS}, got {came}; make each batch a tuple of these")
     x, y = jax.tree.map(functools.partial(_array, name), batch[0]), _array(name, batch[1])
+    mask, weights = (*batch[2:], None, None)[:2]
     sizes = {leaf.shape[:1] for leaf in jax.tree.leaves((x, y))}
     if len(sizes) != 1 or () in sizes:
         raise ValueError(
@@ -250,12 +253,21 @@ def _arrays(name: str, batch: Any) -> tuple[Any, np.ndarray, np.ndarray]:
             "examples along the first axis of each"
         )
     (size,) = sizes.pop()
-    mask = np.ones(size, bool) if len(batch) == 2 or batch[2] is None else _array(name, batch[2])
-    if mask.shape != (size,) or not np.isin(mask, (0, 1)).all():
+    mask = np.ones(size, bool) if mask is None else _array(name, mask)
+    if mask.shape not in ((size,), y.shape) or not np.isin(mask, (0, 1)).all():
         raise ValueError(
-            f"{name}: expected a mask of {size} booleans, got {mask.dtype} of shape {mask.shape}; True keeps an example"
+            f"{name}: expected a mask of {size} booleans, or one shaped like y, got {mask.dtype} of shape "
+            f"{mask.shape}; True keeps an example, or a target"
         )
-    return x, y, mask.astype(bool)
+    if weights is not None:
+        weights = _array(name, weights)
+        if weights.shape != (size,) or not (np.isfinite(weights) & (weights >= 0)).all():
+            raise ValueError(
+                f"{name}: expected weights, {size} numbers >= 0, got {weights.dtype} of shape {weights.shape} from "
+                f"{weights.min(initial=np.inf)} on; an example of weight w counts w times"
+            )
+        weights = weights.astype(jnp.result_type(float))
+    return x, y, mask.astype(bool), weights
 
 
 def _array(name: str, value: Any) -> np.ndarray:

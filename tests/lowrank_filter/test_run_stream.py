@@ -91,6 +91,37 @@ def test_masked_examples_change_nothing(whole):
     assert same(run(spoilt, pad_to=6), run(pad_to=6))
 
 
+def test_weights_count_examples(tmp_path, whole):
+    """Two is twice, none is not at all, None is one; also where the run is stopped between batches of both kinds."""
+    weighted = [(x, y, None, np.resize([2, 0, 1], len(y)) if i % 2 else None) for i, (x, y) in enumerate(BATCHES)]
+    spelt = [
+        tuple(np.repeat(part, np.ones(len(y), int) if batch[3] is None else batch[3], axis=0) for part in (x, y))
+        for (x, y), batch in zip(BATCHES, weighted, strict=True)
+    ]
+    came, expected = run(weighted, pad_to=6), run(spelt, pad_to=6)
+    for a, b in zip(jax.tree.leaves((came[0].mean, came[1].info.log_evidence)),
+                    jax.tree.leaves((expected[0].mean, expected[1].info.log_evidence)), strict=True):  # fmt: skip
+        np.testing.assert_allclose(a, b, atol=2e-5)
+    assert not same(came[0].mean, whole[0].mean)
+    with pytest.raises(OSError, match="connection"):
+        run(interrupted(weighted, 4, failure), pad_to=6, checkpoint=tmp_path)
+    assert same(run(weighted, pad_to=6, checkpoint=tmp_path), came)
+    other = [(*weighted[0], None)[:3], (*weighted[1][:3], weighted[1][3] + 1), *weighted[2:]]
+    with pytest.raises(ValueError, match="expected the 7 batches first that the run in"):
+        run(other, pad_to=6, checkpoint=tmp_path)
+
+
+def test_single_targets_may_be_missing():
+    """As in the stream that is in memory."""
+    built = lf.extended_filter(runs.net, lf.Gaussian(0.5), rank=2, iterations=0)
+    x, y = X[:6], np.where(np.arange(12).reshape(6, 2) % 5, X[:6, :2], np.nan)
+    batches = [(x[i : i + 2], y[i : i + 2], np.isfinite(y[i : i + 2])) for i in (0, 2, 4)]
+    came, _ = lf.run_stream(built, runs.start(), batches, progress=False)
+    expected, _ = lf.filter_stream(built, runs.start(), x, y, mask=np.isfinite(y), chunk_size=2)
+    for a, b in zip(jax.tree.leaves(came.mean), jax.tree.leaves(expected.mean), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
+
+
 def test_dtypes_follow_the_first_batch(whole):
     other = [(x.astype(np.float64), y.astype(np.int32)) if i % 2 else (x, y) for i, (x, y) in enumerate(BATCHES)]
     assert same(run(other), whole)
@@ -223,13 +254,18 @@ CALL = calls.Call(
             "nothing": [],
             "no tuples": [X],
             "one part": [(X,)],
-            "four parts": [(X, Y, None, None)],
+            "five parts": [(X, Y, None, None, None)],
             "texts": [("x", "y")],
             "objects": [(object(), Y)],
             "scalars": [(1.0, 1)],
             "lengths that differ": [(X, Y[:2])],
             "mask of another length": [(X, Y, np.ones(3, bool))],
             "mask of fractions": [(X, Y, np.full(len(X), 0.5))],
+            "mask of another width": [(X, Y, np.ones((len(X), 2), bool))],
+            "weights of another length": [(X, Y, None, np.ones(3))],
+            "negative weights": [(X, Y, None, -np.ones(len(X)))],
+            "NaN for weights": [(X, Y, None, np.full(len(X), np.nan))],
+            "text for weights": [(X, Y, None, "heavy")],
             "more than pad_to": [*BATCHES, (X, Y)],
             "another width later": [*BATCHES, (X[:2, :2], Y[:2])],
             "another tree later": [*BATCHES, ({"a": X[:2]}, Y[:2])],
