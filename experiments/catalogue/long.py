@@ -34,6 +34,13 @@ from experiments.run.options import Count, Natural, Positive
 from experiments.run.results import plain
 
 _HELD_OUT = 10_000
+INTRODUCTION = """MNIST through {tasks} permutations of the pixels, of which the first changes nothing, made by
+`python -m experiments long`: {train:,} images a task, {epochs} epochs in batches of {batch_size}, 784-{layers}-10 with
+one head for all tasks, {seeds} seeds of permutations and starting weights. Methods are told where a task ends and see
+none of its images afterwards; joint training has all tasks at once, for as many steps. *Mean* is the accuracy of the
+last model on the test images of every task. Settings are chosen for each method alike, by that mean over the first
+{tuned_on} tasks of one seed, {tuned_train:,} images each, on {held_out:,} further training images; a rate falls
+linearly to zero within each task."""
 CHECKPOINTS = (1, 2, 5, 10, 20, 30, 40, 50)
 """After how many tasks all tasks so far are tested."""
 
@@ -124,7 +131,9 @@ class LongSequence(Comparison):
         settings = {"preset": self.preset, **self.depends(), "checkpoints": checkpoints}
         found: dict[str, MethodResult] = {}
         content: dict[str, Any] = {}
-        with self.study(console, name, title, data=(whole, fewer), depends=depends, **settings) as study:
+        text = introduction(self.depends())
+        data = {"data": (whole, fewer), "depends": depends}
+        with self.study(console, name, title, introduction=text, **data, **settings) as study:
             for method, (learner, grid) in chosen.items():
                 choices = search.grid(grid)
                 with study.part(method, len(choices) + self.seeds) as advance:
@@ -174,6 +183,11 @@ class LongSequence(Comparison):
     def _training(self, train: int) -> Training:
         steps = self.epochs * train // self.batch_size
         return Training(steps, self.batch_size, min(self.curvature_examples, train), decay=True, whitened=True)
+
+
+def introduction(options: Mapping[str, Any]) -> str:
+    """What was done with some options."""
+    return INTRODUCTION.format(**options, layers="-".join(map(str, options["hidden"])), held_out=_HELD_OUT)
 
 
 def _learners(rank: int, tasks: int, learning_rates: tuple[float, ...]) -> dict[str, tuple[Learner | None, Grid]]:

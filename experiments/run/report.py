@@ -22,6 +22,10 @@ from experiments.run.labels import label
 RESULTS = Path(__file__).parents[1] / "results"
 _PERCENT = {"accuracy", "ece", "current", "backward_transfer", "forward_transfer", "forgetting"}
 _LOWER = {"nll", "mse", "crps", "ece", "forgetting", "max_nll", "spikes"}
+# What texts say in the plural, of whatever number.
+_ONE = re.compile(
+    r"(?<![\d.,])1 (seed|shuffle|stream|task|permutation|image|window|step|update|time|epoch|batch)(?:e?s)\b"
+)
 _MARK = re.compile(r"(<!--= (.*?) -->)(.*?)(<!--/-->)", re.DOTALL)
 
 
@@ -108,7 +112,7 @@ def page(kind: Any, folder: Path) -> str:
     if seconds := content.get("seconds"):
         each = [f"{', '.join(map(label, name.split(', ')))} {value:.0f}" for name, value in seconds.items()]
         parts.append(f"Seconds: {'; '.join(each)}.")
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return _ONE.sub(r"1 \1", "\n\n".join(part for part in parts if part)) + "\n"
 
 
 def write(kind: Any, folder: Path) -> None:

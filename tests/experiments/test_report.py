@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from experiments.run import report, results
+from experiments.run.experiment import Experiment
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = sorted(path.parent for path in report.RESULTS.glob("*/results.json"))
@@ -16,6 +17,14 @@ def test_every_page_is_what_its_results_give():
     for folder in FOLDERS:
         text = (folder / "README.md").read_text(encoding="utf-8")
         assert text == report.page(report.kind_of(folder), folder), f"{folder}: python -m experiments report"
+
+
+def test_one_of_a_kind_is_said_in_the_singular(tmp_path):
+    text = "1 seeds, 1 batches of 1 images, 21 seeds, 0.1 steps, 1 seed, 1 losses, 10 tasks"
+    results.write({"catalogue": "streams", "title": "One", "introduction": text}, tmp_path / "results.json")
+    kind = type("Plain", (Experiment,), {"tables": lambda content: {}})
+    expected = "1 seed, 1 batch of 1 image, 21 seeds, 0.1 steps, 1 seed, 1 losses, 10 tasks"
+    assert expected in report.page(kind, tmp_path)
 
 
 def test_every_document_has_the_numbers_of_the_results():
