@@ -156,7 +156,7 @@ def adaptive_filter(
         info = info._replace(dynamics={**(info.dynamics or {}), **state.dynamics})
         return AdaptiveBelief(belief, free, slopes, search), info
 
-    return Filter(init, predict, update, step)
+    return Filter(init, predict, update, step, filter.check)
 
 
 def _pushed(function: Callable, state: AdaptiveBelief) -> tuple[Any, list[Array], Float[Array, " n"], Any]:

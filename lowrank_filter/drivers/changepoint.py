@@ -147,7 +147,7 @@ def changepoint_filter(
         after, infos = _appended(moved, (new, info))
         return _weighed(ChangepointBelief(after, *ahead(state), state.prior), infos, hypotheses)
 
-    return Filter(init, predict, update, step)
+    return Filter(init, predict, update, step, filter.check)
 
 
 def _appended(stack: Any, one: Any) -> Any:

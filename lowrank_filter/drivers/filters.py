@@ -16,7 +16,7 @@ from lowrank_filter.algebra.truncation import Metric, Residual
 from lowrank_filter.common import checks
 from lowrank_filter.drivers.fit import check_optimizer, fit
 from lowrank_filter.kernels.belief import Belief, moved, prior, structured
-from lowrank_filter.kernels.examples import Apply, check_model
+from lowrank_filter.kernels.examples import Apply, check_model, check_stream, output_count
 from lowrank_filter.kernels.laplace import laplace_update
 from lowrank_filter.kernels.likelihoods import Likelihood
 from lowrank_filter.kernels.predict import predict
@@ -29,6 +29,7 @@ class _Functions(NamedTuple):
     predict: Callable[..., Any]
     update: Callable[..., tuple[Any, Info]]
     step: Callable[..., tuple[Any, Info]]
+    check: Callable[..., Callable[..., Any]] | None
 
 
 class Filter(_Functions):
@@ -39,6 +40,9 @@ class Filter(_Functions):
     ``step(belief, x, y, mask=None, weights=None)`` is predict, then update: what :func:`filter_stream` does for each
     chunk. Where it is not given (the two together being cheaper) it is made of them. ``predict`` and ``step`` take a
     ``process_noise``, a ``transition`` and a ``center`` in place of those that they were built with.
+
+    ``check(params, x)``, where there is one, returns a function (y, mask=None) that raises where targets are none that
+    the filter could learn from: a step that is traced can only count them. Of params and x shapes are enough.
 
     In place of a belief there may be a state that has one as its ``belief``, and its ``mean``.
 
@@ -53,9 +57,10 @@ class Filter(_Functions):
         predict: Callable[..., Any],
         update: Callable[..., tuple[Any, Info]],
         step: Callable[..., tuple[Any, Info]] | None = None,
+        check: Callable[..., Callable[..., Any]] | None = None,
     ) -> Self:
         """With a step in any case."""
-        return super().__new__(cls, init, predict, update, step or functools.partial(_in_turn, predict, update))
+        return super().__new__(cls, init, predict, update, step or functools.partial(_in_turn, predict, update), check)
 
 
 def _in_turn(
@@ -155,6 +160,7 @@ def extended_filter(
         functools.partial(predict, process_noise=process_noise, transition=transition, center=center),
         update_,
         functools.partial(update_, process_noise=process_noise, transition=transition, center=center),
+        functools.partial(_check, apply_fn, likelihood),
     )
 
 
@@ -239,7 +245,12 @@ def laplace_filter(
         start,
         functools.partial(predict, process_noise=process_noise, transition=transition, center=center),
         update_,
+        check=functools.partial(_check, apply_fn, likelihood),
     )
+
+
+def _check(apply_fn: Apply, likelihood: Likelihood, params: Tree, x: Any) -> Callable[..., Any]:
+    return functools.partial(check_stream, likelihood, output_count(params, apply_fn, x))
 
 
 def _start(

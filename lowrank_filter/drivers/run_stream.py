@@ -20,7 +20,7 @@ from lowrank_filter.common.pieces import host_only, joined, strong
 from lowrank_filter.common.progress import Hook, reporting
 from lowrank_filter.common.progress import check as check_progress
 from lowrank_filter.drivers.filters import Filter, if_given
-from lowrank_filter.drivers.state import check_state
+from lowrank_filter.drivers.state import check_state, shapes_of_mean
 from lowrank_filter.drivers.stream import Stream, same_belief
 from lowrank_filter.kernels.belief import Belief
 from lowrank_filter.kernels.update import Info
@@ -68,7 +68,8 @@ def run_stream(
     Raises:
         RuntimeError: another run is using the checkpoint folder.
         TypeError: called within a traced function; an argument or a batch is of the wrong kind.
-        ValueError: no batch, one of another structure or shape than the first, or of more than ``pad_to`` examples; the
+        ValueError: no batch, one of another structure or shape than the first, of more than ``pad_to`` examples, or
+            with targets outside the likelihood's domain (a NaN is left out, and counted in ``info.invalid``); the
             folder holds another run or other batches, or no checkpoint that can be read.
 
     Examples:
@@ -96,6 +97,8 @@ def run_stream(
         raise ValueError("batches: expected at least one batch, got none; give (x, y) for each update")
     padded = itertools.chain([first], padded)
     belief = strong(belief)
+    check = None if filter.check is None else filter.check(shapes_of_mean(belief), first.examples[0])
+    _check(check, "batches[0]", first)
     after, shapes = jax.eval_shape(functools.partial(_step, filter), belief, *first.examples)
     shapes = _kept(shapes, pad_to)
     same_belief(after, belief)
@@ -116,6 +119,7 @@ def run_stream(
         report = stack.enter_context(reporting(progress, "run_stream", total))
         try:
             for batch in padded:
+                _check(check, f"batches[{state.done}]", batch)
                 belief, info = _step(filter, state.belief, *batch.examples)
                 state = state.after(belief, _kept(info, pad_to), batch.digest)
                 if saved is not None and state.done - safe >= checkpoint_every:
@@ -163,6 +167,15 @@ class _State(NamedTuple):
 def _step(filter: Filter, belief: Belief, x: Any, y: Any, mask: Any, weights: Any) -> tuple[Belief, Info]:
     belief, info = filter.step(belief, x, y, mask, **if_given(weights))
     return belief, info._replace(site=None)
+
+
+def _check(check: Callable[..., Any] | None, name: str, batch: _Batch) -> None:
+    """Raise where its targets are none that the filter can learn from."""
+    if check is not None:
+        try:
+            check(*batch.examples[1:3])
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name}, {error}") from error
 
 
 def _kept(info: Info, pad_to: int | None) -> Info:

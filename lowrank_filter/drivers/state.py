@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import jax
+
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.kernels.belief import Belief, check_belief
 
@@ -16,6 +18,11 @@ def belief_of(state: Any) -> Belief:
 def check_state(state: Any) -> None:
     """Raise TypeError or ValueError where there is no sound belief."""
     check_belief(belief_of(state))
+
+
+def shapes_of_mean(state: Any) -> Tree:
+    """Those of the parameters."""
+    return jax.eval_shape(lambda state: state.mean, state)
 
 
 def with_mean(state: Any, mean: Tree) -> Any:

@@ -14,7 +14,7 @@ from lowrank_filter.common.pieces import scan
 from lowrank_filter.common.progress import Hook, reporting
 from lowrank_filter.common.progress import check as check_progress
 from lowrank_filter.drivers.filters import Filter
-from lowrank_filter.drivers.state import check_state
+from lowrank_filter.drivers.state import check_state, shapes_of_mean
 from lowrank_filter.kernels.belief import Belief
 from lowrank_filter.kernels.examples import as_inputs, as_mask
 from lowrank_filter.kernels.predict import per_step
@@ -87,8 +87,9 @@ def filter_stream(
     Raises:
         RuntimeError: another run is using the checkpoint folder.
         TypeError: ``checkpoint`` or ``progress`` within a traced function.
-        ValueError: leading axes that differ, an empty stream, an unknown history, a chunk size or a
-            ``checkpoint_every`` below 1; the folder holds another run (the message shows what differs), or no
+        ValueError: leading axes that differ, an empty stream, targets outside the likelihood's domain where they can be
+            seen (a NaN is no mistake: it is left out, and counted in ``info.invalid``), an unknown history, a chunk
+            size or a ``checkpoint_every`` below 1; the folder holds another run (the message shows what differs), or no
             checkpoint that can be read. One that cannot is named in a warning and the one before it is used.
 
     Examples:
@@ -117,6 +118,9 @@ def filter_stream(
             f"x, y, mask, weights: expected one leading axis of at least one example, got {sorted(sizes)}; "
             "cut them alike"
         )
+    if filter.check is not None:
+        chunk = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((chunk_size, *leaf.shape[1:]), leaf.dtype), x)
+        filter.check(shapes_of_mean(belief), chunk)(y, mask)
     checks.not_negative("process_noise", process_noise)
     checks.finite("transition", transition)
     checks.finite("center", center)

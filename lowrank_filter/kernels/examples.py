@@ -78,6 +78,23 @@ def check_examples(
     return examples
 
 
+def check_stream(likelihood: Likelihood, outputs: int, y: Any, mask: Any = None) -> Any:
+    """Targets of a stream, in shape, before any is learned from: a missing one (NaN) is left out and counted when its
+    turn comes, one that the likelihood has no place for is a mistake in how all of them are coded.
+
+    Raises:
+        TypeError: labels are not integers.
+        ValueError: outputs that do not fit, another shape, or finite targets out of the domain where they can be seen.
+    """
+    likelihood.check(outputs)
+    y = check_targets(likelihood, outputs, y)
+    if mask is not None:
+        mask = _checked_mask(likelihood, y, mask)
+    if checks.concrete((likelihood, y, mask)):
+        _check_domain(likelihood, outputs, y, mask, missing=True)
+    return y
+
+
 def check_rows(y: Any, size: int) -> None:
     """Raise ValueError unless there is one target per example."""
     if y.shape[:1] != (size,):
@@ -254,7 +271,9 @@ def _size(x: Any) -> int:
         )
     size = sizes.pop()[0]
     if size == 0:
-        raise ValueError("x: expected at least one example, got an empty batch; skip the update instead")
+        raise ValueError(
+            "x: expected at least one example, got an empty batch; leave the call out where there are none"
+        )
     return size
 
 
@@ -293,11 +312,8 @@ def check_targets(likelihood: Likelihood, outputs: int, y: Array) -> Array:
 def check_visible(likelihood: Likelihood, outputs: int, examples: Examples) -> None:
     """What concrete examples show before anything is computed."""
     x, y, mask, _ = examples
-    kept = np.asarray(True) if mask is None or not checks.concrete(mask) else np.asarray(mask)
-    if kept.ndim == 2:
-        y = np.where(kept, np.asarray(y), 0) if checks.concrete(y) else y
-        kept = kept.any(axis=1)
     if checks.concrete((x, mask)):
+        kept = _any_target(mask)
         bad = kept & ~_looked_finite(x, len(y))
         if bad.any():
             raise ValueError(
@@ -305,15 +321,31 @@ def check_visible(likelihood: Likelihood, outputs: int, examples: Examples) -> N
                 f"(first: x[{bad.argmax()}]); leave them out with mask="
             )
     if checks.concrete((likelihood, y, mask)):
-        with jax.ensure_compile_time_eval():
-            bad = kept & ~np.asarray(compiled(_in_domain, likelihood, y, outputs=outputs))
-        if bad.any():
-            first = int(bad.argmax())
-            raise ValueError(
-                f"y: expected targets in the domain of {type(likelihood).__name__} with {outputs} outputs, got "
-                f"{int(bad.sum())} outside it (first: y[{first}] = {np.asarray(y)[first]}); correct them or "
-                "leave them out with mask="
-            )
+        _check_domain(likelihood, outputs, y, mask)
+
+
+def _check_domain(likelihood: Likelihood, outputs: int, y: Any, mask: Any, *, missing: bool = False) -> None:
+    """All targets that are not masked out, or with ``missing`` those that are finite."""
+    kept = _any_target(mask)
+    if np.ndim(mask) == 2:
+        y = np.where(np.asarray(mask), np.asarray(y), 0)
+    with jax.ensure_compile_time_eval():
+        bad = kept & ~np.asarray(compiled(_in_domain, likelihood, y, outputs=outputs))
+    if missing:
+        bad = bad & _looked_finite(y, len(y))
+    if bad.any():
+        first = int(bad.argmax())
+        raise ValueError(
+            f"y: expected targets in the domain of {type(likelihood).__name__} with {outputs} outputs, got "
+            f"{int(bad.sum())} outside it (first: y[{first}] = {np.asarray(y)[first]}); correct them or leave them out "
+            "with a mask"
+        )
+
+
+def _any_target(mask: Any) -> np.ndarray:
+    """Which examples a mask that can be seen keeps, or keeps a target of."""
+    kept = np.asarray(True if mask is None else mask)
+    return np.asarray(kept.any(axis=1)) if kept.ndim == 2 else kept
 
 
 def _in_domain(likelihood: Likelihood, y: Array, *, outputs: int) -> Bool[Array, " B"]:

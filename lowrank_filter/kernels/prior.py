@@ -19,8 +19,7 @@ from lowrank_filter.kernels.examples import (
     as_inputs,
     check_model,
     check_rows,
-    check_targets,
-    check_visible,
+    check_stream,
     output_count,
     prepare,
 )
@@ -67,13 +66,8 @@ class Scaled:
 
     def _targets(self, outputs: int, size: int) -> Array:
         likelihood: Any = self.likelihood
-        likelihood.check(outputs)
         check_rows(self.y, size)
-        y = jnp.asarray(check_targets(likelihood, outputs, self.y))
-        if jnp.issubdtype(y.dtype, jnp.integer):
-            # A missing number is left out, a label that there is no output for is a mistake in all of the stream.
-            check_visible(likelihood, outputs, Examples((), y))
-        return y
+        return jnp.asarray(check_stream(likelihood, outputs, self.y))
 
 
 def scaled(

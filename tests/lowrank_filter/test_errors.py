@@ -49,6 +49,9 @@ def layered(params, x):
 
 FILTER = lf.extended_filter(net, lf.Categorical(), rank=2)
 STREAM = (FILTER, BELIEF)
+ADAPTIVE = lf.adaptive_filter(FILTER)
+CHANGING = lf.changepoint_filter(FILTER, 0.1)
+COUNTS = lf.extended_filter(net, lf.Poisson(), rank=2, iterations=0)
 UNITS = lf.init({"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}, rank=2, structure="unit")
 LAYERED = {"one": {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}, "scale": jnp.ones(2)}
 KRONECKER = lf.init(LAYERED, structure="kronecker")
@@ -317,6 +320,31 @@ CASES = {
     "stream: empty": (lambda: lf.filter_stream(*STREAM, X[:0], Y[:0]), ValueError, "at least one example"),
     "stream: lengths": (lambda: lf.filter_stream(*STREAM, X, Y[:3]), ValueError, "one leading axis"),
     "stream: mask": (lambda: lf.filter_stream(*STREAM, X, Y, mask=np.ones(3, bool)), ValueError, "one leading axis"),
+    "stream: label too large": (
+        lambda: lf.filter_stream(*STREAM, X, np.array([0, 1, 2, 0])),
+        ValueError,
+        r"y: expected targets in the domain of Categorical.*got 1 outside it \(first: y\[2\] = 2\); correct them",
+    ),
+    "stream: label negative, adaptive": (
+        lambda: lf.filter_stream(ADAPTIVE, ADAPTIVE.init(PARAMS), X, np.array([0, -1, 1, 0]), chunk_size=3),
+        ValueError,
+        r"y: expected targets.*y\[1\] = -1",
+    ),
+    "stream: labels not integer, change points": (
+        lambda: lf.filter_stream(CHANGING, CHANGING.init(PARAMS), X, Y / 2),
+        TypeError,
+        r"y: expected integer labels of shape \(4,\)",
+    ),
+    "stream: a part of a count": (
+        lambda: lf.filter_stream(COUNTS, COUNTS.init(PARAMS), X, np.array([[np.nan, 1], [1, 2.5], [-1, 0], [0, 1]])),
+        ValueError,
+        r"y: expected targets in the domain of Poisson.*got 2 outside it \(first: y\[1\]",
+    ),
+    "init: a part of a count": (
+        lambda: COUNTS.init(PARAMS, X, np.array([[np.nan, 1], [1, 2.5], [-1, 0], [0, 1]])),
+        ValueError,
+        r"y: expected targets in the domain of Poisson.*got 2 outside it",
+    ),
     "stream: belief of another rank": (
         lambda: lf.filter_stream(FILTER, lf.init(PARAMS, rank=3), X, Y),
         (ValueError, TypeError),
@@ -395,6 +423,12 @@ def test_bad_batch(name, case):
 @pytest.mark.parametrize("name", fast(["update", "fit"], "fit"))
 def test_a_bad_example_that_is_masked_is_no_error(name):
     CALLS[name](x=NAN, y=np.array([0, 1, 7, 0]), mask=np.array([True, True, False, True]))
+
+
+def test_a_missing_number_of_a_stream_is_no_error():
+    y = np.array([[np.nan, 1], [1, 2], [3, 0], [0.5, 1]])
+    _, steps = lf.filter_stream(COUNTS, COUNTS.init(PARAMS, X), X, y, mask=np.array([True, True, True, False]))
+    np.testing.assert_array_equal(steps.info.invalid, [1, 0, 0, 0])
 
 
 def test_a_traced_rank_says_that_it_must_be_static():

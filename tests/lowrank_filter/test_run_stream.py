@@ -1,5 +1,6 @@
 """A filter over an iterator: uneven batches in one compilation, stopped and resumed, watched, wrong calls."""
 
+import collections
 import importlib.util
 import re
 import signal
@@ -63,7 +64,7 @@ def test_predictions_are_kept_where_they_have_one_size(whole):
 
 
 def test_one_compilation():
-    traces = []
+    traces = collections.deque()  # a list would be another one after each trace, and its network another function
 
     def net(params, x):
         traces.append(len(x))
@@ -269,6 +270,8 @@ CALL = calls.Call(
             "more than pad_to": [*BATCHES, (X, Y)],
             "another width later": [*BATCHES, (X[:2, :2], Y[:2])],
             "another tree later": [*BATCHES, ({"a": X[:2]}, Y[:2])],
+            "a label too many later": [*BATCHES, (X[:2], Y[:2] + 2)],
+            "fractions for labels": [(X, Y + 0.5)],
             "fractions for labels later": [*BATCHES, (X[:2], Y[:2] + 0.5)],
         },
         "pad_to": calls.count(1, optional=True),
