@@ -66,13 +66,15 @@ class Likelihood:
     ``uncertain`` says that the posterior's mode misleads, as where the loss has no lower bound: an update then takes
     expectations, see :meth:`under`. ``prior_variance`` is that of the outputs before data, unless another is chosen
     (:func:`scaled`), in the units of :meth:`target_units`: 10 lets logits reach ±10 and targets lie at three of their
-    standard deviations.
+    standard deviations. ``prior_variance_with_targets`` is the same where a batch of targets says what these units are;
+    None: no other one.
     """
 
     discrete: ClassVar[bool] = False
     classes: ClassVar[bool] = False
     uncertain: ClassVar[bool] = False
     prior_variance: ClassVar[float] = 10.0
+    prior_variance_with_targets: ClassVar[float | None] = None
 
     def moments(self, output: Float[Array, " C"]) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
         """Mean and variance of each target given the outputs; for :meth:`Prediction.moments`."""
@@ -312,9 +314,13 @@ class Categorical(Likelihood):
 class Gaussian(Likelihood):
     """y ~ N(f, R), R = L Lᵀ. S = L⁻ᵀ, u = L⁻¹(f − y).
 
+    With targets the outputs' prior variance is 1 in their units: outputs vary as those do.
+
     Attributes:
         covariance: R, in the squared units of y: a scalar (for all outputs), a vector [C] (independent) or [C, C].
     """
+
+    prior_variance_with_targets: ClassVar[float | None] = 1.0
 
     covariance: ArrayLike
 

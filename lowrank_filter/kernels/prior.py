@@ -95,9 +95,10 @@ def scaled(
         x: a first batch of inputs; a hundred are plenty.
         y: their targets. Missing numbers are left out; labels and counts have to be in the likelihood's domain.
         likelihood: of them: it says what targets ask of outputs (:meth:`Likelihood.target_units`). Classes ask nothing.
-        variance: of the outputs, in their squared units, with targets in units of σ². By default 1 of :class:`Gaussian`
-            targets that are given, so that outputs vary as those do; else the likelihood's ``prior_variance``: π²/3 of
-            :class:`Bernoulli`, by which probabilities are uniform, 10 of others and without a likelihood.
+        variance: of the outputs, in their squared units, with targets in units of σ². By default what the likelihood
+            says: with targets its ``prior_variance_with_targets``, 1 of :class:`Gaussian`, so that outputs vary as
+            those do; without, or where that is None, its ``prior_variance``: π²/3 of :class:`Bernoulli`, by which
+            probabilities are uniform, 10 of others and without a likelihood.
         per_layer: whether each layer has its own precision, so that all contribute equally to that variance.
 
     Raises:
@@ -111,10 +112,10 @@ def scaled(
         [0.25 0.25]
     """
     check_model(apply_fn, Gaussian(1.0) if likelihood is None else likelihood)
-    if variance is None and isinstance(likelihood, Gaussian) and y is not None:
-        variance = 1.0
-    elif variance is None:
-        variance = (Likelihood if likelihood is None else likelihood).prior_variance
+    if variance is None:
+        says = Likelihood if likelihood is None else likelihood
+        with_targets = None if y is None else says.prior_variance_with_targets
+        variance = says.prior_variance if with_targets is None else with_targets
     checks.scalar("variance", variance)
     checks.flag("per_layer", per_layer)
     if y is not None:

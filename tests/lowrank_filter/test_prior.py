@@ -44,6 +44,26 @@ def test_a_filter_takes_it_by_itself():
     jax.tree.map(np.testing.assert_array_equal, kronecker, expected)
 
 
+class Wide(lf.Gaussian):
+    """Says for itself how far its outputs vary, with targets and without."""
+
+    prior_variance = 40.0
+    prior_variance_with_targets = 4.0
+
+
+def test_a_likelihood_says_its_prior_variance():
+    y = np.asarray(X[:, :2])
+    for likelihood, without, with_targets in [
+        (lf.Gaussian(1.0), 10, 1),
+        (Wide(1.0), 40, 4),
+        (lf.HeteroscedasticGaussian(), 10, 10),
+        (lf.Bernoulli(), np.pi**2 / 3, np.pi**2 / 3),
+    ]:
+        assert lf.scaled(net, X, likelihood=likelihood).variance == without
+        assert lf.scaled(net, X, y, likelihood=likelihood).variance == with_targets
+    assert lf.scaled(net, X).variance == 10 and lf.scaled(net, X, variance=3.0).variance == 3.0
+
+
 def test_traced():
     diag = jax.jit(lambda p, x, v: lf.init(p, lf.scaled(net, x, variance=v), rank=0).precision.diag)(PARAMS, X, 3.0)
     expected = lf.init(PARAMS, lf.scaled(net, X, variance=3.0), rank=0).precision.diag
