@@ -99,7 +99,8 @@ class Forecaster:
         config: sizes and choices of the latent filter.
         target: the column, or columns, to forecast.
         past: columns known up to now only, absorbed with the targets and forecast along inside each path.
-        future: columns known ahead too, such as holidays; :meth:`predict` asks for them.
+        future: columns known ahead too, such as holidays; :meth:`predict` asks for all of their values ahead. One that
+            is missing in a row that came, or whose row is missing, stands at the column's mean over the training rows.
         id: the column that tells series apart. They share parameters, and each has its own scale and state.
         time: the column of times; by default the only one of dates, or pandas' index.
         freq: "30min", "1h", "1d", "1w", "1mo" …; by default inferred from the most common step.

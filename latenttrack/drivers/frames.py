@@ -231,14 +231,15 @@ def _series(wrapped: Any, id_name: str | None, name: str) -> dict[Any, np.ndarra
 
 
 def _in_order(seconds: np.ndarray, kind: Kind, name: str, key: Any) -> None:
-    where = "" if key is None else f" of {key!r}"
+    where, advice = f" of {key!r}", "drop one"
+    if key is None:
+        where, advice = "", "name the column that tells series apart with id=, or drop one"
+    # Two series one below the other are in no order either, but sorting would not help.
+    stamps, counts = np.unique(seconds, return_counts=True)
+    if (counts > 1).any():
+        at = shown(stamps[counts > 1][0], kind)
+        raise ValueError(f"{name}: expected each time once in {kind.time!r}{where}, got {at} more than once; {advice}")
     steps = np.diff(seconds)
-    if (steps == 0).any():
-        at = shown(seconds[1:][steps == 0][0], kind)
-        raise ValueError(
-            f"{name}: expected each time once in {kind.time!r}{where}, got {at} more than once; drop one, or name "
-            "the column that tells series apart with id="
-        )
     if (steps < 0).any():
         at = shown(seconds[1:][steps < 0][0], kind)
         raise ValueError(

@@ -390,6 +390,11 @@ WRONG_FRAMES = {
     "time is missing once": (changed(time=[None, *hours(60)[1:]]), ValueError, "1 without"),
     "unsorted": (changed(time=SWAPPED), ValueError, "increasing times"),
     "time twice": (changed(time=TWICE), ValueError, "each time once.*2024-03-01 08:00"),
+    "two series and no id": (
+        {name: [*values, *values] for name, values in GOOD.items()},
+        ValueError,
+        "each time once.*got 2024-03-01 00:00:00 more than once; name the column that tells series apart with id=",
+    ),
     "off the grid": (changed(time=OFF), ValueError, "every 1h.*07:07"),
     "target is text": (changed(load=["a"] * 60), TypeError, "'load'"),
     "covariate is time": (changed(wind=hours(60), time=hours(60)), ValueError, "'time', 'wind'"),
@@ -447,6 +452,11 @@ WRONG_CALLS = {
     "fit: no id": (lambda: forecaster(id="shop").fit(pd.DataFrame(GOOD)), ValueError, "'shop'"),
     "fit: id missing": (
         lambda: forecaster(id="shop").fit(SERIES.assign(shop=[None, *["a"] * 59])), ValueError, "1 without"
+    ),
+    "fit: time twice in a series": (
+        lambda: forecaster(id="shop").fit(pd.concat([SERIES, SERIES[:9]])),
+        ValueError,
+        "each time once in 'time' of 'a', got 2024-03-01 00:00:00 more than once; drop one$",
     ),
     "fit: short series": (
         lambda: forecaster(id="shop").fit(pd.concat([SERIES, SERIES[:9].assign(shop="b")])),
