@@ -268,6 +268,11 @@ CASES = {
         ValueError,
         r"apply_fn: expected outputs of shape \(4, C\).*\(4,\)",
     ),
+    "predictive: a filter's state": (
+        lambda: lf.predictive(ADAPTIVE.init(PARAMS), net, X),
+        TypeError,
+        "belief: expected a Belief, got AdaptiveBelief; give its .belief",
+    ),
     "predictive: not a function": (lambda: lf.predictive(BELIEF, "net", X), TypeError, "apply_fn: expected a function"),
     # fit, filters
     "fit: optimizer": (lambda: fit(optimizer="adam"), TypeError, "optimizer: expected an optax.*str"),
