@@ -326,7 +326,9 @@ class Gaussian(Likelihood):
 
     def moments(self, output: Float[Array, " C"]) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
         """f and diag(R)."""
-        return output, jnp.sum(self._lower(output) ** 2, axis=1)
+        if self.factorises:
+            return output, self._variances(output)
+        return output, jnp.diagonal(jnp.asarray(self.covariance, output.dtype))
 
     def target_units(self, outputs: Float[Array, "B C"], targets: Array, usable: Bool[Array, " B"]) -> TargetUnits:
         """Mean and variance of y − f, R included: an upper bound where R is right, and no harm where it is not."""

@@ -47,6 +47,19 @@ def test_gaussian_in_closed_form():
     np.testing.assert_allclose(prediction.quantile(0.9), norm(outputs, deviation).ppf(0.9), rtol=1e-6)
 
 
+@pytest.mark.parametrize("noise", [0.3, [0.3, 0.2], [[0.3, 0.1], [0.1, 0.2]]], ids=["scalar", "vector", "matrix"])
+def test_noise_of_every_shape(noise):
+    spread = np.array([[[0.5, 0.1], [0.1, 0.4]], [[1.0, 0.0], [0.0, 2.0]]])
+    prediction = lf.Prediction(jnp.ones((2, 2)), jnp.asarray(spread), lf.Gaussian(jnp.asarray(noise)))
+    whole = spread + (np.asarray(noise) if np.ndim(noise) == 2 else np.diag(np.broadcast_to(noise, 2)))
+    variance = np.diagonal(whole, axis1=1, axis2=2)
+    np.testing.assert_allclose(prediction.moments()[1], variance, rtol=1e-12)
+    np.testing.assert_allclose(prediction.quantile(0.9), norm(1.0, np.sqrt(variance)).ppf(0.9), rtol=1e-9)
+    y = np.array([[0.0, 2.0], [1.5, 1.0]])
+    exact = [multivariate_normal(np.ones(2), c).logpdf(t) for c, t in zip(whole, y, strict=True)]
+    np.testing.assert_allclose(prediction.log_prob(y), exact, rtol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("likelihood", "deviations"), [(lf.Bernoulli(), (0.1, 3.0, 100.0)), (lf.Poisson(), (0.1, 1.0))]
 )
