@@ -174,7 +174,8 @@ def flag(name: str, value: Any) -> None:
 def instance(name: str, value: Any, kind: type, advice: str) -> None:
     """A value of one of the package's own types."""
     if not isinstance(value, kind):
-        raise TypeError(f"{name}: expected a {kind.__name__}, got {type(value).__name__}; {advice}")
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise TypeError(f"{name}: expected {article} {kind.__name__}, got {type(value).__name__}; {advice}")
 
 
 def operations(name: str, value: Any, needed: tuple[str, ...], advice: str) -> None:

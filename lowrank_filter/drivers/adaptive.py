@@ -101,7 +101,7 @@ def adaptive_filter(
     _numbers("process_noise", process_noise)
     if transition is not None:
         _numbers("transition", transition)
-        checks.positive("1 - transition", jax.tree.map(lambda a: 1 - a, transition))
+        _below_one(transition)
     ascent = optax.chain(
         optax.scale_by_rms(decay=1 - 1 / _MEMORY, eps=1e-12, eps_in_sqrt=False, bias_correction=True),
         optax.scale(learning_rate),  # type: ignore[arg-type]
@@ -124,6 +124,8 @@ def adaptive_filter(
         return AdaptiveBelief(belief, free, slopes, ascent.init(free))
 
     def predict(state: AdaptiveBelief, **others: Tree) -> AdaptiveBelief:
+        checks.instance("belief", state, AdaptiveBelief, "start from the adaptive filter's own init")
+
         def ahead(belief: Any, dynamics: dict[str, Tree]) -> tuple[Any, Array, None]:
             return filter.predict(belief, **_given(dynamics, others)), jnp.zeros(()), None
 
@@ -144,6 +146,8 @@ def adaptive_filter(
         )
 
     def absorbed(state: AdaptiveBelief, absorb: Callable) -> tuple[AdaptiveBelief, Info]:
+        checks.instance("belief", state, AdaptiveBelief, "start from the adaptive filter's own init")
+
         def seen(belief: Any, dynamics: dict[str, Tree]) -> tuple[Any, Array, Info]:
             belief, info = absorb(belief, dynamics)
             return belief, info.log_evidence, info
@@ -210,10 +214,21 @@ def _given(dynamics: dict[str, Tree], others: dict[str, Tree]) -> dict[str, Tree
 
 def _numbers(name: str, value: Tree) -> None:
     """Positive, one for each part."""
+    if not jax.tree.leaves(value):
+        raise ValueError(f"{name}: expected one number, or one for each part, got {value!r}; give where to start from")
     checks.positive(name, value)
     for leaf in jax.tree.leaves(value):
         if jnp.shape(leaf) != ():
             raise ValueError(
                 f"{name}: expected one number, or one for each part of the parameters, got an array of shape "
                 f"{jnp.shape(leaf)}; give a scalar, or a pytree prefix of scalars"
+            )
+
+
+def _below_one(transition: Tree) -> None:
+    for leaf in jax.tree.leaves(transition):
+        if checks.concrete(leaf) and not leaf < 1:
+            raise ValueError(
+                f"transition: expected values in (0, 1) to start from, got {leaf}; give one below 1, or None to leave "
+                "the filter's own alone"
             )

@@ -128,6 +128,7 @@ def changepoint_filter(
         return jnp.append(stay, change), jnp.append(state.run_lengths + 1, 0)
 
     def predict(state: ChangepointBelief, **dynamics: Tree) -> ChangepointBelief:
+        checks.instance("belief", state, ChangepointBelief, "start from the changepoint filter's own init")
         state = _pruned(state, hypotheses)
         moved = jax.vmap(lambda one: filter.predict(one, **dynamics))(state.hypotheses)
         return ChangepointBelief(_appended(moved, changed(state)), *ahead(state), state.prior)
@@ -135,12 +136,14 @@ def changepoint_filter(
     def update(
         state: ChangepointBelief, x: Any, y: Any, mask: Any = None, weights: Any = None
     ) -> tuple[ChangepointBelief, Info]:
+        checks.instance("belief", state, ChangepointBelief, "start from the changepoint filter's own init")
         after, infos = jax.vmap(lambda one: filter.update(one, x, y, mask, **if_given(weights)))(state.hypotheses)
         return _weighed(state._replace(hypotheses=after), infos, hypotheses)
 
     def step(
         state: ChangepointBelief, x: Any, y: Any, mask: Any = None, weights: Any = None, **dynamics: Tree
     ) -> tuple[ChangepointBelief, Info]:
+        checks.instance("belief", state, ChangepointBelief, "start from the changepoint filter's own init")
         state = _pruned(state, hypotheses)
         moved = jax.vmap(lambda one: filter.step(one, x, y, mask, **if_given(weights), **dynamics))(state.hypotheses)
         new, info = filter.update(changed(state), x, y, mask, **if_given(weights))

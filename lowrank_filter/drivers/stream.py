@@ -192,9 +192,14 @@ def same_belief(after: Belief, before: Belief) -> None:
     Raises:
         ValueError: another rank, other shapes or dtypes.
     """
-    shapes, start = (jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), b) for b in (after, before))
+    shapes, start = (
+        {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+        for leaves in map(jax.tree_util.tree_leaves_with_path, (after, before))
+    )
     if shapes != start:
+        other = [name for name in shapes | start if shapes.get(name) != start.get(name)]
+        wanted, found = (", ".join(f"{name} {one.get(name)}" for name in other[:4]) for one in (shapes, start))
         raise ValueError(
-            f"belief: expected the rank, shapes and dtypes that the filter's update returns, {shapes}, got {start}; "
-            "start from filter.init(params)"
+            f"belief: expected the rank, shapes and dtypes that the filter's update returns, {wanted}, got {found}; "
+            f"start from filter.init(params){f' ({len(other)} arrays differ)' if len(other) > 4 else ''}"
         )

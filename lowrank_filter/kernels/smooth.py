@@ -58,7 +58,9 @@ def smooth(
         >>> print(steps.beliefs.mean[0].round(3), smoothed.mean[0].round(3))  # the second step's data reach the first
         [1. 0.] [1. 2.]
     """
-    checks.instance("beliefs", beliefs, Belief, "stack filtered beliefs, or take steps.beliefs of filter_stream")
+    states = hasattr(beliefs, "belief")
+    advice = "give their .belief" if states else "stack filtered beliefs, or take steps.beliefs of filter_stream"
+    checks.instance("beliefs", beliefs, Belief, advice)
     for name, precision in (("beliefs.precision", beliefs.precision), ("sites", sites)):
         checks.operations(name, precision, OPERATIONS, "stack info.site of each step, or take steps.info.site")
     _steps(beliefs, sites)

@@ -239,7 +239,7 @@ def test_paths_ahead_are_corrected_too(pair, run):
 
 def test_a_state_of_the_uncorrected_filter_is_refused(pair):
     plain, corrected, params, xs, ys, _ = pair
-    with pytest.raises(TypeError, match=r"state: expected a AdaptedState.*initial_state"):
+    with pytest.raises(TypeError, match=r"state: expected an AdaptedState.*initial_state"):
         corrected.rollout(params, KEY, xs, ys, plain.initial_state(params))
     assert dataclasses.replace(lt.Config(), adapt="filter") != lt.Config()
 

@@ -352,8 +352,28 @@ CASES = {
     ),
     "stream: belief of another rank": (
         lambda: lf.filter_stream(FILTER, lf.init(PARAMS, rank=3), X, Y),
-        (ValueError, TypeError),
-        "rank",
+        ValueError,
+        r"belief: expected the rank.*factor\['b'\] float32\[2, 2\].*got .*factor\['b'\] float32\[3, 2\].*; start from",
+    ),
+    "adaptive: a belief": (
+        lambda: lf.filter_stream(ADAPTIVE, BELIEF, X, Y),
+        TypeError,
+        "belief: expected an AdaptiveBelief, got Belief; start from the adaptive filter's own init",
+    ),
+    "adaptive: no noise": (
+        lambda: lf.adaptive_filter(FILTER, process_noise=None),
+        ValueError,
+        "process_noise: expected one number.*got None; give where to start",
+    ),
+    "adaptive: transition": (
+        lambda: lf.adaptive_filter(FILTER, transition=1.0),
+        ValueError,
+        r"transition: expected values in \(0, 1\) to start from, got 1.0; give one below 1, or None",
+    ),
+    "change points: a belief": (
+        lambda: CHANGING.step(BELIEF, X, Y),
+        TypeError,
+        "belief: expected a ChangepointBelief, got Belief; start from the changepoint filter's own init",
     ),
 }
 
