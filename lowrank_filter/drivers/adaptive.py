@@ -71,8 +71,8 @@ def adaptive_filter(
     predictions. An observation that is masked out moves nothing.
 
     The result is a :class:`Filter` for every driver, with an :class:`AdaptiveBelief` for its state; ``info.dynamics``
-    has the q (and a) of each step. Each number that is adapted costs one more belief of memory, and about the time of
-    another step.
+    has the q (and a) of each step, and ``state.belief`` is what :func:`predictive`, :func:`sample` and :func:`smooth`
+    take. Each number that is adapted costs one more belief of memory, and about the time of another step.
 
     Args:
         filter: whose ``step`` takes a ``process_noise``: an :func:`extended_filter`, a :func:`changepoint_filter` or

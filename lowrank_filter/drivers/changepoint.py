@@ -86,11 +86,13 @@ def changepoint_filter(
     The result is a :class:`Filter` for every driver, with a :class:`ChangepointBelief` for its state. ``info`` has the
     log evidence and the mean outputs of the mixture and no site; else it is that of the hypothesis most probable before
     the data. ``info.dynamics`` has "run_length", the most probable one after them, and "change", the probability that
-    r is 0. A hypothesis that diverges loses its weight; where all do, the weights stay and the log evidence is −inf.
+    r is 0. Predict by the state's own :meth:`~ChangepointBelief.predictive`, which is the mixture's;
+    ``lf.predictive(state.belief, …)`` is that of the most probable hypothesis. A hypothesis that diverges loses its
+    weight; where all do, the weights stay and the log evidence is −inf.
 
     Args:
         filter: of each hypothesis; of any kind.
-        hazard: h in [0, 1], the probability of a change at each step.
+        hazard: h in [0, 1], the probability of a change at each step: one over the steps expected between two.
         hypotheses: K, static.
         reset: where a change leads: "prior", to what ``init`` returned; "inflate", to that with the mean of the most
             probable hypothesis: how sure one was is forgotten, where the weights are is not.

@@ -200,7 +200,10 @@ def check_belief(belief: Any, needed: tuple[str, ...] = OPERATIONS) -> None:
         TypeError: something else than a :class:`Belief`, or than a precision in it.
         ValueError: the mean has another structure or other shapes than the precision, or values are wrong.
     """
-    checks.instance("belief", belief, Belief, "give its .belief" if hasattr(belief, "belief") else "make one with init")
+    advice = "make one with init"
+    if hasattr(belief, "belief"):
+        advice = "call its .predictive, or give its .belief" if hasattr(belief, "predictive") else "give its .belief"
+    checks.instance("belief", belief, Belief, advice)
     checks.operations("belief.precision", belief.precision, needed, "make a belief with init")
     if hasattr(belief.precision, "check"):
         belief.precision.check(belief.mean, name="belief.mean")

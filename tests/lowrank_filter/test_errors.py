@@ -273,6 +273,16 @@ CASES = {
         TypeError,
         "belief: expected a Belief, got AdaptiveBelief; give its .belief",
     ),
+    "predictive: a mixture": (
+        lambda: lf.predictive(CHANGING.init(PARAMS), net, X),
+        TypeError,
+        "belief: expected a Belief, got ChangepointBelief; call its .predictive, or give its .belief",
+    ),
+    "smooth: a filter's states": (
+        lambda: lf.smooth(ADAPTIVE.init(PARAMS), BELIEF.precision, 0.1),
+        TypeError,
+        "beliefs: expected a Belief, got AdaptiveBelief; give their .belief",
+    ),
     "predictive: not a function": (lambda: lf.predictive(BELIEF, "net", X), TypeError, "apply_fn: expected a function"),
     # fit, filters
     "fit: optimizer": (lambda: fit(optimizer="adam"), TypeError, "optimizer: expected an optax.*str"),
