@@ -37,7 +37,9 @@ class ChangepointBelief(NamedTuple):
 
     @property
     def mean(self) -> Tree:
-        """Σ wₖ mₖ, that of the mixture."""
+        """Σ wₖ mₖ, that of the mixture; of each, where states are stacked."""
+        if self.log_weights.ndim > 1:
+            return jax.vmap(lambda state: state.mean)(self)
         weights = jnp.exp(self.log_weights)
         return jax.tree.map(
             lambda leaf: jnp.tensordot(weights.astype(leaf.dtype), leaf, axes=1, precision=tree.HIGHEST),
@@ -46,7 +48,9 @@ class ChangepointBelief(NamedTuple):
 
     @property
     def belief(self) -> Belief:
-        """That of the most probable hypothesis."""
+        """That of the most probable hypothesis; of each, where states are stacked."""
+        if self.log_weights.ndim > 1:
+            return jax.vmap(lambda state: state.belief)(self)
         return belief_of(jax.tree.map(lambda leaf: leaf[jnp.argmax(self.log_weights)], self.hypotheses))
 
     @property

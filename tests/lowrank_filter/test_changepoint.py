@@ -172,6 +172,17 @@ def test_a_hypothesis_that_breaks_loses_its_weight():
     assert info.diverged and info.log_evidence == -np.inf
 
 
+def test_states_of_a_history_have_a_mean_each(step):
+    """As ``steps.beliefs`` of ``history="all"`` has them."""
+    states = [start(3)]
+    for t in range(T):
+        states.append(step(states[-1], X[t, None], Y[t, None], None, HAZARD)[0])
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    np.testing.assert_allclose(stacked.mean, [state.mean for state in states], rtol=1e-12)
+    np.testing.assert_array_equal(stacked.belief.mean, [state.belief.mean for state in states])
+    np.testing.assert_array_equal(stacked.precision.diag, [state.belief.precision.diag for state in states])
+
+
 def test_the_mixtures_prediction_has_its_moments(step):
     state, _ = run(step, 3)
     came = state.predictive(net, X)
