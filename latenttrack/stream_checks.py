@@ -121,7 +121,9 @@ def stream(
         array = checks.numbers(name, value, advice)
         came = array.shape
         if len(came) != 2 or (width is not None and came[1] != width):
-            raise ValueError(f"{name}: expected shape (T, {'dim' if width is None else width}), got {came}; {advice}")
+            wanted = "dim" if width is None else width
+            how = f"one channel is {name}[:, None], one step {name}[None]" if len(came) == 1 else advice
+            raise ValueError(f"{name}: expected shape (T, {wanted}), got {came}; {how}")
         arrays.append(array)
     xs, ys = arrays
     if mask is not None:
