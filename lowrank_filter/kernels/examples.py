@@ -300,9 +300,10 @@ def check_targets(likelihood: Likelihood, outputs: int, y: Array) -> Array:
     if wanted == (1,) and y.ndim == 1:
         y = y[:, None]
     if y.shape[1:] != wanted:
+        labels = "give y[:, 0]" if y.shape[1:] == (1,) else "one label per example, the argmax where they are one-hot"
         raise ValueError(
             f"y: expected shape {(len(y), *wanted)} for {type(likelihood).__name__} with {outputs} outputs, "
-            f"got {y.shape}; one row per example"
+            f"got {y.shape}; {'one row per example' if wanted else labels}"
         )
     if wanted != ():
         return y if jnp.issubdtype(y.dtype, jnp.floating) else y.astype(float)

@@ -407,7 +407,8 @@ BATCH = {
     "labels not integer": ({"y": Y.astype(np.float32)}, TypeError, r"y: expected integer labels.*float32.*astype"),
     "labels one-hot": ({"y": np.eye(2, dtype=np.float32)[Y]}, TypeError, r"y: expected integer labels.*argmax"),
     "a list of numbers": ({"x": X.tolist()}, TypeError, r"x: expected an array.*list of \d+ numbers.*jnp.asarray"),
-    "one-hot labels": ({"y": np.eye(2, dtype=int)[Y]}, ValueError, r"y: expected shape \(4,\).*got \(4, 2\)"),
+    "one-hot labels": ({"y": np.eye(2, dtype=int)[Y]}, ValueError, r"y: .*\(4,\).*got \(4, 2\); .*argmax"),
+    "labels in a column": ({"y": Y[:, None]}, ValueError, r"y: .*\(4,\).*got \(4, 1\); give y\[:, 0\]"),
     "mask": ({"mask": np.ones(3, bool)}, ValueError, r"mask: expected shape \(4,\).*\(3,\)"),
     "one class": (
         {"apply_fn": lambda p, x: net(p, x)[:, :1]},
