@@ -12,7 +12,7 @@ from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import compiled
 from lowrank_filter.common.registered import registered
 from lowrank_filter.kernels.evidence import log_expectation, standard_rule
-from lowrank_filter.kernels.examples import Batch, check_targets
+from lowrank_filter.kernels.examples import Batch, check_stream
 from lowrank_filter.kernels.expansion import Local, expand
 from lowrank_filter.kernels.likelihoods import Gaussian, Likelihood
 from lowrank_filter.kernels.output_map import output_map
@@ -71,10 +71,10 @@ class Prediction:
 
         Raises:
             TypeError: labels are not integers.
-            ValueError: targets of another shape.
+            ValueError: targets of another shape, or visible ones out of the likelihood's domain.
         """
-        y = jnp.asarray(checks.array("y", y, "one target for each example"))
-        y = check_targets(self.likelihood, self.outputs.shape[1], y)
+        y = checks.array("y", y, "one target for each example")
+        y = jnp.asarray(check_stream(self.likelihood, self.outputs.shape[1], y))
         if len(y) != len(self.outputs):
             raise ValueError(
                 f"y: expected {len(self.outputs)} targets, got shape {y.shape}; give one for each predicted example"

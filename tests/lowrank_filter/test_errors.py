@@ -273,6 +273,11 @@ CASES = {
         TypeError,
         "belief: expected a Belief, got AdaptiveBelief; give its .belief",
     ),
+    "predictive: label too large": (
+        lambda: lf.predictive(BELIEF, net, X, likelihood=lf.Categorical()).log_prob(np.array([0, 1, 2, 0])),
+        ValueError,
+        r"y: expected targets in the domain of Categorical.*y\[2\] = 2",
+    ),
     "predictive: a mixture": (
         lambda: lf.predictive(CHANGING.init(PARAMS), net, X),
         TypeError,
