@@ -1,9 +1,9 @@
 """A generator of uneven batches, with progress, checkpoint and resume.
 
-`lf.run_stream` takes any iterator of (x, y), (x, y, mask) or (x, y, mask, weights). Batches are filled up to `pad_to` with masked examples,
-which change nothing, so that one program is compiled. It shows a bar (with `rich`, otherwise a line now and then),
-saves into a folder as it goes and also when it is stopped, by Ctrl-C or an error; the same call goes on from there,
-bit for bit. It passes over the batches that are done, so the iterator starts from the first one again.
+`lf.run_stream` takes any iterator of (x, y), (x, y, mask) or (x, y, mask, weights). Batches are filled up to `pad_to`
+with masked examples, which change nothing, so that one program is compiled. It shows a bar (with `rich`, otherwise a
+line now and then), saves into a folder as it goes and also when it is stopped, by Ctrl-C or an error; the same call
+goes on from there, bit for bit. It passes over the batches that are done, so the iterator starts from the first again.
 """
 
 import tempfile
