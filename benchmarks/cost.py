@@ -63,9 +63,13 @@ def kernels(belief: lf.Belief, params: Any, x: Any, y: Any) -> dict[str, tuple[A
     def laplace(belief: lf.Belief, params: Any, x: Any, y: Any) -> lf.Belief:
         return lf.laplace_update(belief, params, networks.apply, lf.Categorical(), x, y)[0]
 
+    def predictive(belief: lf.Belief, x: Any) -> Any:
+        return lf.predictive(belief, networks.apply, x)
+
     return {
         "predict": (functools.partial(lf.predict, process_noise=NOISE), (belief,)),
         "predict + update, one example": (step, (belief, x[:1], y[:1])),
         f"Laplace update, {len(x):,} examples": (laplace, (belief, params, x, y)),
         "smooth, one step": (smooth, (belief,)),
+        f"predictive, {len(x[:256])} examples": (predictive, (belief, x[:256])),
     }
