@@ -43,6 +43,10 @@ class Columns(Combinable, Protocol):
         """⟨sᵢ, aⱼ⟩ for a stack's vectors."""
         ...
 
+    def squares(self) -> Tree:
+        """Σⱼ aⱼ², the diagonal of A Aᵀ."""
+        ...
+
     def mixed(self, weights: Float[Array, "B C r"]) -> "Columns":
         """Of C columns for each of B examples, r combinations for each: Σ_c a_bc w_bcr."""
         ...
@@ -69,6 +73,10 @@ class Stack(NamedTuple):
     def combine(self, coefficients: Float[Array, "m n"]) -> Tree:
         """One product over D."""
         return tree.combine(coefficients, self.vectors)
+
+    def squares(self) -> Tree:
+        """One product over D."""
+        return tree.squares(self.vectors)
 
     def mixed(self, weights: Float[Array, "B C r"]) -> "Stack":
         """One product over D."""
@@ -216,6 +224,16 @@ class LayerGradients:
             return _einsum("bi,mbo->mio", x.astype(dtype), cotangents)
 
         return self._placed(list(map(array, self.inputs, self.gradients, self.places)))
+
+    def squares(self) -> Tree:
+        """Σ_b x_b² ⊗ Σ_r g_br²."""
+
+        def array(x: Array | None, g: Array) -> Array:
+            summed = jnp.sum(g * g, axis=1)
+            return jnp.sum(summed, axis=0) if x is None else _einsum("bi,bo->io", x * x, summed)
+
+        placed = self._placed([array(x, g)[None] for x, g in zip(self.inputs, self.gradients, strict=True)])
+        return jax.tree.map(lambda leaf: leaf[0], placed)
 
     def mixed(self, weights: Float[Array, "B C r"]) -> Self:
         """Of the output gradients alone."""

@@ -215,7 +215,8 @@ def curvature(
         def step(part: Batch, root: Root, _: Any) -> Tree:
             return linear.diagonal(part.x, root)
 
-        built = 0 if linear.reading.exact_diagonal() else tree.dimension(params)
+        leaves = jax.tree.leaves(params)
+        built = sum(leaves[number].size for number in linear.built)
         return over_roots(step, tree.zeros(params), lambda columns: max(1, columns * built))
 
     def within(choose: Callable[[Tree], Tree], complete: Callable[[Tree, Tree], Tree]) -> Curvature:

@@ -1,7 +1,7 @@
 """A network linearised at parameters, as what each kernel needs of its Jacobian."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from lowrank_filter.algebra import tree
 from lowrank_filter.algebra.example_gradients import Columns, LayerGradients, Place, Stack, find_places
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.kernels import network_reader
@@ -55,68 +56,76 @@ class Linearisation:
         """The outputs, and the columns JᵢᵀSᵢ, example by example: n = B·r of them; ``root`` gives S at the outputs.
 
         Layers that meet an example once stay products of their inputs and output gradients; leaves whose weights are
-        shared over positions are built, as sums over those. Without a reading everything is.
+        shared over positions are built, as sums over those, and leaves that were not read by differentiation.
         """
         reading, params = self.reading, self._params
-        where = find_places([use.labels for use in reading.uses], params)
-        if not reading.uses or reading.unknown.any() or where is None:
-            outputs, vectors = self._vectors(x, root)
-            return outputs, Stack(vectors)
         outputs, factors = self.factors(x, root)
-        leaves = jax.tree.leaves(params)
-        ends = np.cumsum([leaf.size for leaf in leaves])
-        shared = {int(n) for n in np.searchsorted(ends, np.flatnonzero(reading.shared()), side="right")}
-        small = [number for number, place in enumerate(where) if place.leaf not in shared]
-        inputs, gradients, places = [], [], [where[number] for number in small]
-        for number in small:
-            some, cotangents = _as_product(reading.uses[number], factors[number])
-            inputs.append(some)
-            gradients.append(cotangents)
-        if shared:
-            uses = [number for number, place in enumerate(where) if place.leaf in shared]
-            built = jax.tree.leaves(network_reader.gradients(reading, self._apply_fn, params, x, factors, uses))
-            for leaf in sorted(shared):
-                inputs.append(None)
-                gradients.append(built[leaf].reshape(len(outputs), -1, leaves[leaf].size))
-                places.append(Place(leaf, np.arange(leaves[leaf].size), (0,)))
+        built = self._vectors(x, root(outputs), factors)
+        leaves, structure = jax.tree.flatten(params)
+        if len(built) == len(leaves):
+            return outputs, Stack(structure.unflatten([built[number] for number in range(len(leaves))]))
+        inputs, gradients, places = [], [], []
+        for use, factor, place in zip(reading.uses, factors, self._places, strict=True):
+            if place.leaf not in built:
+                some, cotangents = _as_product(use, factor)
+                inputs.append(some)
+                gradients.append(cotangents)
+                places.append(place)
+        for number, leaf in built.items():
+            inputs.append(None)
+            gradients.append(leaf.reshape(len(outputs), -1, leaves[number].size))
+            places.append(Place(number, np.arange(leaves[number].size), (0,)))
         return outputs, LayerGradients(tuple(inputs), tuple(gradients), params, tuple(places))
-
-    def factors(self, x: Any, root: Root) -> tuple[Array, list[Factors]]:
-        """The outputs, and both sides of every use of parameters that was read."""
-        return network_reader.factorise(self.reading, self._apply_fn, self._params, x, root)
 
     def diagonal(self, x: Any, root: Root) -> Tree:
         """diag(Σᵢ JᵢᵀSᵢSᵢᵀJᵢ)."""
-        reading = self.reading
-        if reading.exact_diagonal():
-            return network_reader.diagonal(reading, self._apply_fn, self._params, x, root)
-        return jax.tree.map(lambda v: jnp.sum(v * v, axis=0), self._vectors(x, root)[1])
+        return self.columns(x, root)[1].squares()
 
-    def _vectors(self, x: Any, root: Root) -> tuple[Array, Tree]:
-        """The columns as a stack: sums over the positions where weights are shared, else by differentiation."""
-        apply_fn, params, reading = self._apply_fn, self._params, self.reading
-        if reading.uses and not reading.unknown.any():
-            outputs, factors = self.factors(x, root)
-            every = range(len(factors))
-            return outputs, network_reader.gradients(reading, apply_fn, params, x, factors, every)
-        if not self._takes_one:
-            return self._vectors_of_whole_batches(x, root)
-        outputs = apply_fn(params, x)
+    def factors(self, x: Any, root: Root) -> tuple[Array, list[Factors]]:
+        """The outputs, and both sides of every use of parameters that was read."""
+        if not self.reading.uses:
+            return self._apply_fn(self._params, x), []
+        return network_reader.factorise(self.reading, self._apply_fn, self._params, x, root)
 
-        def example(x: Any, root: Array) -> Tree:
-            _, backward = jax.vjp(lambda p: apply_fn(p, jax.tree.map(lambda v: v[None], x))[0], params)
-            return jax.vmap(lambda s: backward(s)[0], in_axes=1)(root)
+    @functools.cached_property
+    def built(self) -> frozenset[int]:
+        """The numbers of the leaves whose columns are built."""
+        if not self._places:
+            return frozenset(range(len(self._ends)))
+        return self._leaves_of(np.flatnonzero(self.reading.unknown | self.reading.shared()))
 
-        found = jax.vmap(example)(x, root(outputs))
-        return outputs, jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), found)
+    @functools.cached_property
+    def _places(self) -> Sequence[Place]:
+        """Where the uses lie; none where one lies in several leaves."""
+        return find_places([use.labels for use in self.reading.uses], self._params) or ()
 
-    def _vectors_of_whole_batches(self, x: Any, root: Root) -> tuple[Array, Tree]:
-        """One cotangent for each column, zero but for one example: O(B²)."""
-        outputs, pull_back = jax.vjp(lambda p: self._apply_fn(p, x), self._params)
-        found = root(outputs)
-        size, _, width = found.shape
-        single = jnp.eye(size, dtype=outputs.dtype)[:, None, :, None] * jnp.moveaxis(found, 2, 1)[:, :, None, :]
-        return outputs, jax.vmap(lambda c: pull_back(c)[0])(single.reshape(size * width, *outputs.shape))
+    @functools.cached_property
+    def _ends(self) -> np.ndarray:
+        return np.cumsum([leaf.size for leaf in jax.tree.leaves(self._params)])
+
+    def _leaves_of(self, numbers: np.ndarray) -> frozenset[int]:
+        """Those that some parameters, counted leaf by leaf, are in."""
+        return frozenset(np.searchsorted(self._ends, numbers.ravel(), side="right").tolist())
+
+    def _vectors(self, x: Any, roots: Float[Array, "B C r"], factors: Sequence[Factors]) -> dict[int, Array]:
+        """The columns of the leaves that are built, stacks [B·r, …] by the leaf's number."""
+        leaves, structure = jax.tree.flatten(self._params)
+        unknown = self._leaves_of(np.flatnonzero(self.reading.unknown))
+        known = self.built - unknown
+        uses = [n for n, use in enumerate(self.reading.uses) if self._leaves_of(use.labels) & known]
+        found = tree.zeros([leaves[number] for number in known], roots.shape[0] * roots.shape[2])
+        found = dict(zip(known, found, strict=True))
+        if uses:
+            stack = network_reader.gradients(self.reading, self._apply_fn, self._params, x, factors, uses)
+            found = {number: leaf for number, leaf in enumerate(jax.tree.leaves(stack)) if number in known}
+        if unknown:
+
+            def apply_fn(some: dict[int, Array], x: Any) -> Array:
+                return self._apply_fn(structure.unflatten([some.get(n, leaf) for n, leaf in enumerate(leaves)]), x)
+
+            differentiated = _by_example if self._takes_one else _by_batch
+            found |= differentiated(apply_fn, {number: leaves[number] for number in unknown}, x, roots)
+        return dict(sorted(found.items()))
 
     @property
     def _takes_one(self) -> bool:
@@ -129,6 +138,24 @@ class Linearisation:
 
     def _shapes(self, size: int) -> Any:
         return jax.tree.map(lambda v: jax.ShapeDtypeStruct((size, *v.shape[1:]), v.dtype), self._x)
+
+
+def _by_example(apply_fn: Apply, params: Tree, x: Any, roots: Float[Array, "B C r"]) -> Tree:
+    """JᵢᵀSᵢ as a stack of B·r vectors, each example by itself."""
+
+    def one(x: Any, root: Array) -> Tree:
+        _, backward = jax.vjp(lambda p: apply_fn(p, jax.tree.map(lambda v: v[None], x))[0], params)
+        return jax.vmap(lambda s: backward(s)[0], in_axes=1)(root)
+
+    return jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), jax.vmap(one)(x, roots))
+
+
+def _by_batch(apply_fn: Apply, params: Tree, x: Any, roots: Float[Array, "B C r"]) -> Tree:
+    """The same by one cotangent for each column, zero but for one example: O(B²)."""
+    outputs, backward = jax.vjp(lambda p: apply_fn(p, x), params)
+    size, _, width = roots.shape
+    single = jnp.eye(size, dtype=outputs.dtype)[:, None, :, None] * jnp.moveaxis(roots, 2, 1)[:, :, None, :]
+    return jax.vmap(lambda c: backward(c)[0])(single.reshape(size * width, *outputs.shape))
 
 
 def _as_product(use: network_reader.Use, factor: Factors) -> tuple[Any, Array]:

@@ -94,10 +94,6 @@ class Reading(NamedTuple):
     counts: np.ndarray
     unknown: np.ndarray
 
-    def exact_diagonal(self) -> bool:
-        """Whether squares of sums are sums of squares: every parameter meets an example once, in one place."""
-        return not self.unknown.any() and not self.shared().any()
-
     def shared(self) -> np.ndarray:
         """Which parameters meet an example more than once, or in more than one place [D]."""
         found = self.counts > 1
@@ -205,20 +201,6 @@ def factorise(reading: Reading, apply_fn: Callable, params: Tree, x: Any, root: 
         Factors(value, jax.vmap(use.canonical, in_axes=-1, out_axes=-1)(gradient))
         for use, value, gradient in zip(reading.uses, inputs, gradients, strict=True)
     ]
-
-
-def diagonal(reading: Reading, apply_fn: Callable, params: Tree, x: Any, root: Root) -> Tree:
-    """diag(Σᵢ JᵢᵀSᵢSᵢᵀJᵢ), where :meth:`Reading.exact_diagonal` holds."""
-    squares = []
-    _, factors = factorise(reading, apply_fn, params, x, root)
-    for use, (inputs, gradients) in zip(reading.uses, factors, strict=True):
-        if use.kind == "dense" and inputs is not None:
-            outer = tree.squares(jnp.moveaxis(gradients[:, 0], -1, 0))
-            squares.append(jnp.matmul((inputs[:, 0] ** 2).T, outer, precision=tree.HIGHEST))
-        else:
-            each = gradients if inputs is None else inputs[..., None] * gradients
-            squares.append(jnp.sum(jnp.sum(each, axis=1) ** 2, axis=(0, -1)))
-    return _to_parameters(apply_fn, params, x, range(len(squares)))(squares)
 
 
 def gradients(

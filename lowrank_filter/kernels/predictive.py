@@ -24,7 +24,7 @@ class Predictive(NamedTuple):
 
     Attributes:
         mean: f(x; m), [B, C].
-        covariance: J P⁻¹ Jᵀ of each example, [B, C, C]; positive semi-definite by construction.
+        covariance: J P⁻¹ Jᵀ of each example, [B, C, C]; positive semi-definite up to rounding.
     """
 
     mean: Float[Array, "B C"]
@@ -46,14 +46,15 @@ def predictive(
 ) -> Predictive | Prediction:
     """Mean and covariance of the outputs, linearised at the belief's mean: N(f(x; m), J P⁻¹ Jᵀ).
 
-    The likelihood's own noise is not included, unless a ``likelihood`` is given. Each covariance is a Gram matrix of
-    whitened Jacobian rows.
+    The likelihood's own noise is not included, unless a ``likelihood`` is given. A low-rank precision is met through
+    the network's layers, k·D operations an example; where the data have said so much that this loses digits, and in
+    other structures, a covariance is the Gram matrix of whitened Jacobian rows, C·k·D.
 
     Args:
         apply_fn: (params, x) → outputs [B, C].
         x: inputs, an array or pytree with leading axis B.
         likelihood: of a target given the outputs. The result is then a :class:`Prediction` of the targets.
-        batch_size: examples whose Jacobians (C·D numbers each) are held at once, static.
+        batch_size: examples that are worked on at once, static; the last resort holds C·D numbers for each.
 
     Raises:
         TypeError: belief, apply_fn or inputs are of the wrong kind.

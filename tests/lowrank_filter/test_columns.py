@@ -49,22 +49,43 @@ def convolved(params, x):
     return jnp.tanh(hidden + params["shift"]).reshape(len(x), -1) @ params["head"] + params["bias"]
 
 
-def test_only_what_is_shared_is_built():
-    rng = np.random.default_rng(4)
-    shapes = {"kernel": (2, 2, 2, 3), "shift": (3,), "head": (12, 2), "bias": (2,)}
+def looked_up(params, x):
+    """An embedding, which cannot be read, and a head."""
+    return jnp.tanh(jnp.mean(params["table"][x.astype(int)], axis=1)) @ params["head"] + params["bias"]
+
+
+PARTLY_BUILT = {
+    "shared over positions": (
+        convolved,
+        {"kernel": (2, 2, 2, 3), "shift": (3,), "head": (12, 2), "bias": (2,)},
+        np.random.default_rng(4).normal(size=(3, 3, 3, 2)),
+    ),
+    "not read": (
+        looked_up,
+        {"table": (6, 4), "head": (4, 2), "bias": (2,)},
+        np.random.default_rng(4).integers(0, 6, size=(3, 5)).astype(float),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PARTLY_BUILT)
+def test_only_leaves_that_have_to_be_are_built(name):
+    network, shapes, x = PARTLY_BUILT[name]
+    rng = np.random.default_rng(6)
     params = {name: jnp.asarray(rng.normal(size=shape)) for name, shape in shapes.items()}
-    x, root = jnp.asarray(rng.normal(size=(3, 3, 3, 2))), jnp.asarray(rng.normal(size=(3, 2, 2)))
-    _, columns = jax.jit(lambda p: Linearisation(convolved, p, x).columns(x, lambda _: root))(params)
+    x, root = jnp.asarray(x), jnp.asarray(rng.normal(size=(3, 2, 2)))
+    _, columns = jax.jit(lambda p: Linearisation(network, p, x).columns(x, lambda _: root))(params)
     assert isinstance(columns, LayerGradients)
-    assert {inputs.shape for inputs in columns.inputs if inputs is not None} == {(3, 12)}
+    assert [inputs.shape for inputs in columns.inputs if inputs is not None] == [(3, len(params["head"]))]
     flat, unravel = ravel_pytree(params)
-    jacobian = jax.jacobian(lambda flat: convolved(unravel(flat), x))(flat)
+    jacobian = jax.jacobian(lambda flat: network(unravel(flat), x))(flat)
     built = Stack(jax.vmap(unravel)(jnp.einsum("bcd,bcr->brd", jacobian, root).reshape(6, -1)))
     weight, stack = unravel(rng.uniform(1, 2, flat.size)), jax.vmap(unravel)(rng.normal(size=(2, flat.size)))
     coefficients = jnp.asarray(rng.normal(size=(2, 6)))
     for came, expected in (
         (columns.stack(), built.stack()),
         (columns.gram(weight), built.gram(weight)),
+        (columns.squares(), built.squares()),
         (columns.against(stack), built.against(stack)),
         (columns.combine(coefficients), built.combine(coefficients)),
     ):
