@@ -16,6 +16,7 @@ Name = Literal[
     "compile",
     "defaults",
     "streaming",
+    "online",
     "laplace",
     "large",
     "seeds",

@@ -1,12 +1,12 @@
 """Other people's filters and curvatures, where they can be imported; nothing here depends on them.
 
-To compare against one, make it importable (PYTHONPATH, or pip where it is published): rebayes, bong and the LR-LGF
-authors' code are not on the package index; laplax is.
+To compare against one, make it importable (PYTHONPATH, or pip where it is published): rebayes, rebayes-mini, bong and
+the LR-LGF authors' code are not on the package index; laplax is.
 """
 
 import importlib
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
+
+from experiments.continual.online.interface import Online
 
 Stream = Callable[[Array, Array, Array], Array]
 
@@ -74,6 +76,53 @@ def bong_dlr(network: Callable, *, rank: int, noise: float, prior: float, varian
         return jax.lax.scan(step, agent.init(), (x, y))[0].mean
 
     return run
+
+
+def rebayes_mini(network: Callable, rank: int, settings: Mapping[str, Mapping[str, float]]) -> dict[str, Online]:
+    """The authors' LO-FI, LRKF, HiLoFi and LoLoFi for labels as Gaussians of the same moments, where they import."""
+    names = ("low_rank_filter", "low_rank_filter_revised", "low_rank_last_layer")
+    lofi, lrkf, last_layer = (available(f"rebayes_mini.methods.{name}") for name in names)
+    if lofi is None or lrkf is None or last_layer is None:
+        return {}
+
+    def probabilities(params: Any, x: Array) -> Array:
+        body, head = params["params"]["body"], params["params"]["last_layer"]
+        return jax.nn.softmax(network({"params": {"body": body, "head": head}}, x[None])[0])
+
+    def around(epsilon: float) -> Callable[[Array], Array]:
+        return lambda p: jnp.diag(p) - jnp.outer(p, p) + epsilon * jnp.eye(len(p))
+
+    def online(agent: Any, **start: Any) -> Online:
+        def init(params: Any, first: Any) -> Any:
+            parts = params["params"]
+            return agent.init_bel({"params": {"body": parts["body"], "last_layer": parts["head"]}}, **start)
+
+        def update(state: Any, x: Array, y: Array) -> tuple[Any, Array]:
+            target = jax.nn.one_hot(y[0], len(agent.predict_fn(state, x[0])))
+            return agent.update(agent.predict(state), target, x[0]), jnp.zeros((), bool)
+
+        return Online(
+            init,
+            lambda state, x: agent.predict_fn(state, x[0])[None],
+            update,
+            lambda state, key, x: agent.sample_fn(key, state)(x[0])[None],
+        )
+
+    def parts(name: str, rank_last: int | None) -> Online:
+        noise, epsilon = settings[name]["process_noise"], settings[name]["epsilon"]
+        return online(last_layer.LowRankLastLayer(probabilities, around(epsilon), rank, noise, noise, rank_last))
+
+    noise, epsilon = settings["lrkf"]["process_noise"], settings["lrkf"]["epsilon"]
+    plain = settings["lofi_stream"]
+    return {
+        "LO-FI, authors": online(
+            lofi.LowRankPrecisionFilter(probabilities, around(1e-4), plain["process_noise"], rank),
+            cov=1 / plain["precision"],
+        ),
+        "LRKF, authors": online(lrkf.LowRankCovarianceFilter(probabilities, around(epsilon), noise, rank)),
+        "HiLoFi, authors": parts("hilofi", None),
+        "LoLoFi, authors": parts("lolofi", rank),
+    }
 
 
 def laplax_eigenvalues(
