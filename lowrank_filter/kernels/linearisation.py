@@ -55,8 +55,8 @@ class Linearisation:
     def columns(self, x: Any, root: Root) -> tuple[Array, Columns]:
         """The outputs, and the columns JᵢᵀSᵢ, example by example: n = B·r of them; ``root`` gives S at the outputs.
 
-        Layers that meet an example once stay products of their inputs and output gradients; leaves whose weights are
-        shared over positions are built, as sums over those, and leaves that were not read by differentiation.
+        Layers that meet an example once stay products of their inputs and output gradients. Leaves whose weights are
+        shared over positions are built, as sums over those; leaves that could not be read are differentiated.
         """
         reading, params = self.reading, self._params
         outputs, factors = self.factors(x, root)
