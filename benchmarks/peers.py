@@ -115,10 +115,11 @@ def rebayes_mini(network: Callable, rank: int, settings: Mapping[str, Mapping[st
     noise, epsilon = settings["lrkf"]["process_noise"], settings["lrkf"]["epsilon"]
     plain = settings["lofi_stream"]
     return {
+        # Its draws build a matrix [D, D].
         "LO-FI, authors": online(
             lofi.LowRankPrecisionFilter(probabilities, around(1e-4), plain["process_noise"], rank),
             cov=1 / plain["precision"],
-        ),
+        )._replace(draw=None),
         "LRKF, authors": online(lrkf.LowRankCovarianceFilter(probabilities, around(epsilon), noise, rank)),
         "HiLoFi, authors": parts("hilofi", None),
         "LoLoFi, authors": parts("lolofi", rank),
