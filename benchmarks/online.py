@@ -63,21 +63,19 @@ def main(images: int = 1000, repeats: int = 7) -> None:
     def call(name: str, draws: bool) -> Any:
         return jax.block_until_ready(compiled(name, draws)(states[name], x[:TIMED], y[:TIMED], keys[:TIMED]))
 
-    timings = {
-        draws: interleaved({name: functools.partial(call, name, draws) for name in methods}, repeats)
-        for draws in (False, True)
-    }
+    plain = interleaved({name: functools.partial(call, name, False) for name in methods}, repeats)
+    able = {name for name, method in methods.items() if method.draw is not None}
+    drawing = interleaved({name: functools.partial(call, name, True) for name in methods if name in able}, repeats)
     rows = []
     for name in methods:
         right, _ = compiled(name, False)(states[name], x, y, keys)
-        each = [timings[draws][name].median for draws in (False, True)]
-        first = [timings[draws]["filter_default"].median for draws in (False, True)]
+        seconds = [timings[name].median if name in timings else None for timings in (plain, drawing)]
+        first = [timings["filter_default"].median for timings in (plain, drawing)]
         rows.append(
             (
-                *(name, *(1e3 * seconds / TIMED for seconds in each)),
-                *(seconds / own for seconds, own in zip(each, first, strict=True)),
-                100 * float(jnp.mean(right[images // 2 :])),
-                timings[False][name].compile,
+                *(name, *("–" if own is None else 1e3 * own / TIMED for own in seconds)),
+                *("–" if own is None else own / one for own, one in zip(seconds, first, strict=True)),
+                *(100 * float(jnp.mean(right[images // 2 :])), plain[name].compile),
             )
         )
     facts = {"rank": RANK, "images": images, "parameters": 61_706, "settings": SETTINGS, "repeats": repeats}

@@ -122,7 +122,8 @@ def rebayes_mini(network: Callable, rank: int, settings: Mapping[str, Mapping[st
         )._replace(draw=None),
         "LRKF, authors": online(lrkf.LowRankCovarianceFilter(probabilities, around(epsilon), noise, rank)),
         "HiLoFi, authors": parts("hilofi", None),
-        "LoLoFi, authors": parts("lolofi", rank),
+        # Its draws take as many directions as the last layer has parameters.
+        "LoLoFi, authors": parts("lolofi", rank)._replace(draw=None),
     }
 
 
