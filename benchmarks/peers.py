@@ -117,7 +117,7 @@ def rebayes_mini(network: Callable, rank: int, settings: Mapping[str, Mapping[st
     return {
         # Its draws build a matrix [D, D].
         "LO-FI, authors": online(
-            lofi.LowRankPrecisionFilter(probabilities, around(1e-4), plain["process_noise"], rank),
+            lofi.LowRankPrecisionFilter(probabilities, around(plain["epsilon"]), plain["process_noise"], rank),
             cov=1 / plain["precision"],
         )._replace(draw=None),
         "LRKF, authors": online(lrkf.LowRankCovarianceFilter(probabilities, around(epsilon), noise, rank)),
