@@ -29,4 +29,6 @@ def with_mean(state: Any, mean: Tree) -> Any:
     """The same state with another mean of its belief."""
     if isinstance(state, Belief):
         return state._replace(mean=mean)
+    if hasattr(state, "with_mean"):
+        return state.with_mean(mean)
     return state._replace(belief=with_mean(state.belief, mean))

@@ -38,19 +38,30 @@ def found(seed, start, truth):
     """log q over q's true value at each step, and the evidence less that of the true noise."""
     x, y = walk(seed, truth, 2000)
     method, known = lf.adaptive_filter(inner(), process_noise=start), inner(truth)
-    _, steps = lf.filter_stream(method, method.init(PARAMS), x, y)
+    state, steps = lf.filter_stream(method, method.init(PARAMS), x, y)
     _, best = lf.filter_stream(known, known.init(PARAMS), x, y)
     gain = steps.info.log_evidence - best.info.log_evidence
-    return jnp.log(steps.info.dynamics["process_noise"] / truth), gain
+    return jnp.log(steps.info.dynamics["process_noise"] / truth), gain, state
 
 
-@pytest.mark.parametrize("start", [1e-6, 1.0])  # both in one program
+@pytest.mark.parametrize("start", [1e-6, 1.0])  # all in one program
 def test_it_finds_the_noise_of_a_random_walk(start):
     """From a thousandth and from a thousand times what is true, and costs a hundredth of a nat a step then."""
-    error, gain = found(jnp.arange(4), start, 1e-3)
+    error, gain, state = found(jnp.arange(4), start, 1e-3)
     assert abs(error[:, 0] - np.log(start / 1e-3)).max() < 1e-4
     assert abs(error[:, 600:].mean()) < 0.4 and error[:, 600:].std() < 0.8
     assert gain[:, 600:].mean() > -0.01
+    assert (state.doubt < 0.5).all()
+    for came, adapted in zip(jax.tree.leaves(state.belief), jax.tree.leaves(state.adapted), strict=True):
+        np.testing.assert_array_equal(came, adapted)
+
+
+@pytest.mark.parametrize("start", [1e-3, 1.0])
+def test_it_does_no_harm_where_nothing_moves(start):
+    """Whatever it begins with, at every time: log 2 is what not to know the better of two costs, and .001 a step."""
+    _, gain, _ = found(jnp.arange(4), start, 1e-12)
+    lost = -jnp.cumsum(gain, axis=1)
+    assert (lost < np.log(2) + 0.001 * jnp.arange(1, 2001) + 0.02).all()
 
 
 @pytest.mark.usefixtures("x64")
@@ -85,7 +96,7 @@ def test_the_noise_moves_along_the_gradient_of_the_whole_evidence():
         assert abs(slope[:3]).min() > 1e-4
         assert known == pytest.approx(0.01 * sum(0.99 ** (2 - t) * slope[t] ** 2 for t in range(3)), rel=1e-4)
         np.testing.assert_allclose(state.slopes[0][index], slope[3:], rtol=1e-5)
-    assert dense.relative_error(state.mean["a"], last(*at)[0]) < 1e-7
+    assert dense.relative_error(state.adapted.mean["a"], last(*at)[0]) < 1e-7
     assert steps.info.dynamics["transition"].shape == (3,)
 
 
@@ -134,13 +145,16 @@ def test_what_is_missing_moves_nothing():
     state, _ = lf.filter_stream(method, method.init(PARAMS), x, y)
     after, info = lf.filter_stream(method, state, x, y, mask=np.zeros(6, bool))
     for a, b in zip(
-        jax.tree.leaves((after.unconstrained, after.search)),
-        jax.tree.leaves((state.unconstrained, state.search)),
+        jax.tree.leaves((after.unconstrained, after.search, after.doubt)),
+        jax.tree.leaves((state.unconstrained, state.search, state.doubt)),
         strict=True,
     ):
         np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(info.info.log_evidence, 0)
-    assert lf.inverse_diagonal(after.precision)["b"] > lf.inverse_diagonal(state.precision)["b"] + 6 * 0.009
+    assert (
+        lf.inverse_diagonal(after.adapted.precision)["b"]
+        > lf.inverse_diagonal(state.adapted.precision)["b"] + 6 * 0.009
+    )
 
 
 @pytest.mark.parametrize("nested", ["adaptive in changepoint", "changepoint in adaptive"])
