@@ -189,8 +189,8 @@ def main(
     report("defaults", title, COLUMNS, rows, facts)
 
 
-def _described(scores: Scores) -> list[Any]:
-    """The other columns of a row."""
+def _described(scores: Any) -> list[Any]:
+    """The other columns of a row, of scores on the host."""
     return [
         *(float(np.mean(scores.accuracy)), _range(scores.accuracy), float(np.mean(scores.nll))),
         *(_range(scores.nll), float(np.mean(scores.evidence)), float(np.max(scores.evidence))),
