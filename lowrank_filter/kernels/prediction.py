@@ -91,7 +91,8 @@ class Prediction:
         """
         if not isinstance(self.likelihood, Gaussian):
             raise TypeError(
-                f"likelihood: expected Gaussian, got {type(self.likelihood).__name__}; take quantiles of sample()"
+                f"likelihood: expected Gaussian, got {type(self.likelihood).__name__}; take moments(), or draw "
+                "targets given the outputs that sample() draws"
             )
         checks.within("p", p, 1e-6, 1 - 1e-6, "a probability between 0 and 1")
         mean, variance = self.moments()
@@ -127,6 +128,8 @@ def _moments(prediction: Prediction) -> tuple[Float[Array, "B m"], Float[Array, 
 
 
 def _log_prob(prediction: Prediction, y: Array) -> Float[Array, " B"]:
+    """−∞ of finite targets out of the domain, such as labels without an output, where only a trace sees them."""
+
     def one(output: Array, covariance: Array, target: Array) -> Array:
         here = jnp.ones(1, bool)
         batch = Batch(None, target[None], here, here)
@@ -146,7 +149,11 @@ def _log_prob(prediction: Prediction, y: Array) -> Float[Array, " B"]:
         moved = jnp.matmul(covariance, a, precision=tree.HIGHEST)
         return log_expectation(at, centre, covariance, a, at(centre + moved), discrete=prediction.likelihood.discrete)
 
-    return jax.vmap(one)(prediction.outputs, prediction.covariance, y)
+    def possible(target: Array) -> Array:
+        return prediction.likelihood.in_domain(target, prediction.outputs.shape[1]) | ~jnp.all(jnp.isfinite(target))
+
+    found = jax.vmap(one)(prediction.outputs, prediction.covariance, y)
+    return jnp.where(jax.vmap(possible)(y), found, -jnp.inf)
 
 
 def _roots(covariance: Float[Array, "B C C"]) -> Float[Array, "B C C"]:

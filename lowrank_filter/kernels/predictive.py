@@ -18,6 +18,8 @@ from lowrank_filter.kernels.likelihoods import Likelihood
 from lowrank_filter.kernels.linearisation import Linearisation, identity
 from lowrank_filter.kernels.prediction import Prediction
 
+_OF_TARGETS = ("moments", "probabilities", "log_prob", "quantile", "sample")
+
 
 class Predictive(NamedTuple):
     """Gaussian over the outputs of each example.
@@ -29,6 +31,14 @@ class Predictive(NamedTuple):
 
     mean: Float[Array, "B C"]
     covariance: Float[Array, "B C C"]
+
+    def __getattr__(self, name: str) -> Any:
+        """What a prediction of targets has is asked for where that is."""
+        if name in _OF_TARGETS:
+            raise AttributeError(
+                f"{name}: expected a Prediction, got a Predictive, that of outputs; give likelihood= to predictive"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 
 @overload

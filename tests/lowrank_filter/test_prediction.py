@@ -85,3 +85,18 @@ def test_what_does_not_fit_is_refused():
         prediction.quantile(0.5)
     with pytest.raises(ValueError, match=r"y: expected 5 targets, got shape \(4, 2\); give one"):
         prediction.log_prob(y[:4])
+
+
+def test_a_label_without_an_output_has_no_probability_where_only_a_trace_sees_it():
+    belief, apply_fn, likelihood, x, _ = problem("categorical", 2)
+    prediction = lf.predictive(belief, apply_fn, x, likelihood=likelihood)
+    outputs = prediction.outputs.shape[1]
+    labels = jnp.array([0, 1, outputs, -1, outputs - 1])
+    came = np.asarray(jax.jit(prediction.log_prob)(labels))
+    assert np.isneginf(came[2:4]).all() and np.isfinite(came[[0, 1, 4]]).all()
+
+
+def test_outputs_alone_are_told_of_the_likelihood():
+    belief, apply_fn, _, x, _ = problem("categorical", 2)
+    with pytest.raises(AttributeError, match=r"sample: expected a Prediction, got a Predictive.*give likelihood="):
+        lf.predictive(belief, apply_fn, x).sample(jax.random.key(0), 1)
