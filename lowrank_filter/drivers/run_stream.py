@@ -109,7 +109,11 @@ def run_stream(
             from lowrank_filter.common.checkpoint import Checkpoint  # noqa: PLC0415  orbax takes seconds to import
 
             program = _step.lower(filter, belief, *first.examples).as_text()
-            identity = {"start": belief, "pad_to": pad_to, "program": program, "jax": jax.__version__}
+            x, y, mask, weights = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", first.examples)
+            identity = {
+                **{"start": belief, "pad_to": pad_to, "x": f"{x}", "y": y, "mask": mask, "weights": f"{weights}"},
+                **{"program": program, "jax": jax.__version__},
+            }
             saved = stack.enter_context(Checkpoint(checkpoint, identity))
             done, (belief, records, digest) = saved.restore((belief, shapes, first.digest))
             if done:
