@@ -126,7 +126,7 @@ def test_a_prediction_inside_an_update_is_a_prediction_before_it(blocks, metric)
     rng = np.random.default_rng(3)
     x, y = jnp.asarray(rng.normal(size=(6, 4))), jnp.asarray(rng.integers(0, 3, 6))
     params = UNRAVEL(jnp.asarray(FLAT))
-    noise = {"first": 0.3, "gain": 0.1, "last": 0.0, "idle": 0.2}
+    noise = {"centre": 0.1, "first": 0.3, "gain": 0.1, "last": 0.0, "idle": 0.2}
 
     @jax.jit
     def both(noise, transition):
