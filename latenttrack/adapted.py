@@ -13,6 +13,7 @@ from latenttrack.algebra import gaussian
 from latenttrack.interface import Aux, Outputs, Params, StreamModel
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import compiled
+from lowrank_filter.kernels.fixed_share import fixed_share
 
 # Prior precision and process noise of each weight; those of the mean in units of the targets, which are of order one.
 # With features of order one the prior moves a prediction by a tenth, and what is learned is replaced in about a hundred
@@ -184,5 +185,4 @@ def _own(doubt: Float[Array, ""], variance: Float[Array, "K y_dim"]) -> Bool[Arr
 
 def _doubted(doubt: Float[Array, ""], evidence: Float[Array, ""]) -> Float[Array, ""]:
     """After a target that the model's own prediction gives so many nats more; NaN, two densities of zero, is none."""
-    logit = jax.scipy.special.logit(doubt) + jnp.where(jnp.isnan(evidence), 0, evidence)
-    return (_SHARE + (1 - 2 * _SHARE) * jax.nn.sigmoid(logit)).astype(doubt.dtype)
+    return fixed_share(doubt, jnp.where(jnp.isnan(evidence), 0, evidence), _SHARE)

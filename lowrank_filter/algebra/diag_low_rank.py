@@ -213,25 +213,20 @@ class DiagLowRank:
             predicted = self if noise is None or transition is None else self.propagate(noise, transition)
             return projected(predicted, columns.stack())._replace(predicted=None)
         old = self._prior(noise, transition)
-        variance = inverse(old.diag)
-        lower = small_matrices.cholesky_plus_identity(old.grams[0])
-        products = old.against(columns, variance), columns.gram(variance)
-        explained = small_matrices.solve_lower(lower, products[0])
-        return Projection(products[1] - tree.gram(explained.T, explained.T), old, products)
+        covariance, mixed, known = old.project(columns)
+        return Projection(covariance, old, (mixed, known))
 
     def covariances(self, columns: Columns) -> Float[Array, "B n n"]:
         """The same of each, with one k×k matrix; where the difference lost half of its digits, of whitened columns."""
         if self._few:
             return whitened_covariances(self, columns)
-        prior, variance = self._prior(None, None), inverse(self.diag)
-        lower = small_matrices.cholesky_plus_identity(prior.grams[0])
+        prior = self._prior(None, None)
 
         def difference(each: Columns) -> tuple[Array, Array]:
-            known = each.gram(variance)
-            explained = small_matrices.solve_lower(lower, prior.against(each, variance))
-            return jnp.diagonal(known), known - tree.gram(explained.T, explained.T)
+            covariance, _, known = prior.project(each)
+            return covariance, jnp.diagonal(known)
 
-        known, found = jax.vmap(difference)(columns)
+        found, known = jax.vmap(difference)(columns)
         half = _HALF * jnp.sqrt(jnp.finfo(found.dtype).eps)
         lost = jnp.any(jnp.diagonal(found, axis1=1, axis2=2) < half * known)
         return jax.lax.cond(lost, lambda: whitened_covariances(self, columns).astype(found.dtype), lambda: found)
@@ -512,6 +507,14 @@ class _Prior(NamedTuple):
     grams: Float[Array, "n k k"]
     turn: Float[Array, "k k"] | None = None
     scale: Tree | None = None
+
+    def project(self, columns: Columns) -> tuple[Float[Array, "n n"], Float[Array, "k n"], Float[Array, "n n"]]:
+        """AᵀP⁻¹A, and the products that it is the difference of: WᵀD⁻¹A and AᵀD⁻¹A."""
+        variance = inverse(self.diag)
+        lower = small_matrices.cholesky_plus_identity(self.grams[0])
+        mixed, known = self.against(columns, variance), columns.gram(variance)
+        explained = small_matrices.solve_lower(lower, mixed)
+        return known - tree.gram(explained.T, explained.T), mixed, known
 
     def against(self, columns: Columns, weight: Tree | None) -> Float[Array, "k n"]:
         """⟨wᵢ, aⱼ⟩ in a metric."""

@@ -14,6 +14,7 @@ from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
 from lowrank_filter.drivers.filters import Filter, if_given, started
 from lowrank_filter.drivers.state import belief_of, with_mean
+from lowrank_filter.kernels.fixed_share import fixed_share
 from lowrank_filter.kernels.update import Info
 
 # Steps over which the size of a gradient is remembered.
@@ -205,8 +206,7 @@ def _mixed(doubt: Array, built: Array, adapted: Array) -> tuple[Array, Array]:
     gap = jnp.where(built == adapted, 0, built - adapted)
     behind = jnp.where(gap > 0, 1 - doubt, doubt).astype(gap.dtype)
     total = jnp.maximum(built, adapted) + jnp.log1p(behind * jnp.expm1(-jnp.abs(gap)))
-    found = _SHARE + (1 - 2 * _SHARE) * jax.nn.sigmoid(jax.scipy.special.logit(doubt) + gap)
-    return total, jnp.where(gap == 0, doubt, found).astype(doubt.dtype)
+    return total, jnp.where(gap == 0, doubt, fixed_share(doubt, gap, _SHARE))
 
 
 def _pushed(function: Callable, state: AdaptiveBelief) -> tuple[Any, list[Array], Float[Array, " n"], Any]:
