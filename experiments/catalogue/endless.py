@@ -126,6 +126,10 @@ class Endless(Experiment):
             **{"tasks": 200, "train": 50_000, "test": 10_000, "batch": 10_000, "tuned_on": 10, "seeds": 1},
             "methods": tuple(forgetting.BATCHES),
         },
+        "batches-1000": {
+            **{"tasks": 1_000, "hidden": 100, "train": 50_000, "test": 10_000, "batch": 10_000, "tuned_on": 10},
+            **{"seeds": 1, "methods": tuple(forgetting.BATCHES)},
+        },
         "minutes": {},
         "small": {"tasks": 10, "train": 500, "test": 500, "seeds": 3},
     }
