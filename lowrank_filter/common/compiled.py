@@ -33,13 +33,15 @@ def compiled(core: Callable, /, *args: Any, **static: Any) -> Any:
         static: its keyword arguments, which are not.
     """
     leaves, structure = jax.tree.flatten(args)
-    if not all(map(_is_number, leaves)) or (any(isinstance(leaf, Tracer) for leaf in leaves) and _staged()):
+    staged, traced = _staged(), any(isinstance(leaf, Tracer) for leaf in leaves)
+    if not all(map(_is_number, leaves)) or (traced and staged):
         return _lenient(core, *args, **static)
     try:
         choices = Static(static, structure)
     except _TracedError:
         return _lenient(core, *args, **static)
-    return (_heavy_program if choices.weight > _HEAVY else _program)(core, choices)(*args)
+    kept = _heavy_program if choices.weight > _HEAVY else _program
+    return kept(core, choices, not (staged or traced))(*args)
 
 
 def output_of(apply_fn: Callable, *args: Any) -> Any:
@@ -49,7 +51,7 @@ def output_of(apply_fn: Callable, *args: Any) -> Any:
     except _TracedError:
         return jax.eval_shape(apply_fn, *args)
     program: Any = _program if choices.weight <= _HEAVY and not _staged() else _jitted
-    return program(_apply, choices).eval_shape(*args)
+    return program(_apply, choices, False).eval_shape(*args)
 
 
 def _apply(*args: Any, apply_fn: Callable) -> Any:
@@ -151,8 +153,21 @@ def _lenient(core: Callable, /, *args: Any, **static: Any) -> Any:
         return core(*args, **static)
 
 
-def _jitted(core: Callable, static: Static) -> Callable:
-    return jax.jit(functools.partial(_lenient, core, **static.values))
+def _jitted(core: Callable, static: Static, outermost: bool) -> Callable:
+    # Only a program that is not part of another one may have options of its own.
+    options = _compiler_options() if outermost else None
+    return jax.jit(functools.partial(_lenient, core, **static.values), compiler_options=options)
+
+
+@functools.cache
+def _compiler_options() -> dict[str, bool] | None:
+    """XLA's older emitters of loops on a CPU compile a kernel in half of the time, to programs that are as fast."""
+    options = {"xla_cpu_use_fusion_emitters": False}
+    try:
+        jax.jit(lambda: 0, compiler_options=options)()
+    except jax.errors.JaxRuntimeError:  # an XLA that does not know them
+        return None
+    return options
 
 
 _program = functools.lru_cache(_PROGRAMS)(_jitted)
