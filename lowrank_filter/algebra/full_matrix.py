@@ -1,21 +1,26 @@
 """Precisions of which every entry is kept: a triangular square root."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Self
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from lowrank_filter.algebra import saving, small_matrices, tree
+from lowrank_filter.algebra import saving, small_matrices, tree, triangular
 from lowrank_filter.algebra.correction import PredictedFirst
 from lowrank_filter.algebra.example_gradients import Columns
 from lowrank_filter.algebra.partition import Layout, one_block
 from lowrank_filter.algebra.precision import Correction, Curvature, Misfit
-from lowrank_filter.algebra.square_root import shortened, solve_few_parameters
+from lowrank_filter.algebra.square_root import Solution, shortened, solve_few_parameters
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
 from lowrank_filter.common.registered import registered
+
+# So many times more parameters than rows: then these are eliminated by panels.
+_FEW = 4
 
 
 @registered
@@ -90,8 +95,8 @@ class FullMatrix(PredictedFirst):
         return self._with(self._propagated(noise / transition**2) / transition)
 
     def retrodict(self, noise: Float[Array, " D"], transition: Float[Array, " D"]) -> Self:
-        """The same with a = 1, and the decay from outside."""
-        return self._with(self._propagated(noise) * transition)
+        """The same with a = 1, and the decay from outside; of any square root."""
+        return self._with(self._propagated(noise, upper=False) * transition)
 
     def smoothing_gain(self, vector: Tree, noise: Float[Array, " D"], transition: Float[Array, " D"]) -> Tree:
         """G v = w − Q' RᵀU⁻ᵀU⁻¹R w with w = v/a, in the notation of :meth:`propagate`."""
@@ -100,14 +105,21 @@ class FullMatrix(PredictedFirst):
         return self._tree(scaled - spread * _matmul(root.T, _matmul(root, scaled)))
 
     def _condition(self, columns: Columns, target: Float[Array, " n"]) -> tuple[Self, Self, Correction, Misfit]:
-        """R⁺ of one QR decomposition of the columns' rows below R; without data not a bit changes."""
+        """R⁺ of a QR decomposition of the columns' rows below R; without data not a bit changes."""
         rows = jax.vmap(self._flat)(columns.stack())
-        solution = solve_few_parameters(rows, self.root, target.astype(rows.dtype))
+        solution = self._solution(rows, target.astype(rows.dtype))
         nothing = jnp.all(rows == 0)
         precision = self._with(jnp.where(nothing, self.root, solution.lower.T))
         logdet = jnp.where(nothing, 0, precision.logdet_over(self))
         correction = Correction(self._tree(solution.vector), *solution[1:3], logdet, solution.lower)
         return precision, self._with(self._square(rows)), correction, _fits(rows)
+
+    def _solution(self, rows: Float[Array, "n D"], target: Float[Array, " n"]) -> Solution:
+        if _FEW * len(rows) > len(self.root):
+            return solve_few_parameters(rows, self.root, target)
+        root, halfway, unexplained = triangular.appended(self.root, rows, target)
+        vector = jax.scipy.linalg.solve_triangular(root, halfway)
+        return Solution(vector, jnp.sum(halfway**2), unexplained, root.T)
 
     def approximate(self, curvature: Curvature, *, iterations: int | None) -> tuple[Self, Misfit]:
         """Exactly: the root columns where they are few, else H as products with every direction."""
@@ -131,11 +143,9 @@ class FullMatrix(PredictedFirst):
         """There is nothing to truncate."""
         return self
 
-    def _propagated(self, noise: Float[Array, " D"]) -> Float[Array, "D D"]:
+    def _propagated(self, noise: Float[Array, " D"], *, upper: bool = True) -> Float[Array, "D D"]:
         """U⁻¹R, with U of a Cholesky factorisation from the last row to the first."""
-        spread = _matmul(self.root * noise, self.root.T)
-        lower = small_matrices.cholesky_plus_identity(spread[::-1, ::-1])
-        return jax.scipy.linalg.solve_triangular(lower[::-1, ::-1], self.root)
+        return _unless_still(_of_upper if upper else _of_any, self.root, noise)
 
     def _square(self, rows: Float[Array, "n D"]) -> Float[Array, "D D"]:
         """As many rows as columns, with the same Gram matrix of the columns."""
@@ -160,6 +170,31 @@ def diagonal(precision: Tree) -> FullMatrix:
     saving.known_to_flax(FullMatrix, "root")
     layout = one_block(precision)
     return FullMatrix(jnp.diag(jnp.sqrt(layout.split(precision)[0][0])), layout)
+
+
+def _of_upper(root: Float[Array, "D D"], noise: Float[Array, " D"]) -> Float[Array, "D D"]:
+    return triangular.solve(_cholesky_from_last(triangular.weighted_square(root, noise)), root)
+
+
+def _of_any(root: Float[Array, "D D"], noise: Float[Array, " D"]) -> Float[Array, "D D"]:
+    return jax.scipy.linalg.solve_triangular(_cholesky_from_last(_matmul(root * noise, root.T)), root)
+
+
+def _cholesky_from_last(gram: Float[Array, "D D"]) -> Float[Array, "D D"]:
+    return small_matrices.cholesky_plus_identity(gram[::-1, ::-1])[::-1, ::-1]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _unless_still(moved: Callable, root: Float[Array, "D D"], noise: Float[Array, " D"]) -> Float[Array, "D D"]:
+    """R where there is no noise, which is the case of most streams."""
+    some = small_matrices.anywhere(jnp.any(noise != 0))
+    return jax.lax.cond(some, lambda: moved(root, noise), lambda: root)
+
+
+@_unless_still.defjvp
+def _unless_still_jvp(moved: Callable, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    """There is a derivative by a noise of zero."""
+    return jax.jvp(moved, primals, tangents)
 
 
 def _fits(like: Array) -> Misfit:

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+_LARGE = 256
+
 
 @jax.custom_jvp
 def cholesky(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
@@ -50,8 +52,11 @@ def cholesky_plus_identity(gram: Float[Array, "k k"]) -> Float[Array, "k k"]:
     raised, by 4k units of rounding.
     """
     scaled, scale = scaled_plus_identity(gram)
-    # Twice a small factorisation takes less time than a branch.
-    return cholesky(raised(scaled, cholesky(jax.lax.stop_gradient(scaled)))) / scale[:, None]
+    if len(gram) < _LARGE:  # twice a small factorisation takes less time than a branch
+        return cholesky(raised(scaled, cholesky(jax.lax.stop_gradient(scaled)))) / scale[:, None]
+    lower = cholesky(scaled)
+    short = anywhere(~jnp.all(pivots(lower) > _floor(scaled)))
+    return jax.lax.cond(short, lambda: cholesky(raised(scaled, lower)), lambda: lower) / scale[:, None]
 
 
 def raised(scaled: Float[Array, "n n"], lower: Float[Array, "n n"]) -> Float[Array, "n n"]:
