@@ -1,4 +1,5 @@
-"""What the first call costs: tracing and compiling each kernel, against a gradient of the same loss.
+"""What the first call costs: each kernel called, and traced and compiled within a ``jax.jit``, against a gradient of
+the same loss.
 
 CPU seconds of fresh processes without the compilation cache; each process compiles the gradient before its kernel, and
 the ratio is to the median of those. One network has three layers, the other 62 leaves of different shapes.
@@ -23,6 +24,7 @@ from benchmarks import networks
 from benchmarks.measure import report
 
 RANK, EXAMPLES, STEPS, NOISE, TARGET = 10, 128, 20, 1e-4, 6
+WAYS = ("called", "in a jit")
 SIZES = {"64-50-50-10": (64, 50, 50, 10), "62 leaves": (64, *(20 + 7 * n % 31 for n in range(30)), 10)}
 LIKELIHOOD = lf.Categorical()
 Call = tuple[Callable, tuple]
@@ -37,8 +39,9 @@ def kernels(params: Any) -> dict[str, Call]:
     def loss(params: Any, x: Any, y: Any) -> Any:
         return jnp.sum(jax.vmap(LIKELIHOOD.nll)(networks.apply(params, x), y))
 
-    def smooth(belief: lf.Belief) -> lf.Belief:
-        beliefs = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), belief)
+    beliefs = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), belief)
+
+    def smooth(beliefs: lf.Belief) -> lf.Belief:
         return lf.smooth(beliefs, beliefs.precision, NOISE)
 
     def update(belief: lf.Belief, x: Any, y: Any, **options: Any) -> Any:
@@ -57,26 +60,26 @@ def kernels(params: Any) -> dict[str, Call]:
             lambda belief, params, x, y: lf.laplace_update(belief, params, networks.apply, LIKELIHOOD, x, y),
             (belief, params, x, y),
         ),
-        "smooth": (smooth, (belief,)),
+        "smooth": (smooth, (beliefs,)),
         "sample": (lambda key, belief: lf.sample(key, belief, 5), (jax.random.key(2), belief)),
         "filter_stream": (stream, (belief, x[:STEPS], y[:STEPS])),
         "predictive": (lambda belief, x: lf.predictive(belief, networks.apply, x), (belief, x)),
     }
 
 
-def seconds(call: Callable, arguments: tuple) -> tuple[float, float]:
-    """Of tracing and lowering, and of compiling; of all threads together."""
+def seconds(call: Callable, arguments: tuple) -> float:
+    """Of a first call, all threads together."""
     began = time.process_time()
-    lowered = jax.jit(call).lower(*arguments)
-    between = time.process_time()
-    lowered.compile()
-    return between - began, time.process_time() - between
+    jax.block_until_ready(call(*arguments))
+    return time.process_time() - began
 
 
-def one(network: str, kernel: str) -> list[tuple[float, float]]:
+def one(network: str, kernel: str, way: str) -> list[float]:
     """The gradient and a kernel, in this process."""
     calls = kernels(networks.initial(SIZES[network], jax.random.key(0)))
-    return [seconds(*calls["gradient"]), seconds(*calls[kernel])]
+    gradient, arguments = calls["gradient"]
+    call, own = calls[kernel]
+    return [seconds(jax.jit(gradient), arguments), seconds(call if way == "called" else jax.jit(call), own)]
 
 
 def main(only: str | None = None) -> None:
@@ -85,16 +88,20 @@ def main(only: str | None = None) -> None:
     console, rows = Console(), []
     for network, sizes in SIZES.items():
         names = list(kernels(networks.initial(sizes, jax.random.key(0))))[1:]
-        found = {}
+        found: dict[str, list[float]] = {}
+        gradients = []
         for kernel in names if only is None else [name for name in names if name == only]:
-            command = [sys.executable, "-m", "benchmarks.compile", network, kernel]
-            ran = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-            found[kernel] = json.loads(ran.stdout)
-            console.print(f"{network}, {kernel}: {sum(found[kernel][1]):.1f} s")
-        gradient = [statistics.median(times) for times in zip(*(pair[0] for pair in found.values()), strict=True)]
-        rows.append((network, "gradient", *gradient, 1.0))
-        rows += [(network, name, *own, sum(own) / sum(gradient)) for name, (_, own) in found.items()]
-    columns = ("network", "kernel", "trace s", "compile s", "of a gradient's")
+            for way in WAYS:
+                command = [sys.executable, "-m", "benchmarks.compile", network, kernel, way]
+                ran = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+                gradient, own = json.loads(ran.stdout)
+                gradients.append(gradient)
+                found.setdefault(kernel, []).append(own)
+            console.print(f"{network}, {kernel}: " + ", ".join(f"{s:.1f} s" for s in found[kernel]))
+        gradient = statistics.median(gradients)
+        rows.append((network, "gradient", gradient, 1.0, gradient, 1.0))
+        rows += [(network, name, *(v for s in own for v in (s, s / gradient))) for name, own in found.items()]
+    columns = ("network", "kernel", *(c for way in WAYS for c in (f"{way}, s", "of a gradient's")))
     report("compile", f"First calls, rank {RANK}; asked: {TARGET} gradients", columns, rows)
 
 
