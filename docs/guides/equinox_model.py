@@ -35,8 +35,12 @@ def learn(params):
 
 
 belief, info, losses = learn(params)
-near, far = lf.predictive(belief, apply_fn, jnp.array([[0.0], [3.0]])).covariance[:, 0, 0] ** 0.5
+predicted = lf.predictive(belief, apply_fn, jnp.array([[0.0], [3.0]]), likelihood=likelihood)
+near, far = predicted.covariance[:, 0, 0] ** 0.5
 print(f"log evidence {info.log_evidence:.0f}; standard deviation {near:.3f} among the data, {far:.2f} far away")
 assert losses[-1] < losses[0] and near < 0.1 < 3 * near < far
+drawn = predicted.sample_targets(jax.random.key(3), 1000)  # of y, with its noise
+held = jnp.mean((drawn > predicted.quantile(0.1)) & (drawn < predicted.quantile(0.9)), axis=0)
+assert jnp.allclose(held, 0.8, atol=0.06)
 
 trained = eqx.combine(belief.mean, static)  # a module again

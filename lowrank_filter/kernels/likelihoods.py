@@ -15,6 +15,8 @@ A likelihood is a pytree with these methods, each for a single example (the kern
 - ``under(covariance)``: the likelihood whose loss is the expected one under outputs N(f, V), where ``uncertain``. An
   update then takes the Gaussian that is nearest to the posterior, not one at its mode.
 - ``target_units(outputs, targets, usable)``: of a batch, where its targets ask the outputs to be, for a prior.
+- ``moments(output)`` and ``sample(key, output)``: mean and variance of each target given the outputs, and a draw, for a
+  :class:`Prediction`.
 - ``in_domain(target, outputs)``: whether a target is one that a network with that number of outputs can be asked for.
 - ``targets(outputs)``: the shape of one target, or None if any is allowed.
 
@@ -34,7 +36,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from lowrank_filter.common import checks
 from lowrank_filter.common.registered import registered
@@ -43,6 +45,8 @@ LOG_2PI = math.log(2 * math.pi)
 
 # From this count on four terms of Stirling's series leave less than the rounding of float64.
 _STIRLING = 16.0
+# A rate from which on counts are drawn as rounded normal numbers.
+_MANY = 2.0**20
 # z² of seven standard deviations, from which on an observation of unknown noise pulls as if the tails were heavy.
 _FAR = 49.0
 
@@ -78,7 +82,11 @@ class Likelihood:
 
     def moments(self, output: Float[Array, " C"]) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
         """Mean and variance of each target given the outputs; for :meth:`Prediction.moments`."""
-        raise NotImplementedError(f"{type(self).__name__}: define moments(output), the mean and variance of a target")
+        raise self._without("moments(output)", "the mean and variance of each target")
+
+    def sample(self, key: Key[Array, ""], output: Float[Array, " C"]) -> Array:
+        """y ~ p(y | output), in the shape of one target; for :meth:`Prediction.sample_targets`."""
+        raise self._without("sample(key, output)", "a target drawn given the outputs")
 
     def target_units(
         self, outputs: Float[Array, "B C"], targets: Array, usable: Bool[Array, " B"]
@@ -93,7 +101,7 @@ class Likelihood:
 
     def nll(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
         """−log p(target | output)."""
-        raise NotImplementedError(f"{type(self).__name__}: define nll(output, target), the negative log likelihood")
+        raise self._without("nll(output, target)", "the negative log likelihood")
 
     def root(self, output: Float[Array, " C"], target: Array) -> Float[Array, "C r"]:
         """V √max(λ, 0) of the Hessian's eigendecomposition."""
@@ -117,7 +125,7 @@ class Likelihood:
 
     def terms(self, output: Float[Array, " C"], target: Array) -> Float[Array, " m"]:
         """−log p of each target."""
-        raise NotImplementedError(f"{type(self).__name__}: define terms(output, target), the loss of each target")
+        raise self._without("terms(output, target)", "the loss of each target")
 
     def normaliser_terms(self, output: Float[Array, " C"]) -> Float[Array, " m"] | None:
         """The summands of the normaliser."""
@@ -147,7 +155,7 @@ class Likelihood:
     def under(self, covariance: Float[Array, "C C"], *, guarded: bool = True) -> "Likelihood":
         """The likelihood with the loss E ℓ(f + ε), ε ~ N(0, V); ``guarded``: as the step should see it, where
         outliers must not throw it."""
-        raise NotImplementedError(f"{type(self).__name__}: define under(covariance), the expected likelihood")
+        raise self._without("under(covariance)", "the expected likelihood")
 
     def in_domain(self, target: Array, outputs: int) -> Bool[Array, ""]:
         """Finite."""
@@ -159,6 +167,11 @@ class Likelihood:
 
     def check(self, outputs: int) -> None:
         """Raise ValueError if a network with this number of outputs does not fit."""
+
+    def _without(self, method: str, what: str) -> NotImplementedError:
+        """What a likelihood says of a method that its class leaves out."""
+        name = type(self).__name__
+        return NotImplementedError(f"{name}: expected {method}, {what}, got a class without it; define {method}")
 
     def _eigen(self, output: Array, target: Array) -> tuple[Array, Array]:
         values, vectors = jnp.linalg.eigh(jax.hessian(self.nll)(output, target))
@@ -238,6 +251,10 @@ class Categorical(Likelihood):
         """p and p(1 − p): of the one-hot label."""
         p = self._softmax(output)
         return p, p * (1 - p)
+
+    def sample(self, key: Key[Array, ""], output: Float[Array, " C"]) -> Int[Array, ""]:
+        """A label."""
+        return jax.random.categorical(key, output)
 
     def nll(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
         """logsumexp(f) − f_y."""
@@ -330,6 +347,13 @@ class Gaussian(Likelihood):
             return output, self._variances(output)
         return output, jnp.diagonal(jnp.asarray(self.covariance, output.dtype))
 
+    def sample(self, key: Key[Array, ""], output: Float[Array, " C"]) -> Float[Array, " C"]:
+        """f + L ε."""
+        normal = jax.random.normal(key, output.shape, output.dtype)
+        if self.factorises:
+            return output + jnp.sqrt(self._variances(output)) * normal
+        return output + jnp.matmul(self._lower(output), normal, precision=jax.lax.Precision.HIGHEST)
+
     def target_units(self, outputs: Float[Array, "B C"], targets: Array, usable: Bool[Array, " B"]) -> TargetUnits:
         """Mean and variance of y − f, R included: an upper bound where R is right, and no harm where it is not."""
         return _residual_units(targets - outputs, usable)
@@ -419,6 +443,10 @@ class Bernoulli(_Independent):
         p = jax.nn.sigmoid(output)
         return p, p * (1 - p)
 
+    def sample(self, key: Key[Array, ""], output: Float[Array, " C"]) -> Float[Array, " C"]:
+        """Zeros and ones."""
+        return jax.random.bernoulli(key, jax.nn.sigmoid(output)).astype(output.dtype)
+
     def terms(self, output: Float[Array, " C"], target: Array) -> Float[Array, " C"]:
         """softplus(f) − y f."""
         return jax.nn.softplus(output) - target * output
@@ -459,6 +487,19 @@ class Poisson(_Independent):
         """The rate, twice."""
         rate = jnp.exp(output)
         return rate, rate
+
+    def sample(self, key: Key[Array, ""], output: Float[Array, " C"]) -> Float[Array, " C"]:
+        """Counts, as floating-point numbers: a rate may be beyond any integer.
+
+        From a rate of 2²⁰ on, where the skew is a thousandth, rounded draws of N(rate, rate).
+        """
+        below, above = jax.random.split(key)
+        # JAX draws counts by keys of this kind only.
+        below = jax.random.wrap_key_data(jax.random.bits(below, (2,), jnp.uint32), impl="threefry2x32")
+        rate = jnp.exp(output)
+        few = jax.random.poisson(below, jnp.minimum(rate, _MANY)).astype(output.dtype)
+        many = jnp.round(rate + jnp.sqrt(rate) * jax.random.normal(above, output.shape, output.dtype))
+        return jnp.where(rate < _MANY, few, many)
 
     def target_units(self, outputs: Float[Array, "B C"], targets: Array, usable: Bool[Array, " B"]) -> TargetUnits:
         """log ȳ − f̄ and 1: the unit of a logarithm is a factor e."""
@@ -538,6 +579,11 @@ class HeteroscedasticGaussian(_Independent):
         """μ and σ²."""
         mean, log_variance = jnp.split(output, 2)
         return mean, jnp.exp(log_variance)
+
+    def sample(self, key: Key[Array, ""], output: Float[Array, " C"]) -> Float[Array, " m"]:
+        """μ + σ ε."""
+        mean, log_variance = jnp.split(output, 2)
+        return mean + jnp.exp(log_variance / 2) * jax.random.normal(key, mean.shape, mean.dtype)
 
     def terms(self, output: Float[Array, " C"], target: Array) -> Float[Array, " m"]:
         """½(z² + log σ² + log 2π)."""

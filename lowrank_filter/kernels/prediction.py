@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Key
+from jaxtyping import Array, ArrayLike, Float, Key, Shaped
 
 from lowrank_filter.algebra import small_matrices, tree
 from lowrank_filter.common import checks
@@ -91,8 +91,8 @@ class Prediction:
         """
         if not isinstance(self.likelihood, Gaussian):
             raise TypeError(
-                f"likelihood: expected Gaussian, got {type(self.likelihood).__name__}; take moments(), or draw "
-                "targets given the outputs that sample() draws"
+                f"likelihood: expected Gaussian, got {type(self.likelihood).__name__}; take moments(), or "
+                "quantiles of what sample_targets() draws"
             )
         checks.within("p", p, 1e-6, 1 - 1e-6, "a probability between 0 and 1")
         mean, variance = self.moments()
@@ -107,8 +107,39 @@ class Prediction:
         """
         key = checks.key("key", key)
         checks.count("n", n, minimum=0)
-        normal = jax.random.normal(key, (n, *self.outputs.shape), self.outputs.dtype)
-        return self.outputs + jnp.einsum("bcd,nbd->nbc", _roots(self.covariance), normal, precision=tree.HIGHEST)
+        return compiled(_sample, self, key, n=n)
+
+    def sample_targets(self, key: Key[Array, ""], n: int) -> Shaped[Array, "n B *target"]:
+        """``n`` draws of y, each example by itself: of the outputs, then of a target given them.
+
+        Labels are integers [n, B]; counts, zeros and ones, and real numbers are floating-point, [n, B, m].
+
+        Raises:
+            NotImplementedError: the likelihood is one of your own that does not define ``sample(key, output)``.
+            TypeError: ``key`` is no random key.
+            ValueError: ``n`` is not a static integer ≥ 0.
+
+        Examples:
+            >>> prediction = lf.Prediction(jnp.zeros((2, 3)), jnp.zeros((2, 3, 3)), lf.Categorical())
+            >>> prediction.sample_targets(jax.random.key(0), 5).shape
+            (5, 2)
+        """
+        key = checks.key("key", key)
+        checks.count("n", n, minimum=0)
+        return compiled(_sample_targets, self, key, n=n)
+
+
+def _sample(prediction: Prediction, key: Key[Array, ""], *, n: int) -> Float[Array, "n B C"]:
+    normal = jax.random.normal(key, (n, *prediction.outputs.shape), prediction.outputs.dtype)
+    moved = jnp.einsum("bcd,nbd->nbc", _roots(prediction.covariance), normal, precision=tree.HIGHEST)
+    return prediction.outputs + moved
+
+
+def _sample_targets(prediction: Prediction, key: Key[Array, ""], *, n: int) -> Shaped[Array, "n B *target"]:
+    for_outputs, for_targets = jax.random.split(key)
+    outputs = _sample(prediction, for_outputs, n=n)
+    keys = jax.random.split(for_targets, outputs.shape[:2])
+    return jax.vmap(jax.vmap(prediction.likelihood.sample))(keys, outputs)
 
 
 def _moments(prediction: Prediction) -> tuple[Float[Array, "B m"], Float[Array, "B m"]]:

@@ -18,7 +18,7 @@ from lowrank_filter.kernels.likelihoods import Likelihood
 from lowrank_filter.kernels.linearisation import Linearisation, identity
 from lowrank_filter.kernels.prediction import Prediction
 
-_OF_TARGETS = ("moments", "probabilities", "log_prob", "quantile", "sample")
+_OF_TARGETS = ("moments", "probabilities", "log_prob", "quantile", "sample", "sample_targets")
 
 
 class Predictive(NamedTuple):

@@ -1,5 +1,7 @@
 """Bad calls: one clear error each, that says what was expected and what came."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,6 +48,20 @@ def smooth(beliefs=3, sites=3, noise=0.1, *rest, **options):
 def layered(params, x):
     return (x @ params["one"]["kernel"] + params["one"]["bias"]) * params["scale"]
 
+
+class Own(lf.Likelihood):
+    """A loss alone."""
+
+    def nll(self, output, target):
+        return jnp.sum((output - target) ** 2)
+
+
+def predicted(likelihood=None):
+    return lf.Prediction(jnp.zeros((4, 2)), jnp.zeros((4, 2, 2)), likelihood or lf.Gaussian(1.0))
+
+
+# Without the run-time checks of annotations that the tests add.
+drawn = inspect.unwrap(lf.Prediction.sample_targets)
 
 FILTER = lf.extended_filter(net, lf.Categorical(), rank=2)
 STREAM = (FILTER, BELIEF)
@@ -277,6 +293,41 @@ CASES = {
         lambda: lf.predictive(BELIEF, net, X, likelihood=lf.Categorical()).log_prob(np.array([0, 1, 2, 0])),
         ValueError,
         r"y: expected targets in the domain of Categorical.*y\[2\] = 2",
+    ),
+    "Prediction.sample_targets: no key": (
+        lambda: drawn(predicted(), 0, 3),
+        TypeError,
+        "key: expected a jax.random.key, got int; make one",
+    ),
+    "Prediction.sample_targets: keys": (
+        lambda: drawn(predicted(), jax.random.split(jax.random.key(0)), 3),
+        ValueError,
+        r"key: expected shape \(\), got \(2,\); vmap over more",
+    ),
+    "Prediction.sample_targets: number": (
+        lambda: drawn(predicted(), jax.random.key(0), -1),
+        ValueError,
+        "n: expected a static integer >= 0, got -1; give 0 or more",
+    ),
+    "Prediction.sample_targets: traced number": (
+        lambda: jax.jit(lambda n: drawn(predicted(), jax.random.key(0), n))(3),
+        ValueError,
+        "n: expected a static integer.*mark it static",
+    ),
+    "Prediction.sample: number": (
+        lambda: predicted().sample(jax.random.key(0), 1.5),
+        ValueError,
+        "n: expected a static integer >= 0, got 1.5; give a Python integer",
+    ),
+    "Prediction.sample_targets: own likelihood": (
+        lambda: drawn(predicted(Own()), jax.random.key(0), 3),
+        NotImplementedError,
+        r"Own: expected sample\(key, output\), a target.*got a class without it; define sample\(key, output\)",
+    ),
+    "Prediction.moments: own likelihood": (
+        lambda: predicted(Own()).moments(),
+        NotImplementedError,
+        r"Own: expected moments\(output\), .*got a class without it; define moments\(output\)",
     ),
     "predictive: a mixture": (
         lambda: lf.predictive(CHANGING.init(PARAMS), net, X),

@@ -35,6 +35,64 @@ def test_against_draws(name):
         np.testing.assert_array_equal(prediction.probabilities(), mean)
 
 
+@pytest.mark.parametrize("name", fast(LIKELIHOODS, "categorical", "bernoulli", "heteroscedastic"))
+def test_drawn_targets_are_what_is_predicted(name):
+    """In the shape that an update takes; five standard errors and two hundredths, that of the predicted moments."""
+    belief, apply_fn, likelihood, x, y = problem(name, 2)
+    belief = belief._replace(precision=jax.tree.map(lambda leaf: 10 * leaf, belief.precision))
+    prediction = lf.predictive(belief, apply_fn, x, likelihood=likelihood)
+    drawn = prediction.sample_targets(jax.random.key(0), 20_000)
+    assert drawn.shape[1:] == y.shape and drawn.dtype == (jnp.int64 if y.ndim == 1 else jnp.float64)
+    assert jax.vmap(lambda one: likelihood.in_domain(one, prediction.outputs.shape[1]))(
+        drawn.reshape(-1, *y.shape[1:])
+    ).all()
+    one_hot = np.asarray(jax.nn.one_hot(drawn, prediction.outputs.shape[1]) if y.ndim == 1 else drawn)
+    mean, variance = prediction.moments()
+    error = 5 * np.sqrt(variance / len(drawn)) + 0.02 * (1 + np.abs(mean))
+    assert (np.abs(one_hot.mean(0) - mean) < error).all()
+    np.testing.assert_allclose(one_hot.var(0), variance, rtol=0.1, atol=0.02)
+
+
+@pytest.mark.parametrize("noise", [0.3, [0.3, 0.2], [[0.3, 0.2], [0.2, 0.2]]], ids=["scalar", "vector", "matrix"])
+def test_drawn_targets_of_noise_of_every_shape(noise):
+    covariance = np.array([[[0.5, 0.1], [0.1, 0.4]], [[1.0, 0.0], [0.0, 2.0]]])
+    prediction = lf.Prediction(jnp.ones((2, 2)), jnp.asarray(covariance), lf.Gaussian(jnp.asarray(noise)))
+    drawn = np.asarray(prediction.sample_targets(jax.random.key(1), 20_000))
+    whole = covariance + (np.asarray(noise) if np.ndim(noise) == 2 else np.diag(np.broadcast_to(noise, 2)))
+    came = np.einsum("nbc,nbd->bcd", drawn - 1, drawn - 1) / len(drawn)
+    scale = np.sqrt(np.diagonal(whole, axis1=1, axis2=2))
+    error = np.sqrt((np.einsum("bc,bd->bcd", scale, scale) ** 2 + whole**2) / len(drawn))
+    assert (np.abs(came - whole) < 5 * error).all()
+    for p in (0.05, 0.5, 0.9):
+        assert (np.abs((drawn < prediction.quantile(p)).mean(0) - p) < 5 * np.sqrt(p * (1 - p) / len(drawn))).all()
+
+
+def test_drawn_counts_of_any_rate():
+    rates = jnp.array([0.0, 3.0, 2.0**20 - 1, 2.0**21, 1e12])
+    prediction = lf.Prediction(jnp.log(rates)[:, None], jnp.zeros((5, 1, 1)), lf.Poisson())
+    drawn = np.asarray(prediction.sample_targets(jax.random.key(2, impl="rbg"), 4000))[..., 0]
+    np.testing.assert_array_equal(drawn, np.round(drawn))
+    assert (np.abs(drawn.mean(0) - rates) <= 5 * np.sqrt(rates / len(drawn))).all()
+    np.testing.assert_allclose(drawn.var(0), rates, rtol=0.15)
+
+
+@pytest.mark.parametrize("name", fast(LIKELIHOODS, "categorical", "poisson"))
+def test_draws_under_transformations(name):
+    belief, apply_fn, likelihood, x, _ = problem(name, 2)
+    prediction = lf.predictive(belief, apply_fn, x, likelihood=likelihood)
+    keys = jax.random.split(jax.random.key(3), 2)
+    for method in ("sample", "sample_targets"):
+
+        def draw(key, prediction, method=method):
+            return getattr(prediction, method)(key, 3)
+
+        each = jnp.stack([draw(key, prediction) for key in keys])
+        both = jax.jit(jax.vmap(draw, (0, None)))(keys, prediction)
+        np.testing.assert_allclose(both, each, rtol=1e-12, atol=1e-12)
+        assert not np.array_equal(each[0], each[1])
+        assert getattr(prediction, method)(keys[0], 0).shape[0] == 0
+
+
 def test_gaussian_in_closed_form():
     belief, apply_fn, likelihood, x, y = problem("gaussian", 2)
     prediction = lf.predictive(belief, apply_fn, x, likelihood=likelihood)
@@ -81,7 +139,7 @@ def test_what_does_not_fit_is_refused():
     prediction = lf.predictive(belief, apply_fn, x, likelihood=likelihood)
     with pytest.raises(TypeError, match=r"likelihood: expected Categorical or Bernoulli, got Poisson; take"):
         prediction.probabilities()
-    with pytest.raises(TypeError, match=r"likelihood: expected Gaussian, got Poisson; take"):
+    with pytest.raises(TypeError, match=r"likelihood: expected Gaussian, got Poisson; take.*sample_targets"):
         prediction.quantile(0.5)
     with pytest.raises(ValueError, match=r"y: expected 5 targets, got shape \(4, 2\); give one"):
         prediction.log_prob(y[:4])
