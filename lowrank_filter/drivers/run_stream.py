@@ -97,9 +97,10 @@ def run_stream(
         raise ValueError("batches: expected at least one batch, got none; give (x, y) for each update")
     padded = itertools.chain([first], padded)
     belief = strong(belief)
-    check = None if filter.check is None else filter.check(shapes_of_mean(belief), first.examples[0])
+    checked = filter.check
+    check = None if checked is None else first.in_its_words(lambda x, *_: checked(shapes_of_mean(belief), x))
     _check(check, "batches[0]", first)
-    after, shapes = jax.eval_shape(functools.partial(_step, filter), belief, *first.examples)
+    after, shapes = first.in_its_words(functools.partial(jax.eval_shape, functools.partial(_step, filter), belief))
     shapes = _kept(shapes, pad_to)
     same_belief(after, belief)
     state = _State(0, belief)
@@ -138,11 +139,25 @@ def run_stream(
     return state.belief, Stream(jax.tree.map(jnp.asarray, joined([*state.gathered().records])), None, None)
 
 
-class _Batch(NamedTuple):
-    """x, y, mask and weights of one size, and a digest of all batches up to this one, as they came."""
+_Examples = tuple[Any, np.ndarray, np.ndarray, np.ndarray | None]
 
-    examples: tuple[Any, np.ndarray, np.ndarray, np.ndarray | None]
+
+class _Batch(NamedTuple):
+    """x, y, mask and weights of one size, the same as they came, and a digest of all batches up to this one."""
+
+    examples: _Examples
+    given: _Examples
     digest: np.ndarray
+
+    def in_its_words(self, function: Callable[..., Any]) -> Any:
+        """``function`` of the examples; where it refuses them, it speaks of those that came and of their shapes."""
+        try:
+            return function(*self.examples)
+        except (TypeError, ValueError) as error:
+            refused = error
+        if len(self.given[1]):
+            function(*self.given)
+        raise refused
 
 
 class _State(NamedTuple):
@@ -177,7 +192,7 @@ def _check(check: Callable[..., Any] | None, name: str, batch: _Batch) -> None:
     """Raise where its targets are none that the filter can learn from."""
     if check is not None:
         try:
-            check(*batch.examples[1:3])
+            batch.in_its_words(lambda x, y, mask, weights: check(y, mask))
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name}, {error}") from error
 
@@ -250,10 +265,10 @@ def _padded(batches: Iterator[Any], pad_to: int | None, *, hashed: bool) -> Iter
             raise ValueError(
                 f"{name}: expected at most pad_to = {size} examples, got {count}; raise pad_to or cut the batch"
             )
+        given = x, y, mask, weights
         if hashed:
-            digest = _chained(digest, (x, y, mask, weights))
-        filled = jax.tree.map(functools.partial(_filled, size), (x, y, mask, weights))
-        yield _Batch(filled, digest)
+            digest = _chained(digest, given)
+        yield _Batch(jax.tree.map(functools.partial(_filled, size), given), given, digest)
 
 
 def _arrays(name: str, batch: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray | None]:

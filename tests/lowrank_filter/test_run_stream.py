@@ -290,6 +290,28 @@ def test_refused(call, parameter, wrong):
     calls.assert_refused(call, parameter, wrong)
 
 
+# An update that looks at its examples itself, without the check that built filters have.
+OWN = lf.Filter(FILTER.init, FILTER.predict, FILTER.update)
+WORDS = {
+    "inputs": ((X[:3, :1], Y[:3]), "takes x of shape (3, 1)"),
+    "targets": ((X[:3], np.ones((3, 2), int)), "expected shape (3,) for Categorical with 2 outputs, got (3, 2)"),
+    "kind of targets": (
+        (X[:3], np.ones((3, 2), np.float32)),
+        "expected integer labels of shape (3,), got float32 of shape (3, 2)",
+    ),
+    "mask": ((X[:3], Y[:3], np.ones(4, bool)), "expected a mask of 3 booleans, or one shaped like y"),
+}
+
+
+@pytest.mark.parametrize("built", [FILTER, OWN], ids=["checked", "own"])
+@pytest.mark.parametrize("case", WORDS)
+def test_messages_are_of_shapes_as_they_came(built, case):
+    batch, words = WORDS[case]
+    with pytest.raises((TypeError, ValueError)) as caught:
+        lf.run_stream(built, runs.start(), [batch], pad_to=77, progress=False)
+    assert words in str(caught.value) and "77" not in str(caught.value)
+
+
 def test_every_parameter_is_refused_somewhere():
     calls.assert_complete({"run_stream": CALL}, {"run_stream": lf.run_stream}, set())
 
