@@ -23,6 +23,7 @@ from experiments.data.mnist import mnist
 RANK, FIRST, TIMED = 20, 100, 20
 SETTINGS = {
     "filter_default": {},
+    "filter_dense_head": {"variance": 1.0, "process_noise": 1e-6},
     "lofi_stream": {"precision": 30.0, "process_noise": 0.0, "epsilon": 0.1},  # of 1e-4, the authors' becomes NaN
     "lrkf": {"process_noise": 0.1, "epsilon": 0.1},
     "hilofi": {"process_noise": 0.01, "epsilon": 1e-4},

@@ -66,6 +66,9 @@ class Prediction:
     def log_prob(self, y: Any) -> Float[Array, " B"]:
         """log p(yᵢ | xᵢ) in nats.
 
+        By points around each target, so that an improbable one keeps its relative accuracy: over all classes the
+        probabilities add up to 1 within some 1e-4, those of :meth:`probabilities` to rounding.
+
         Args:
             y: targets, as in :func:`update`.
 
