@@ -28,6 +28,9 @@ from lowrank_filter.kernels.likelihoods import Gaussian, Likelihood
 from lowrank_filter.kernels.target_units import in_target_units
 
 _MICRO_BATCH = 32
+# Inputs and directions by which it is told whether a leaf moves outputs as far as its slope says, and how many times
+# less it must be for the slope not to be believed: saturating units make it ten.
+_FEW, _DIRECTIONS, _FAR_FROM_LINEAR = 32, 4, 100.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Scaled:
         batch = prepare(params, apply_fn, likelihood, Examples(x, jnp.zeros((size, outputs), dtype)))
         squares = curvature(params, apply_fn, likelihood, batch, 1.0, _MICRO_BATCH).diagonal()
         scale = 1 / (jnp.maximum(jnp.sum(batch.usable), 1) * outputs * self.variance)
+        squares = compiled(_believed, squares, params, batch.x, scale, self.variance, apply_fn=apply_fn)
         if self.per_layer:
             where = layout(params, None, "layer")
             parts = where.split(squares)
@@ -82,7 +86,9 @@ def scaled(
     """A prior precision under which the outputs have a known variance: ``lf.init(params, lf.scaled(apply_fn, x), …)``.
 
     precision = mean diag(J Jᵀ)/variance, over the examples and outputs, with J the Jacobian at ``params``: an output of
-    the network linearised there then has that variance on average.
+    the network linearised there then has that variance on average. Where an array of parameters has most of that and,
+    under this prior, moves the outputs a hundred times less than J says (it feeds a normalisation of what does not
+    vary), it counts for what it does.
 
     With targets that is the prior for *standardised* ones, brought into their units: outputs that a Gaussian
     likelihood asks to be at δ on average about where they are, and to vary by σ², have that prior as (f − δ)/σ. So a
@@ -123,6 +129,45 @@ def scaled(
             raise ValueError("likelihood: expected one with y, got None; give that of the targets, or leave y out")
         y = checks.array("y", y, "an array of targets with one row per example")
     return Scaled(apply_fn, as_inputs(x), y, likelihood, variance, per_layer)
+
+
+def _believed(squares: Tree, params: Tree, x: Any, scale: Array, variance: ArrayLike, *, apply_fn: Apply) -> Tree:
+    """The squares of J; of a leaf whose prior moves the outputs far less than J says, as much as it does move them.
+
+    A normalisation of what does not vary, as of a blank patch of an image, has a slope of thousands for a thousandth of
+    the way, and would hold all other parameters to the precision that it asks for. So the largest leaf is looked at,
+    under the prior that results, as long as it says more than all others and less is true.
+    """
+    few = jax.tree.map(lambda leaf: leaf[:_FEW], x)
+    params, few, looked_at, scale, variance = jax.lax.stop_gradient((params, few, squares, scale, variance))
+    leaves, structure = jax.tree.flatten(params)
+    here = apply_fn(params, few)
+    # Precisions by which each leaf alone would give the outputs their variance.
+    each = jnp.stack([jnp.sum(leaf) for leaf in jax.tree.leaves(looked_at)]) * scale
+
+    def moved(chosen: Array, length: Array, key: Array) -> Array:
+        keys = jax.random.split(key, len(leaves))
+        signs = [jax.random.rademacher(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)]
+        steps = [(one * length).astype(sign.dtype) * sign for one, sign in zip(chosen, signs, strict=True)]
+        there = apply_fn(structure.unflatten([leaf + step for leaf, step in zip(leaves, steps, strict=True)]), few)
+        return jnp.mean(jnp.square(there - here))
+
+    def look(state: tuple) -> tuple:
+        count, shares, _ = state
+        now = each * shares
+        precision, largest = _precision(jnp.sum(now)), jnp.argmax(now)
+        chosen = jnp.arange(len(leaves)) == largest
+        keys = jax.random.split(jax.random.key(0), _DIRECTIONS)
+        came = jnp.mean(jax.lax.map(lambda key: moved(chosen, jax.lax.rsqrt(precision), key), keys))
+        share = came * precision / (each[largest] * variance)
+        wrong = (now[largest] > 0.5 * jnp.sum(now)) & (share * _FAR_FROM_LINEAR < 1)
+        return count + 1, jnp.where(chosen & wrong, share, shares), wrong
+
+    def unfinished(state: tuple) -> Array:
+        return state[2] & (state[0] < len(leaves) + 4)
+
+    shares = jax.lax.while_loop(unfinished, look, (0, jnp.ones_like(each), jnp.ones((), bool)))[1]
+    return jax.tree.map(lambda leaf, share: leaf * share, squares, structure.unflatten(list(shares)))
 
 
 def _for_targets(precision: Tree, params: Tree, likelihood: Likelihood, examples: Examples, *, apply_fn: Apply) -> Tree:

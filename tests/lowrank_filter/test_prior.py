@@ -29,6 +29,23 @@ def test_the_outputs_have_the_variance_asked_for(per_layer):
     assert (precisions[0] == precisions[2]).all() != per_layer
 
 
+def test_a_slope_that_ends_at_once_is_not_believed():
+    """That of a normalisation where there is nothing to normalise: it would hold all others to its own precision."""
+
+    def steep(params, x):
+        blank = params["blank"]
+        return net(params["net"], x) + 0.05 * blank / jnp.sqrt(blank**2 + 1e-10)
+
+    params = {"net": PARAMS, "blank": jnp.zeros(2)}
+    came = lf.init(params, lf.scaled(steep, X, variance=3.0), rank=0).precision.diag
+    alone = lf.init(PARAMS, lf.scaled(net, X, variance=3.0), rank=0).precision.diag
+    # Its slope has a square of 2.5·10⁷; what it does move an output by, .05, is a thousandth of the variance.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0.01), came["net"], alone)
+    assert (
+        jax.grad(lambda v: lf.init(params, lf.scaled(steep, X, variance=v), rank=0).precision.diag["blank"][0])(3.0) < 0
+    )
+
+
 def test_a_filter_takes_it_by_itself():
     filter = lf.extended_filter(net, lf.Categorical(), rank=1)
     expected = lf.init(PARAMS, lf.scaled(net, X), rank=1)
