@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike
 
 from lowrank_filter.algebra import tree, widths
@@ -48,7 +49,8 @@ class Scaled:
         """One number for each of the parameters that are learned; ``whole`` puts the others back."""
         dtype = widths.common(params, self.x)
         params, x = widths.cast((params, self.x), dtype)
-        apply_fn = widths.outputs_in(dtype, lambda some, x: self.apply_fn(whole(some), x))
+        network = self.apply_fn  # without the data of self, the programs below serve the next call too
+        apply_fn = widths.outputs_in(dtype, lambda some, x: network(whole(some), x))
         outputs = output_count(params, apply_fn, x)
         likelihood, size = Gaussian(1.0), len(jax.tree.leaves(x)[0])
         # With a unit Gaussian, S is the identity: diag(Σ JᵢᵀJᵢ) sums to the trace of J Jᵀ.
@@ -145,12 +147,13 @@ def _believed(squares: Tree, params: Tree, x: Any, scale: Array, variance: Array
     # Precisions by which each leaf alone would give the outputs their variance.
     each = jnp.stack([jnp.sum(leaf) for leaf in jax.tree.leaves(looked_at)]) * scale
 
+    ends = np.cumsum([0, *(leaf.size for leaf in leaves)])
+
     def moved(chosen: Array, length: Array, key: Array) -> Array:
-        keys = jax.random.split(key, len(leaves))
-        signs = [jax.random.rademacher(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)]
-        steps = [(one * length).astype(sign.dtype) * sign for one, sign in zip(chosen, signs, strict=True)]
-        there = apply_fn(structure.unflatten([leaf + step for leaf, step in zip(leaves, steps, strict=True)]), few)
-        return jnp.mean(jnp.square(there - here))
+        signs = jax.random.rademacher(key, (int(ends[-1]),), here.dtype)
+        steps = [one * length * signs[i:j] for one, i, j in zip(chosen, ends[:-1], ends[1:], strict=True)]
+        there = [leaf + step.reshape(leaf.shape).astype(leaf.dtype) for leaf, step in zip(leaves, steps, strict=True)]
+        return jnp.mean(jnp.square(apply_fn(structure.unflatten(there), few) - here))
 
     def look(state: tuple) -> tuple:
         count, shares, _ = state
