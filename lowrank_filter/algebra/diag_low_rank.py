@@ -15,6 +15,7 @@ from lowrank_filter.algebra import krylov, saving, small_matrices, tree
 from lowrank_filter.algebra.correction import projected, whitened_covariances
 from lowrank_filter.algebra.example_gradients import Columns, Combinable, Stack, Turned
 from lowrank_filter.algebra.few_parameters import FewParameters, few_parameters
+from lowrank_filter.algebra.last_layer import LastLayer, Meeting, OutputCovariance, Shares
 from lowrank_filter.algebra.one_buffer import OneBuffer
 from lowrank_filter.algebra.precision import Correction, Curvature, Misfit, Precision, Projection
 from lowrank_filter.algebra.square_root import (
@@ -293,6 +294,71 @@ class DiagLowRank:
         site, _ = self._rotated(tree.zeros(self.diag), (columns,), new, weight, accurate=accurate)
         return precision, site, correction, misfit
 
+    def roomy(self, columns: int) -> bool:
+        """Whether so many columns and the factor can be held as vectors over D."""
+        return (self.rank + columns) * tree.dimension(self.diag) <= _ROOM
+
+    def outputs_covariance(
+        self, layer: LastLayer, *, noise: Tree | None = None, transition: Tree | None = None
+    ) -> tuple[OutputCovariance, _Prior]:
+        """:meth:`project` for the outputs of a layer, in its structure."""
+        prior = self._prior(noise, transition)
+        return OutputCovariance.of(prior.meeting(layer, inverse(prior.diag), prior.grams[0])), prior
+
+    def condition_outputs(
+        self,
+        layer: LastLayer,
+        shares: Shares,
+        coefficients: Float[Array, "B C"],
+        covariance: OutputCovariance,
+        prior: _Prior,
+    ) -> tuple[Self, Self, Tree, Misfit]:
+        """:meth:`condition` on the columns JᵀS of a layer's outputs, for the coefficients c = S(I + SᵀΣS)⁻¹u: both
+        precisions, the step D⁻¹(Jᵀc + W c') and the misfit.
+
+        Nothing is decomposed that grows with the outputs: the leading directions are those of a Krylov space, and what
+        they leave of the diagonal is a difference.
+        """
+        old = covariance.old_part(coefficients)
+        ends = prior.factor.combine(old[None]), layer.combine(coefficients.reshape(1, -1))
+        step = jax.tree.map(lambda a, b, d: (a + b)[0] / d, *ends, prior.diag)
+        meeting = covariance.meeting
+        if self.policy.metric == "euclidean":
+            meeting = prior.meeting(layer, None, prior.grams[1])
+        new = layer.squares(shares)
+        nothing = jnp.all(shares.scale == 0)
+
+        def cut(diag: Tree, meeting: Meeting, factor: Stack | Turned | None) -> tuple[Self, Misfit]:
+            rank, count, size = self._kept, len(meeting.old), layer.size
+            total = new
+            if factor is not None:
+                total = jax.tree.map(jnp.add, new, factor.squares())
+            whole = meeting.trace(shares)
+            if rank == 0:
+                return self._with(self._rest_added(diag, total), tree.zeros(diag, 0)), Misfit(whole, whole)
+            room = krylov.room(rank, 1 + count, None)
+            known = min(count, room.width - 1)
+            signs = jax.random.rademacher(jax.random.key(0), (room.width - known, size), whole.dtype)
+            start = jax.scipy.linalg.block_diag(jnp.eye(known, count, dtype=whole.dtype), signs)
+            turn, squared = krylov.leading_combinations(
+                functools.partial(meeting.times, shares), start, rank=rank, blocks=room.blocks
+            )
+            if count <= rank:  # without data not a bit changes
+                turn = jnp.where(nothing, jnp.eye(rank, count + size, dtype=turn.dtype), turn)
+            kept = layer.combine(shares.times(turn[:, count:].reshape(rank, *shares.root.shape)).reshape(rank, -1))
+            if factor is not None:
+                kept = jax.tree.map(jnp.add, factor.combine(turn[:, :count]), kept)
+            rest = jax.tree.map(lambda v, w: jnp.maximum(v - w, 0), total, tree.squares(kept))
+            if count <= rank:
+                rest = jax.tree.map(lambda v: jnp.where(nothing, 0, v), rest)
+            left = jnp.maximum(whole - jnp.sum(squared), 0)
+            left = jnp.where(nothing, 0, left) if count <= rank else left
+            return self._with(self._rest_added(diag, rest), kept), Misfit(left, whole)
+
+        precision, misfit = cut(prior.diag, meeting, prior.factor)
+        site, _ = cut(tree.zeros(self.diag), meeting.without_old(), None)
+        return precision, site, step, misfit
+
     def _condition_few(self, columns: Columns, target: Float[Array, " n"]) -> tuple[Self, Self, Correction, Misfit]:
         """The same where the columns outnumber the parameters, with square roots of D×D matrices."""
         dense, added = self._dense(), tree.flat_stack(columns.stack())
@@ -522,6 +588,19 @@ class _Prior(NamedTuple):
         weighted = jax.tree.map(lambda w, *factors: functools.reduce(jnp.multiply, factors, w), self.vectors, *given)
         products = columns.against(weighted)
         return products if self.turn is None else jnp.matmul(self.turn, products, precision=tree.HIGHEST)
+
+    def meeting(self, layer: LastLayer, weight: Tree | None, old: Float[Array, "k k"]) -> Meeting:
+        """Products with a layer's outputs in a metric, given those of the factor; vector by vector."""
+        given = [v for v in (self.scale, weight) if v is not None]
+
+        def one(vector: Tree) -> tuple[Array, Array | None]:
+            weighted = jax.tree.map(lambda w, *factors: functools.reduce(jnp.multiply, factors, w)[None], vector, *given)
+            return jax.tree.map(lambda found: found[0], layer.meet(weighted))
+
+        found = jax.lax.map(one, self.vectors)
+        if self.turn is not None:
+            found = tree.combine(self.turn, found)
+        return Meeting(layer.gram(weight), *found, old)
 
 
 def _bordered(old: Float[Array, "k k"], mixed: Float[Array, "k n"], new: Float[Array, "n n"]) -> Float[Array, "m m"]:

@@ -106,12 +106,24 @@ class Turned(NamedTuple):
 
     def combine(self, coefficients: Float[Array, "m n"]) -> Tree:
         """One product over D."""
-        turn = jnp.matmul(coefficients, self.turn, precision=tree.HIGHEST)
+        return self.combine_turned(jnp.matmul(coefficients, self.turn, precision=tree.HIGHEST))
+
+    def squares(self) -> Tree:
+        """The sum of their squares, elementwise, one vector after the other."""
+
+        def add(total: Tree, row: Array) -> tuple[Tree, None]:
+            one = jax.tree.map(lambda leaf: leaf[0], self.combine_turned(row[None]))
+            return jax.tree.map(lambda t, v: t + v * v, total, one), None
+
+        return jax.lax.scan(add, tree.zeros(self.scale), self.turn)[0]
+
+    def combine_turned(self, turn: Float[Array, "m k"]) -> Tree:
+        """s ⊙ Σⱼ tᵢⱼ wⱼ."""
         return jax.tree.map(jnp.multiply, tree.combine(turn, self.vectors), self.scale)
 
     def stack(self) -> Tree:
         """Built."""
-        return jax.tree.map(jnp.multiply, tree.combine(self.turn, self.vectors), self.scale)
+        return self.combine_turned(self.turn)
 
 
 class Place(NamedTuple):
@@ -142,7 +154,7 @@ class Place(NamedTuple):
         return leaf.reshape(turned).transpose(np.argsort(self.axes))
 
 
-def _leaf_of(places: Sequence[Place], arrays: Sequence[Array], like: Any) -> Array:
+def placed(places: Sequence[Place], arrays: Sequence[Array], like: Any) -> Array:
     """A stack's leaf of arrays [m, …] that lie in it, zero elsewhere."""
     count, dtype = len(arrays[0]), like.dtype
     order = sorted(range(len(places)), key=lambda n: places[n].first)
@@ -232,8 +244,8 @@ class LayerGradients:
             summed = jnp.sum(g * g, axis=1)
             return jnp.sum(summed, axis=0) if x is None else _einsum("bi,bo->io", x * x, summed)
 
-        placed = self._placed([array(x, g)[None] for x, g in zip(self.inputs, self.gradients, strict=True)])
-        return jax.tree.map(lambda leaf: leaf[0], placed)
+        found = self._placed([array(x, g)[None] for x, g in zip(self.inputs, self.gradients, strict=True)])
+        return jax.tree.map(lambda leaf: leaf[0], found)
 
     def mixed(self, weights: Float[Array, "B C r"]) -> Self:
         """Of the output gradients alone."""
@@ -255,7 +267,7 @@ class LayerGradients:
         for number, leaf in enumerate(jax.tree.leaves(self.like)):
             here = [n for n, place in enumerate(self.places) if place.leaf == number]
             if here:
-                stack.append(_leaf_of([self.places[n] for n in here], [arrays[n] for n in here], leaf))
+                stack.append(placed([self.places[n] for n in here], [arrays[n] for n in here], leaf))
             else:  # a parameter that the network does not use
                 stack.append(jnp.zeros((len(arrays[0]), *leaf.shape), leaf.dtype))
         return jax.tree.unflatten(jax.tree.structure(self.like), stack)

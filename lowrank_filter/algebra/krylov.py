@@ -86,6 +86,29 @@ def leading_columns(
     return tree.pad(tree.combine(vectors.T[::-1][:rank], pulled), rank)
 
 
+def leading_combinations(
+    product: Callable[[Float[Array, "m n"]], Float[Array, "m n"]],
+    start: Float[Array, "w n"],
+    *,
+    rank: int,
+    blocks: int,
+) -> tuple[Float[Array, "rank n"], Float[Array, " rank"]]:
+    """Of n vectors known by their Gram matrix' products, the combinations that are the ``rank`` leading ones, and the
+    squares of their lengths: by Rayleigh and Ritz in the Krylov space of ``blocks`` blocks like ``start``.
+
+    Gradients flow as in :func:`leading_columns`.
+    """
+    basis, _ = _iterate(lambda block: (jax.lax.stop_gradient(product(block)), ()), jax.lax.stop_gradient(start), blocks)
+
+    def projected(block: Array) -> Array:
+        return tree.gram(basis, product(block))
+
+    found = jax.lax.map(projected, basis.reshape(blocks, *start.shape))
+    whole = jnp.moveaxis(found, 0, 1).reshape(len(basis), len(basis))
+    values, vectors = small_matrices.eigendecompose((whole + whole.T) / 2)
+    return tree.combine(vectors.T[::-1][:rank], basis), jnp.maximum(values[::-1][:rank], 0)
+
+
 def leading(
     product: Callable[[Tree], Tree],
     seed: Callable[[int], Tree],

@@ -17,6 +17,8 @@ from lowrank_filter.kernels.expansion import Local
 _MOST, _FEWEST, _NUMBERS = 2048, 64, 2**12
 # Of a trapezoidal rule on a line, which converges exponentially: to a thousandth of a nat.
 _LINE = 96
+# Coordinates that a Sobol sequence has.
+_SEQUENCE = 21201
 # Coordinates of a batch beyond which so few points leave an error of nats.
 _COORDINATES = 256
 
@@ -74,6 +76,14 @@ def log_expectation(
 def within_reach(examples: int, outputs: int) -> bool:
     """Whether points can fill the space of the outputs: one example's, which few directions rule, or few in all."""
     return examples == 1 or examples * outputs <= _COORDINATES
+
+
+def standard_points(size: int, coordinates: int) -> np.ndarray:
+    """Points [n, coordinates] for N(0, I), each as likely, as many as for ``size`` coordinates; where a sequence has
+    not so many, drawn."""
+    if coordinates <= _SEQUENCE:
+        return _points(_number(size), coordinates)
+    return np.random.default_rng(0).normal(size=(_number(size), coordinates))
 
 
 def standard_rule(size: int, line: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from lowrank_filter.algebra.last_layer import Shares
 from lowrank_filter.kernels.examples import Batch, valid, zero_where_masked
 from lowrank_filter.kernels.likelihoods import Likelihood
 
@@ -155,6 +156,21 @@ def roots(likelihood: Likelihood, outputs: Float[Array, "B C"], batch: Batch, te
     outputs, targets, scale = _prepared(outputs, batch, counts, temperature)
     observed = None if batch.observed is None else columns_of(batch.observed, width)
     return Roots(likelihood, outputs, targets, jnp.where(counts, scale, 0), observed)
+
+
+def shares(
+    likelihood: Likelihood,
+    outputs: Float[Array, "B C"],
+    batch: Batch,
+    counts: Bool[Array, " B"],
+    temperature: Any,
+    weight: Float[Array, " B"] | None = None,
+) -> Shares:
+    """The roots of a likelihood that has shares, for the same examples as in :func:`expand`."""
+    outputs, _, scale = _prepared(outputs, batch, counts, temperature)
+    if weight is not None:
+        scale = scale * jnp.sqrt(weight)
+    return Shares(jnp.sqrt(jax.vmap(likelihood.shares)(outputs)), jnp.where(counts, scale, 0))
 
 
 def columns_of(observed: Bool[Array, "B m"], width: int) -> Bool[Array, "B r"]:

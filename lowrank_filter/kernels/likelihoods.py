@@ -12,6 +12,7 @@ A likelihood is a pytree with these methods, each for a single example (the kern
   S w, Sᵀv and some of S's columns. By default they are made of S, which may be large and have a structure.
 - ``terms(output, target)`` and ``normaliser_terms(output)``: the summands of nll and of the normaliser, one for each
   target, where targets are independent given the outputs and S is diagonal (``factorises``). Some may then be missing.
+- ``shares(output)``: p where S = diag(√p) − p √pᵀ. Updates of many outputs then hold no C×C matrix.
 - ``under(covariance)``: the likelihood whose loss is the expected one under outputs N(f, V), where ``uncertain``. An
   update then takes the Gaussian that is nearest to the posterior, not one at its mode.
 - ``target_units(outputs, targets, usable)``: of a batch, where its targets ask the outputs to be, for a prior.
@@ -151,6 +152,10 @@ class Likelihood:
         """S's columns of these numbers, zero past its last."""
         root = self.root(output, target)
         return jnp.take(root, index, axis=1, mode="fill", fill_value=0)
+
+    def shares(self, output: Float[Array, " C"]) -> Float[Array, " C"] | None:
+        """p > 0 with Σp = 1, where S = diag(√p) − p √pᵀ; None of other likelihoods."""
+        return None
 
     def under(self, covariance: Float[Array, "C C"], *, guarded: bool = True) -> "Likelihood":
         """The likelihood with the loss E ℓ(f + ε), ε ~ N(0, V); ``guarded``: as the step should see it, where
@@ -296,6 +301,10 @@ class Categorical(Likelihood):
         p = self._probabilities(output)
         roots = jnp.sqrt(jnp.take(p, index, mode="fill", fill_value=0))
         return (jax.nn.one_hot(index, len(p), axis=0, dtype=p.dtype) - p[:, None]) * roots
+
+    def shares(self, output: Float[Array, " C"]) -> Float[Array, " C"]:
+        """The probabilities."""
+        return self._probabilities(output)
 
     def in_domain(self, target: Array, outputs: int) -> Bool[Array, ""]:
         """0 ≤ y < C."""

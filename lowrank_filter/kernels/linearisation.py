@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from lowrank_filter.algebra import tree
 from lowrank_filter.algebra.example_gradients import Columns, LayerGradients, Place, Stack, find_places
+from lowrank_filter.algebra.last_layer import LastLayer
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.kernels import network_reader
 from lowrank_filter.kernels.examples import Apply
@@ -76,6 +77,50 @@ class Linearisation:
             gradients.append(leaf.reshape(len(outputs), -1, leaves[number].size))
             places.append(Place(number, np.arange(leaves[number].size), (0,)))
         return outputs, LayerGradients(tuple(inputs), tuple(gradients), params, tuple(places))
+
+    @functools.cached_property
+    def _layer(self) -> tuple[Place, ...]:
+        """Where the layer is that the outputs come from, its bias second; none unless it takes whole leaves, once."""
+        reading = self.reading
+        if not reading.last:
+            return ()
+        uses = [reading.uses[number] for number in reading.last]
+        whole = find_places([use.labels for use in uses], self._params)
+        if whole is None or uses[0].positions > 1:
+            return ()
+        leaves = jax.tree.leaves(self._params)
+        for use, place in zip(uses, whole, strict=True):
+            labels = use.labels.ravel()
+            if place.axes is None or len(labels) != leaves[place.leaf].size:
+                return ()
+            if reading.unknown[labels].any() or (reading.counts[labels] != 1).any():
+                return ()
+        return whole
+
+    @property
+    def features(self) -> int | None:
+        """How many numbers of an example the layer takes that the outputs come from; None where there is no such."""
+        return self.reading.uses[self.reading.last[0]].labels.shape[0] if self._layer else None
+
+    def last_layer(self, x: Any) -> tuple[Array, LastLayer]:
+        """The outputs, and Jᵀ by the layer that they come from, where there is one."""
+        leaves, structure = jax.tree.flatten(self._params)
+        places, number = self._layer, self.reading.last[0]
+        own = {place.leaf for place in places}
+        before = [leaf for n, leaf in enumerate(leaves) if n not in own]
+
+        def features(before: list[Array], x: Any) -> Array:
+            others = iter(before)
+            filled = [leaf if n in own else next(others) for n, leaf in enumerate(leaves)]
+            return network_reader.features(number, self._apply_fn, structure.unflatten(filled), x)
+
+        hidden = None
+        if before:
+            inputs, hidden = Linearisation(features, before, x).columns(x, identity)
+        else:
+            inputs = features(before, x)
+        kernel = places[0].select(leaves[places[0].leaf])
+        return self._apply_fn(self._params, x), LastLayer(inputs, kernel, hidden, self._params, places)
 
     def diagonal(self, x: Any, root: Root) -> Tree:
         """diag(Σᵢ JᵢᵀSᵢSᵢᵀJᵢ)."""

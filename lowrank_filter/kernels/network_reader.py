@@ -88,11 +88,14 @@ class Reading(NamedTuple):
         uses: in the order of evaluation.
         counts: how often each parameter is in one of them for an example [D].
         unknown: which parameters are (also) used in another way [D].
+        last: the numbers of the uses that the outputs are the sum of, a product and perhaps its bias; none where the
+            network goes on after them.
     """
 
     uses: tuple[Use, ...]
     counts: np.ndarray
     unknown: np.ndarray
+    last: tuple[int, ...] = ()
 
     def shared(self) -> np.ndarray:
         """Which parameters meet an example more than once, or in more than one place [D]."""
@@ -169,17 +172,23 @@ def _operations(jaxpr: Any) -> list[Any]:
 def read(apply_fn: Callable, params: Tree, x: Any) -> Reading:
     """How the network uses its parameters. Traces it, computes nothing."""
     uses: list[Use] = []
+    last: list[int] = []
     unknown = np.zeros(tree.dimension(params), bool)
 
     def note(params: Tree, x: Any) -> None:
         found = _evaluate(apply_fn, params, x, None)
-        uses[:], unknown[:] = found.uses, found.unknown
+        uses[:], unknown[:], last[:] = found.uses, found.unknown, found.last
 
     jax.eval_shape(note, params, x)
     counts = np.zeros(unknown.size, int)
     for use in uses:
         np.add.at(counts, use.labels.ravel(), 1)
-    return Reading(tuple(uses), counts, unknown)
+    return Reading(tuple(uses), counts, unknown, tuple(last))
+
+
+def features(number: int, apply_fn: Callable, params: Tree, x: Any) -> Float[Array, "B I"]:
+    """The inputs of a dense use at one place of each example."""
+    return _evaluate(apply_fn, params, x, None).inputs[number][:, 0]
 
 
 def factorise(reading: Reading, apply_fn: Callable, params: Tree, x: Any, root: Root) -> tuple[Array, list[Factors]]:
@@ -253,6 +262,7 @@ class _Value(NamedTuple):
         axis: which of its axes counts the examples, None if none does.
         labels: if it is parameters selected and moved, which ones; an array of its shape.
         product: if it is the result of a dense use selected and moved, that use's number and its outputs' numbers.
+        layer: if it is, output by output, the result of a dense use and a bias, the numbers of both.
     """
 
     value: Any
@@ -260,6 +270,16 @@ class _Value(NamedTuple):
     axis: Any
     labels: Any = None
     product: tuple[int, np.ndarray] | None = None
+    layer: tuple[int, ...] = ()
+
+    @property
+    def last(self) -> tuple[int, ...]:
+        """The uses that it is the sum of, if it is outputs [B, C]."""
+        if self.layer or self.product is None:
+            return self.layer
+        number, numbers = self.product
+        same = numbers.ndim == 2 and self.axis == 0 and (numbers == np.arange(numbers.shape[1])).all()
+        return (number,) if same else ()
 
 
 class _Evaluation(NamedTuple):
@@ -268,6 +288,7 @@ class _Evaluation(NamedTuple):
     weights: list[Any]
     uses: list[Use]
     unknown: np.ndarray
+    last: tuple[int, ...]
 
 
 def _evaluate(apply_fn: Callable, params: Tree, x: Any, probes: Sequence[Array] | None) -> _Evaluation:
@@ -302,7 +323,10 @@ def _evaluate(apply_fn: Callable, params: Tree, x: Any, probes: Sequence[Array] 
             ]
             numbers = np.arange(use.labels.shape[1]).reshape(sizes).transpose(np.argsort(use.order))
             product = number, np.broadcast_to(numbers, result.shape)
-        return _Value(result, True, axis, product=product)
+        layer = ()
+        if found.partner is not None and use.order == (0, 1) and (np.diff(found.partner[1]) == 1).all():
+            layer = found.partner[0], number
+        return _Value(result, True, axis, product=product, layer=layer)
 
     def step(jaxpr: Any, equation: Any, twin: Any, values: list[_Value]) -> list[_Value]:
         name, options = equation.primitive.name, equation.params
@@ -319,6 +343,8 @@ def _evaluate(apply_fn: Callable, params: Tree, x: Any, probes: Sequence[Array] 
         ]
         plain = [_Value(result, examples, axis) for result, axis in _zip(results, axes)]
         if not parameters:
+            if len(values) == 1 and values[0].layer and name == "convert_element_type":
+                return [v._replace(layer=values[0].layer) for v in plain]
             if len(values) == 1 and values[0].product is not None and name in _MOVES:
                 number, numbers = values[0].product
                 moved = _MOVES[name](numbers, options)
@@ -365,7 +391,7 @@ def _evaluate(apply_fn: Callable, params: Tree, x: Any, probes: Sequence[Array] 
         for leaf, start in zip(jax.tree.leaves(params), starts, strict=False)
     ] + [_Value(leaf, True, 0) for leaf in jax.tree.leaves(x)]
     (output,) = run(closed.jaxpr, closed.consts, other.jaxpr, other.consts, arguments)
-    return _Evaluation(output.value, inputs, weights, uses, unknown)
+    return _Evaluation(output.value, inputs, weights, uses, unknown, output.last)
 
 
 class _Found(NamedTuple):

@@ -18,8 +18,8 @@ from lowrank_filter.algebra import small_matrices, tree
 from lowrank_filter.kernels.expansion import Local
 
 # Newton's method takes five or ten; Fisher scoring, where the Hessian is not positive, converges linearly.
-_ITERATIONS = 100
-_HALVINGS = 12
+ITERATIONS = 100
+HALVINGS = 12
 
 
 def output_map(
@@ -52,7 +52,7 @@ def newton(at: Callable[[Array], Local], covariance: Float[Array, "n n"], start:
     dtype = covariance.dtype
     eps = float(jnp.finfo(dtype).eps)
     # The last of them is where it starts.
-    lengths = jnp.asarray(np.append(0.5 ** np.arange(_HALVINGS), 0), dtype)
+    lengths = jnp.asarray(np.append(0.5 ** np.arange(HALVINGS), 0), dtype)
 
     def loss(moved: Array) -> Array:
         return jnp.sum(at(moved).loss).astype(dtype)
@@ -85,7 +85,7 @@ def newton(at: Callable[[Array], Local], covariance: Float[Array, "n n"], start:
         return count + 1, a, values[-1] - least > rounding
 
     def unfinished(state: tuple) -> Array:
-        return state[2] & (state[0] < _ITERATIONS)
+        return state[2] & (state[0] < ITERATIONS)
 
     return jax.lax.while_loop(unfinished, step, (0, start, jnp.ones((), bool)))[1]
 

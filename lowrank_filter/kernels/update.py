@@ -9,18 +9,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from lowrank_filter.algebra import small_matrices, tree, widths
-from lowrank_filter.algebra.diag_low_rank import Joined
+from lowrank_filter.algebra.diag_low_rank import DiagLowRank, Joined
 from lowrank_filter.algebra.example_gradients import Columns, Stack
+from lowrank_filter.algebra.last_layer import LastLayer, OutputCovariance, Shares
 from lowrank_filter.algebra.one_buffer import OneBuffer
 from lowrank_filter.algebra.precision import Correction, Misfit, Precision
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import Shared, compiled
+from lowrank_filter.kernels import many_outputs
 from lowrank_filter.kernels.belief import Belief, check_belief, learned
 from lowrank_filter.kernels.deprecated import with_choices
 from lowrank_filter.kernels.evidence import log_expectation, within_reach
 from lowrank_filter.kernels.examples import Apply, Batch, Examples, check_examples, prepare, zero_where_masked
-from lowrank_filter.kernels.expansion import Local, expand, localise
+from lowrank_filter.kernels.expansion import Local, expand, localise, shares
 from lowrank_filter.kernels.health import Health, measure
 from lowrank_filter.kernels.likelihoods import Likelihood
 from lowrank_filter.kernels.line_search import line_search
@@ -246,6 +248,32 @@ class _Problem(NamedTuple):
         outputs, columns = Linearisation(self.apply_fn, point, self.batch.x).columns(self.batch.x, root)
         return outputs, Stack(columns.stack()) if self.joined else columns
 
+    @property
+    def many(self) -> bool:
+        """Whether there are so many outputs that their structure is used, and they have it."""
+        size, outputs = jax.eval_shape(self.apply_fn, self.mean, self.batch.x).shape
+        precision = self.precision
+        if not many_outputs.many(size, outputs) or not isinstance(precision, DiagLowRank):
+            return False
+        if precision.roomy(size * outputs) or not many_outputs.has_shares(self.likelihood, outputs):
+            return False
+        features = Linearisation(self.apply_fn, self.mean, self.batch.x).features
+        return features is not None and 2 * (size * (features + 1) + precision.rank) <= size * outputs
+
+    @property
+    def low_rank(self) -> DiagLowRank:
+        """The precision, of a problem with so many outputs."""
+        assert isinstance(self.precision, DiagLowRank)
+        return self.precision
+
+    def outputs_covariance(self, layer: LastLayer, options: dict[str, Any]) -> tuple[OutputCovariance, Any]:
+        """Σ of a layer's outputs, and the predicted precision."""
+        return self.low_rank.outputs_covariance(layer, **options)
+
+    def shares(self, outputs: Float[Array, "B C"], given: Local) -> Shares:
+        """The roots of a likelihood that has shares."""
+        return shares(self.likelihood, outputs, self.batch, given.counts, self.temperature, given.weight)
+
     def localise(self, outputs: Float[Array, "B C"]) -> Local:
         """Which examples count and what they weigh, at the prior's mean."""
         return localise(self.likelihood, outputs, self.batch, self.temperature, self.threshold)
@@ -273,8 +301,121 @@ class _Step(NamedTuple):
     outputs: Float[Array, "B C"]
 
 
+class _Round(NamedTuple):
+    """Where a step from the last linearisation led; ``distance`` is (θ − m)ᵀP(θ − m) there."""
+
+    step: _Step
+    distance: Float[Array, ""]
+
+
+def _plain_of_many(problem: _Problem, options: dict[str, Any]) -> _Step:
+    """The same for many outputs."""
+    outputs, layer = Linearisation(problem.apply_fn, problem.mean, problem.batch.x).last_layer(problem.batch.x)
+    local = _without_root(problem.localise(outputs))
+    covariance, prior = problem.outputs_covariance(layer, options)
+    conditioned = _condition_outputs(problem, layer, covariance, prior, local.score, problem.shares(outputs, local))
+    correction, misfit = conditioned.correction, conditioned.misfit
+    mean = jax.tree.map(jnp.subtract, problem.mean, correction.step)
+    log_evidence = -jnp.sum(local.loss) + 0.5 * correction.explained - 0.5 * correction.logdet
+    surprise = of_classes(problem.likelihood, outputs, jnp.zeros_like(outputs), problem.batch, local)
+    settled = jnp.ones((), bool)
+    both = conditioned.precision, conditioned.site
+    return _Step(mean, *both, log_evidence, correction, misfit, local, None, settled, surprise, outputs)
+
+
+class _Conditioned(NamedTuple):
+    """What many outputs make of a precision; ``coefficients`` is S(I + SᵀΣS)⁻¹v and ``across`` Σ times that."""
+
+    precision: Precision
+    site: Precision
+    correction: Correction
+    misfit: Misfit
+    coefficients: Float[Array, "B C"]
+
+
+def _condition_outputs(
+    problem: _Problem, layer: LastLayer, covariance: OutputCovariance, prior: Any, target: Array, root: Shares
+) -> _Conditioned:
+    """:meth:`Precision.condition` by the structure of the last layer."""
+    solver = covariance.solver(root)
+    coefficients = solver.solve(target)
+    explained = root.transposed_times(covariance.times(coefficients))
+    left = target - explained
+    precision, site, step, misfit = problem.low_rank.condition_outputs(layer, root, coefficients, covariance, prior)
+    correction = Correction(
+        step, jnp.sum(target * explained), jnp.sum(target * left), solver.logdet, solver.triangle(covariance.old)
+    )
+    return _Conditioned(precision, site, correction, misfit, coefficients)
+
+
+def _without_root(local: Local) -> Local:
+    """Without what has a matrix for each example."""
+    return local._replace(root=local.root[:, :, :0])
+
+
+def _round_of_many(
+    problem: _Problem, options: dict[str, Any], last: _Round | None, first: Bool[Array, ""] | None = None
+) -> _Round:
+    """:func:`_round` for many outputs of a likelihood that has shares."""
+    point, offset = problem.mean, None
+    distance = jnp.zeros((), tree.wide_dtype(point))
+    if last is not None:
+        point, distance = last.step.mean, last.distance
+        offset = jax.tree.map(jnp.subtract, point, problem.mean)
+    outputs, layer = Linearisation(problem.apply_fn, point, problem.batch.x).last_layer(problem.batch.x)
+    along = jnp.zeros_like(outputs)
+    local = _without_root(problem.localise(outputs)) if last is None else last.step.local
+    if offset is not None:
+        along = layer.along(offset).astype(outputs.dtype)
+    centre = outputs - along
+
+    def at(outputs: Array) -> tuple[Local, Shares]:
+        return _without_root(problem.expand(outputs, given=local)), problem.shares(outputs, local)
+
+    covariance, prior = problem.outputs_covariance(layer, options)
+    variance = covariance.variances().astype(centre.dtype)
+    surprise = of_classes(problem.likelihood, centre, variance, problem.batch, local)
+    a = many_outputs.output_map(at, centre, covariance)
+    across = covariance.times(a)
+    found, root = at(centre + across.astype(outputs.dtype))
+    target = found.score - root.transposed_times(across)
+    conditioned = _condition_outputs(problem, layer, covariance, prior, target, root)
+    correction, coefficients = conditioned.correction, conditioned.coefficients
+
+    def evidence() -> Array:
+        if problem.likelihood.discrete and len(outputs) == 1:
+            return many_outputs.log_expectation(at, centre, covariance, a)
+        return -jnp.sum(found.loss) - 0.5 * jnp.sum(a * across) - 0.5 * correction.logdet
+
+    if last is None or first is None:
+        log_evidence = evidence()
+    else:
+        # Evidence and surprise are those of the first linearisation.
+        log_evidence = jax.lax.cond(first, evidence, lambda: last.step.log_evidence)
+        surprise = jnp.where(first, surprise, last.step.surprise)
+    point, size, distance, settled = line_search(
+        lambda params: jnp.sum(problem.expand(problem.apply_fn(params, problem.batch.x), given=local).loss),
+        jnp.sum(at(outputs)[0].loss if last is not None else local.loss),
+        point,
+        jax.tree.map(jnp.subtract, problem.mean, correction.step),
+        (
+            distance,
+            -jnp.sum(coefficients * along).astype(distance.dtype),
+            jnp.sum(coefficients * covariance.times(coefficients)),
+        ),
+    )
+    ahead = outputs if last is None else last.step.outputs
+    both = conditioned.precision, conditioned.site
+    step = _Step(
+        point, *both, log_evidence, correction, conditioned.misfit, local, size, settled, surprise, ahead
+    )
+    return _Round(step, distance)
+
+
 def _plain(problem: _Problem, options: dict[str, Any]) -> _Step:
     """One extended Kalman step."""
+    if problem.many:
+        return _plain_of_many(problem, options)
     outputs, columns = problem.columns(problem.mean, lambda outputs: problem.localise(outputs).root)
     local = problem.localise(outputs)
     precision, site, correction, misfit = problem.precision.condition(columns, local.score.ravel(), **options)
@@ -292,26 +433,22 @@ def _plain(problem: _Problem, options: dict[str, Any]) -> _Step:
     return _Step(mean, precision, site, log_evidence, correction, misfit, local, None, settled, surprise, outputs)
 
 
-class _Round(NamedTuple):
-    """Where a step from the last linearisation led; ``distance`` is (θ − m)ᵀP(θ − m) there."""
-
-    step: _Step
-    distance: Float[Array, ""]
-
-
 def _guarded(problem: _Problem, iterations: int, options: dict[str, Any]) -> _Step:
     """Steps to the MAP of the network linearised where the last one led, none of which raises the penalised loss."""
+    round = _round_of_many if problem.many else _round
     if iterations == 1:
-        return _round(problem, options, None).step
+        return round(problem, options, None).step
     # One program, however many there are: the first starts as if one before it had led nowhere.
-    shapes = jax.eval_shape(lambda: _round(problem, options, None))
+    shapes = jax.eval_shape(lambda: round(problem, options, None))
     nowhere = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     outputs = problem.apply_fn(problem.mean, problem.batch.x)
     local = problem.localise(outputs)
+    if problem.many:
+        local = _without_root(local)
     start = nowhere._replace(step=nowhere.step._replace(mean=problem.mean, local=local, outputs=outputs))
 
     def body(last: _Round, number: Array) -> tuple[_Round, None]:
-        return _round(problem, options, last, number == 0), None
+        return round(problem, options, last, number == 0), None
 
     return jax.lax.scan(body, start, jnp.arange(iterations))[0].step
 
