@@ -338,8 +338,11 @@ class DiagLowRank:
                 return self._with(self._rest_added(diag, total), tree.zeros(diag, 0)), Misfit(whole, whole)
             room = krylov.room(rank, 1 + count, None)
             known = min(count, room.width - 1)
-            signs = jax.random.rademacher(jax.random.key(0), (room.width - known, size), whole.dtype)
-            start = jax.scipy.linalg.block_diag(jnp.eye(known, count, dtype=whole.dtype), signs)
+            if count + size <= room.vectors:
+                room, start = krylov.Room(count + size, 1), jnp.eye(count + size, dtype=whole.dtype)
+            else:
+                signs = jax.random.rademacher(jax.random.key(0), (room.width - known, size), whole.dtype)
+                start = jax.scipy.linalg.block_diag(jnp.eye(known, count, dtype=whole.dtype), signs)
             turn, squared = krylov.leading_combinations(
                 functools.partial(meeting.times, shares), start, rank=rank, blocks=room.blocks
             )
@@ -347,7 +350,7 @@ class DiagLowRank:
                 turn = jnp.where(nothing, jnp.eye(rank, count + size, dtype=turn.dtype), turn)
             kept = layer.combine(shares.times(turn[:, count:].reshape(rank, *shares.root.shape)).reshape(rank, -1))
             if factor is not None:
-                kept = jax.tree.map(jnp.add, factor.combine(turn[:, :count]), kept)
+                kept = jax.tree.map(jnp.add, factor.accumulate(turn[:, :count]), kept)
             rest = jax.tree.map(lambda v, w: jnp.maximum(v - w, 0), total, tree.squares(kept))
             if count <= rank:
                 rest = jax.tree.map(lambda v: jnp.where(nothing, 0, v), rest)
@@ -356,6 +359,8 @@ class DiagLowRank:
             return self._with(self._rest_added(diag, rest), kept), Misfit(left, whole)
 
         precision, misfit = cut(prior.diag, meeting, prior.factor)
+        # One after the other, so that only one Krylov space is held.
+        meeting, _ = jax.lax.optimization_barrier((meeting, misfit))
         site, _ = cut(tree.zeros(self.diag), meeting.without_old(), None)
         return precision, site, step, misfit
 
@@ -594,7 +599,9 @@ class _Prior(NamedTuple):
         given = [v for v in (self.scale, weight) if v is not None]
 
         def one(vector: Tree) -> tuple[Array, Array | None]:
-            weighted = jax.tree.map(lambda w, *factors: functools.reduce(jnp.multiply, factors, w)[None], vector, *given)
+            weighted = jax.tree.map(
+                lambda w, *factors: functools.reduce(jnp.multiply, factors, w)[None], vector, *given
+            )
             return jax.tree.map(lambda found: found[0], layer.meet(weighted))
 
         found = jax.lax.map(one, self.vectors)

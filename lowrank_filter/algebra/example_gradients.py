@@ -74,6 +74,10 @@ class Stack(NamedTuple):
         """One product over D."""
         return tree.combine(coefficients, self.vectors)
 
+    def accumulate(self, coefficients: Float[Array, "m n"]) -> Tree:
+        """:meth:`combine`, never written where it is added to others."""
+        return tree.accumulate(coefficients, self.vectors)
+
     def squares(self) -> Tree:
         """One product over D."""
         return tree.squares(self.vectors)
@@ -116,6 +120,11 @@ class Turned(NamedTuple):
             return jax.tree.map(lambda t, v: t + v * v, total, one), None
 
         return jax.lax.scan(add, tree.zeros(self.scale), self.turn)[0]
+
+    def accumulate(self, coefficients: Float[Array, "m k"]) -> Tree:
+        """:meth:`combine`, never written where it is added to others."""
+        turn = jnp.matmul(coefficients, self.turn, precision=tree.HIGHEST)
+        return jax.tree.map(jnp.multiply, tree.accumulate(turn, self.vectors), self.scale)
 
     def combine_turned(self, turn: Float[Array, "m k"]) -> Tree:
         """s ⊙ Σⱼ tᵢⱼ wⱼ."""

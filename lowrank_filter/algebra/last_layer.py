@@ -384,7 +384,9 @@ class Solver(NamedTuple):
     def triangle(self, old: Float[Array, "k k"]) -> Float[Array, "m m"]:
         """A Cholesky factor of order k + 1 whose pivots say what elimination left of I + G."""
         met = jnp.maximum(1 + small_matrices.diagonal(old) - jnp.sum(self.lower**2, axis=1), 0)
-        return jnp.block([[jnp.ones((1, 1), met.dtype), jnp.zeros((1, len(met)))], [jnp.sqrt(met)[:, None], self.lower]])
+        return jnp.block(
+            [[jnp.ones((1, 1), met.dtype), jnp.zeros((1, len(met)))], [jnp.sqrt(met)[:, None], self.lower]]
+        )
 
     def solve(self, target: Float[Array, "B C"]) -> Float[Array, "B C"]:
         """S (I + SᵀΣS)⁻¹v, of Sᵀ-side v; any multiple of √p in it makes no difference."""
@@ -395,7 +397,9 @@ class Solver(NamedTuple):
         found = self.part.solve(target)
         met = _sides_times(self.mixed, self.shares, found)
         old = small_matrices.solve_lower(self.lower, met[:count]) if count else met[:0]
-        offsets = small_matrices.solve_positive(self.last, met[count:] + jnp.matmul(old, self.across, precision=tree.HIGHEST))
+        offsets = small_matrices.solve_positive(
+            self.last, met[count:] + jnp.matmul(old, self.across, precision=tree.HIGHEST)
+        )
         if count:
             old = old - jnp.matmul(self.across, offsets, precision=tree.HIGHEST)
             old = small_matrices.solve_lower_transposed(self.lower, old)

@@ -20,6 +20,9 @@ Tree = Any
 # Elements of a stack that are worked on at once where a CPU's cache matters: 1 MiB of float32.
 _PIECE = 2**18
 
+# Vectors that are few.
+_FEW = 32
+
 # On accelerators a float32 product may otherwise run in tf32, which keeps ten bits.
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -116,6 +119,19 @@ def combine(coefficients: Float[Array, "*n k"], stack: Tree) -> Tree:
         lambda s: jnp.tensordot(coefficients.astype(s.dtype), s, axes=1, precision=HIGHEST),
         stack,
     )
+
+
+def accumulate(coefficients: Float[Array, "n k"], stack: Tree) -> Tree:
+    """:func:`combine` of few vectors one after the other: what it is added to is then written once, and it never."""
+    count = coefficients.shape[1]
+    if not 0 < count <= _FEW:
+        return combine(coefficients, stack)
+
+    def leaf(s: Array) -> Array:
+        weights = coefficients.astype(s.dtype).reshape(*coefficients.shape, *(1,) * (s.ndim - 1))
+        return functools.reduce(jnp.add, [weights[:, j] * s[j] for j in range(count)])
+
+    return jax.tree.map(leaf, stack)
 
 
 def length(stack: Tree) -> int:

@@ -120,7 +120,7 @@ def log_expectation(
     meeting, dtype = covariance.meeting, covariance.mixed.dtype
     gram, classes, count = meeting.gram, outputs.shape[1], len(meeting.old)
     across = covariance.times(a)
-    found, shares = local(outputs + across.astype(outputs.dtype))
+    _, shares = local(outputs + across.astype(outputs.dtype))
     solver = covariance.solver(shares)
     own = jnp.sqrt(gram.own[:, 0, 0])
     known = [jnp.where(own > 0, meeting.own[:, 0] / jnp.where(own > 0, own, 1), 0)]
@@ -134,17 +134,15 @@ def log_expectation(
     points = jnp.asarray(standard_points(classes, 2 * classes + len(features) + count), dtype)
 
     def pair(point: Array) -> Array:
-        first, second, third, noise = jnp.split(
-            point, np.cumsum([classes, len(features), count]).tolist()
-        )
-        drawn = own * first
+        normals = jnp.split(point, np.cumsum([classes, len(features), count]).tolist())
+        drawn = own * normals[0]
         if gram.features is not None:
-            drawn = drawn + _matmul(_matmul(features, second), gram.kernel)
+            drawn = drawn + _matmul(_matmul(features, normals[1]), gram.kernel)
         if count:
-            says = _matmul(told, jnp.concatenate([first, second])) + _matmul(rest, third)
+            says = _matmul(told, jnp.concatenate(normals[:2])) + _matmul(rest, normals[2])
             drawn = drawn - _matmul(small_matrices.solve_positive(covariance.lower, says), covariance.mixed[:, 0])
         drawn = drawn[None]
-        kept = drawn - covariance.times(solver.solve(shares.deviation * drawn + noise))
+        kept = drawn - covariance.times(solver.solve(shares.deviation * drawn + normals[3]))
         return jnp.stack([value(drawn), value(across + kept)])
 
     def value(moved: Array) -> Array:

@@ -104,7 +104,9 @@ def update(
 
     where t ∈ {1, ½, ¼ …} is the first that lowers the penalised loss Σℓᵢ(f(θ))/λ + ½(θ − m)ᵀP(θ − m) of the network
     itself. For Gaussian likelihoods f* needs no search. Memory O((k + B·r)·D): meant for streams and small batches;
-    :func:`laplace_update` takes large ones.
+    :func:`laplace_update` takes large ones. Of more than 512 logits from a last dense layer with I inputs, few beside
+    them, :class:`Categorical` needs O(k·D + B²·(C + I²)): no matrix of outputs by outputs, the same numbers but for the
+    kept directions, which are then those of a Krylov space, and for what is differentiated twice.
 
     The log evidence is log N(y; f(m), R + J P⁻¹ Jᵀ) for Gaussian likelihoods; for discrete ones
     log E exp(−Σℓᵢ/λ) under the outputs' N(f(m), J P⁻¹ Jᵀ), by points, never above 0; for likelihoods that are
@@ -406,9 +408,7 @@ def _round_of_many(
     )
     ahead = outputs if last is None else last.step.outputs
     both = conditioned.precision, conditioned.site
-    step = _Step(
-        point, *both, log_evidence, correction, conditioned.misfit, local, size, settled, surprise, ahead
-    )
+    step = _Step(point, *both, log_evidence, correction, conditioned.misfit, local, size, settled, surprise, ahead)
     return _Round(step, distance)
 
 
