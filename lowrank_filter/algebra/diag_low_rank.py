@@ -329,38 +329,22 @@ class DiagLowRank:
         nothing = jnp.all(shares.scale == 0)
 
         def cut(diag: Tree, meeting: Meeting, factor: Stack | Turned | None) -> tuple[Self, Misfit]:
-            rank, count, size = self._kept, len(meeting.old), layer.size
-            total = new
-            if factor is not None:
-                total = jax.tree.map(jnp.add, new, factor.squares())
+            total = new if factor is None else jax.tree.map(jnp.add, new, factor.squares())
             whole = meeting.trace(shares)
-            if rank == 0:
+            if self._kept == 0:
                 return self._with(self._rest_added(diag, total), tree.zeros(diag, 0)), Misfit(whole, whole)
-            room = krylov.room(rank, 1 + count, None)
-            known = min(count, room.width - 1)
-            if count + size <= room.vectors:
-                room, start = krylov.Room(count + size, 1), jnp.eye(count + size, dtype=whole.dtype)
-            else:
-                signs = jax.random.rademacher(jax.random.key(0), (room.width - known, size), whole.dtype)
-                start = jax.scipy.linalg.block_diag(jnp.eye(known, count, dtype=whole.dtype), signs)
-            turn, squared = krylov.leading_combinations(
-                functools.partial(meeting.times, shares), start, rank=rank, blocks=room.blocks
-            )
-            if count <= rank:  # without data not a bit changes
-                turn = jnp.where(nothing, jnp.eye(rank, count + size, dtype=turn.dtype), turn)
-            kept = layer.combine(shares.times(turn[:, count:].reshape(rank, *shares.root.shape)).reshape(rank, -1))
+            turn, squared = _leading(meeting, shares, self._kept)
+            count = len(meeting.old)
+            kept = layer.combine(shares.times(turn[:, count:].reshape(-1, *shares.root.shape)).reshape(len(turn), -1))
             if factor is not None:
                 kept = jax.tree.map(jnp.add, factor.accumulate(turn[:, :count]), kept)
             rest = jax.tree.map(lambda v, w: jnp.maximum(v - w, 0), total, tree.squares(kept))
-            if count <= rank:
-                rest = jax.tree.map(lambda v: jnp.where(nothing, 0, v), rest)
             left = jnp.maximum(whole - jnp.sum(squared), 0)
-            left = jnp.where(nothing, 0, left) if count <= rank else left
-            return self._with(self._rest_added(diag, rest), kept), Misfit(left, whole)
+            if count <= self._kept:  # without data not a bit changes
+                rest, left = jax.tree.map(lambda v: jnp.where(nothing, 0, v), (rest, left))
+            return self._with(self._rest_added(diag, rest), tree.pad(kept, self._kept)), Misfit(left, whole)
 
         precision, misfit = cut(prior.diag, meeting, prior.factor)
-        # One after the other, so that only one Krylov space is held.
-        meeting, _ = jax.lax.optimization_barrier((meeting, misfit))
         site, _ = cut(tree.zeros(self.diag), meeting.without_old(), None)
         return precision, site, step, misfit
 
@@ -607,7 +591,31 @@ class _Prior(NamedTuple):
         found = jax.lax.map(one, self.vectors)
         if self.turn is not None:
             found = tree.combine(self.turn, found)
-        return Meeting(layer.gram(weight), *found, old)
+        own, inner = found
+        return Meeting(layer.gram(weight), own, inner, old)
+
+
+def _leading(meeting: Meeting, shares: Shares, rank: int) -> tuple[Float[Array, "r n"], Float[Array, " r"]]:
+    """The combinations of [W, JᵀS] that are its leading vectors, and their squares; W's own where S is zero."""
+    count, size = len(meeting.old), shares.root.size
+    whole, kept, dtype = count + size, min(rank, count + size), meeting.old.dtype
+
+    def searched() -> tuple[Array, Array]:
+        room = krylov.room(rank, 1 + count, None)
+        known = min(count, room.width - 1)
+        if whole <= room.vectors:
+            blocks, start = 1, jnp.eye(whole, dtype=dtype)
+        else:
+            signs = jax.random.rademacher(jax.random.key(0), (room.width - known, size), dtype)
+            blocks, start = room.blocks, jax.scipy.linalg.block_diag(jnp.eye(known, count, dtype=dtype), signs)
+        product = functools.partial(meeting.times, shares)
+        return krylov.leading_combinations(product, start, rank=kept, blocks=blocks)
+
+    if count > rank:
+        return searched()
+    # A branch of its own holds the Krylov space no longer than it runs.
+    unchanged = jnp.eye(kept, whole, dtype=dtype), jnp.zeros(kept, dtype)
+    return jax.lax.cond(jnp.any(shares.scale > 0), searched, lambda: unchanged)
 
 
 def _bordered(old: Float[Array, "k k"], mixed: Float[Array, "k n"], new: Float[Array, "n n"]) -> Float[Array, "m m"]:

@@ -291,18 +291,18 @@ class OutputCovariance(NamedTuple):
         own = jnp.eye(size, dtype=s.dtype) + s.T[:, :, None] * gram.own * s.T[:, None, :]
         half = jnp.reciprocal(jnp.sqrt(own)) if size == 1 else _in_parts(_inverse_root, own)
         logdet = -2 * jnp.sum(jnp.log(jnp.diagonal(half, axis1=1, axis2=2)))
-        features = None
-        if gram.features is not None:
+        features, before = None, gram.features
+        if before is not None:
             known = half * s.T[:, None, :]
             known = _einsum("ceb,ced->cbd", known, known).reshape(outputs, -1)
 
             def rows(weights: Array) -> Array:
                 """Of what the outputs' own parts leave for the features to be known by, times those."""
                 each = jnp.matmul(gram.kernel * weights, known, precision=tree.HIGHEST).reshape(-1, size, size)
-                return jnp.matmul(each.transpose(2, 1, 0).reshape(size, -1), gram.features, precision=tree.HIGHEST)
+                return jnp.matmul(each.transpose(2, 1, 0).reshape(size, -1), before, precision=tree.HIGHEST)
 
             whole = jax.lax.map(rows, gram.kernel)
-            whole = whole.reshape(gram.features.shape) + _by_feature(jnp.eye(len(gram.features), dtype=s.dtype), size)
+            whole = whole.reshape(before.shape) + _by_feature(jnp.eye(len(before), dtype=s.dtype), size)
             features = jax.scipy.linalg.lu_factor(whole)
             logdet = logdet + jnp.sum(jnp.log(jnp.abs(small_matrices.diagonal(features[0]))))
         part = _DataPart(gram, s, half, features)

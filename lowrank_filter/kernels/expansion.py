@@ -170,7 +170,10 @@ def shares(
     outputs, _, scale = _prepared(outputs, batch, counts, temperature)
     if weight is not None:
         scale = scale * jnp.sqrt(weight)
-    return Shares(jnp.sqrt(jax.vmap(likelihood.shares)(outputs)), jnp.where(counts, scale, 0))
+    found = jax.vmap(likelihood.shares)(outputs)
+    if found is None:
+        raise AssertionError("a likelihood that has shares")
+    return Shares(jnp.sqrt(found), jnp.where(counts, scale, 0))
 
 
 def columns_of(observed: Bool[Array, "B m"], width: int) -> Bool[Array, "B r"]:

@@ -265,7 +265,8 @@ class _Problem(NamedTuple):
     @property
     def low_rank(self) -> DiagLowRank:
         """The precision, of a problem with so many outputs."""
-        assert isinstance(self.precision, DiagLowRank)
+        if not isinstance(self.precision, DiagLowRank):
+            raise AssertionError("a precision that is diagonal plus low rank")
         return self.precision
 
     def outputs_covariance(self, layer: LastLayer, options: dict[str, Any]) -> tuple[OutputCovariance, Any]:

@@ -187,13 +187,16 @@ def test_the_evidence_of_one_example(forced):
 @X64
 def test_two_linearisations_are_those_by_all_outputs(forced, monkeypatch):
     belief, x, y = problem(2)
-    updated, info = compiled(iterations=2)(belief, x, y)
+    options = {"iterations": 2, "outlier_threshold": 1.5, "weights": jnp.asarray([0.5, 2.0])}
+    updated, info = compiled(**options)(belief, x, y)
     monkeypatch.setattr(many_outputs, "_OUTPUTS", 10**9)
-    expected, other = compiled(iterations=2)(belief, x, y)
+    expected, other = compiled(**options)(belief, x, y)
     assert dense.relative_error(flat(updated.mean), flat(expected.mean)) < 1e-8
     assert dense.relative_error(flat(updated.precision.diag), flat(expected.precision.diag)) < 1e-3
     assert info.step_size == other.step_size
     assert abs(info.surprise - other.surprise) < 1e-9
+    assert abs(info.discounted - other.discounted) < 1e-9
+    assert info.discounted > 0.1
 
 
 @pytest.mark.slow
