@@ -11,10 +11,10 @@ from lowrank_filter.algebra import small_matrices, tree
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import compiled
 from lowrank_filter.common.registered import registered
-from lowrank_filter.kernels.evidence import log_expectation, standard_rule
-from lowrank_filter.kernels.examples import Batch, check_stream
+from lowrank_filter.kernels.evidence import examples_at_once, log_expectation, log_probabilities, standard_rule
+from lowrank_filter.kernels.examples import Batch, check_stream, in_pieces
 from lowrank_filter.kernels.expansion import Local, expand
-from lowrank_filter.kernels.likelihoods import Gaussian, Likelihood
+from lowrank_filter.kernels.likelihoods import Categorical, Gaussian, Likelihood
 from lowrank_filter.kernels.output_map import output_map
 
 # Points on a line: more than the evidence takes, since none of them are where the data say that the output is. Between
@@ -27,7 +27,8 @@ _LINE = 512
 class Prediction:
     """p(y | x) = E p(y | f), f ~ N(f̂, Σ), of each of B examples by itself.
 
-    Closed forms for :class:`Gaussian` likelihoods; for others fixed points of the outputs' Gaussian.
+    Closed forms for :class:`Gaussian` likelihoods; for others fixed points of the outputs' Gaussian. Those of
+    :class:`Categorical` are one set for all classes: probabilities add up to one, and ``log_prob`` is their logarithm.
 
     Attributes:
         outputs: f̂ [B, C].
@@ -66,8 +67,8 @@ class Prediction:
     def log_prob(self, y: Any) -> Float[Array, " B"]:
         """log p(yᵢ | xᵢ) in nats.
 
-        By points around each target, so that an improbable one keeps its relative accuracy: over all classes the
-        probabilities add up to 1 within some 1e-4, those of :meth:`probabilities` to rounding.
+        By points around each target, so that an improbable one keeps its relative accuracy; of :class:`Categorical`
+        the logarithms of :meth:`probabilities`, which add up to 1.
 
         Args:
             y: targets, as in :func:`update`.
@@ -152,6 +153,10 @@ def _moments(prediction: Prediction) -> tuple[Float[Array, "B m"], Float[Array, 
         _, noise = jax.vmap(prediction.likelihood.moments)(prediction.outputs)
         return prediction.outputs, noise + jnp.diagonal(prediction.covariance, axis1=1, axis2=2)
 
+    if _by_classes(prediction):
+        p = jnp.exp(_log_probabilities(prediction))
+        return p, p * (1 - p)
+
     def one(output: Array, root: Array) -> tuple[Array, Array]:
         drawn = output + jnp.matmul(points, root.T, precision=tree.HIGHEST)
         means, variances = jax.vmap(prediction.likelihood.moments)(drawn)
@@ -186,8 +191,21 @@ def _log_prob(prediction: Prediction, y: Array) -> Float[Array, " B"]:
     def possible(target: Array) -> Array:
         return prediction.likelihood.in_domain(target, prediction.outputs.shape[1]) | ~jnp.all(jnp.isfinite(target))
 
-    found = jax.vmap(one)(prediction.outputs, prediction.covariance, y)
+    if _by_classes(prediction):
+        found = jnp.take_along_axis(_log_probabilities(prediction), y[:, None], axis=1, mode="clip")[:, 0]
+    else:
+        found = jax.vmap(one)(prediction.outputs, prediction.covariance, y)
     return jnp.where(jax.vmap(possible)(y), found, -jnp.inf)
+
+
+def _by_classes(prediction: Prediction) -> bool:
+    """Whether outputs are logits: not of a class of one's own, which may make something else of them."""
+    return type(prediction.likelihood) is Categorical
+
+
+def _log_probabilities(prediction: Prediction) -> Float[Array, "B C"]:
+    given = prediction.outputs, prediction.covariance
+    return in_pieces(lambda some: jax.vmap(log_probabilities)(*some), given, examples_at_once(given[0].shape[1]))
 
 
 def _roots(covariance: Float[Array, "B C C"]) -> Float[Array, "B C C"]:

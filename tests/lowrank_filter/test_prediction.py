@@ -1,5 +1,6 @@
 """What a belief says about observations, against draws of the outputs."""
 
+import dense
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -132,6 +133,57 @@ def test_one_output_against_quadrature(likelihood, deviations):
     inside = means * (1 - means) if likelihood.classes else means
     np.testing.assert_allclose(mean, means @ shares, rtol=1e-3)
     np.testing.assert_allclose(spread, (inside + (means - (means @ shares)[:, None]) ** 2) @ shares, rtol=1e-3)
+
+
+def logits(classes, deviation, size=4):
+    """Outputs, and covariances that are neither alike nor isotropic."""
+    rng = np.random.default_rng(classes)
+    roots = rng.normal(size=(size, classes, classes)) / np.sqrt(2 * classes)
+    spread = roots @ roots.transpose(0, 2, 1) + np.eye(classes) / 2
+    outputs = jnp.asarray(2 * rng.normal(size=(size, classes)))
+    return lf.Prediction(outputs, jnp.asarray(deviation**2 * spread), lf.Categorical())
+
+
+@pytest.mark.parametrize("classes", fast([2, 3, 10], 2, 10))
+def test_log_probabilities_of_all_classes_are_those_of_the_probabilities(classes):
+    for deviation in (0.0, 0.3, 1.0, 3.0):
+        prediction = logits(classes, deviation)
+        came = jnp.stack([prediction.log_prob(np.full(4, c)) for c in range(classes)], axis=1)
+        assert (came < 0).all()
+        np.testing.assert_allclose(came, jnp.log(prediction.probabilities()), rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(prediction.probabilities().sum(1), 1, rtol=1e-12)
+        drawn = np.asarray(jax.nn.softmax(prediction.sample(jax.random.key(0), 30_000)))
+        error = 4 * drawn.std(0) / drawn.mean(0) / np.sqrt(len(drawn))  # in nats, that of the draws
+        assert (np.abs(came - np.log(drawn.mean(0))) < 0.05 + error).all()
+
+
+def test_improbable_classes_against_quadrature():
+    at = np.linspace(-50, 50, 400_001)
+    for offset, deviation in [(10.0, 0.3), (30.0, 3.0), (100.0, 10.0), (400.0, 30.0), (100.0, 0.0)]:
+        losses = np.logaddexp(0, offset + deviation * at)
+        exact = np.logaddexp.reduce(-losses - at**2 / 2) - np.logaddexp.reduce(-(at**2) / 2)
+        outputs, variance = jnp.asarray([[offset, 0.0]]), jnp.diag(jnp.asarray([deviation**2, 0.0]))[None]
+        two = lf.Prediction(outputs, variance, lf.Categorical()).log_prob(np.array([1]))
+        assert abs(two[0] - exact) < 0.01, (offset, deviation)
+        # Two more that are as good as impossible, with their own variance: no longer a line.
+        outputs = jnp.append(outputs, jnp.asarray([[-900.0, -900.0]]), axis=1)
+        variance = jnp.pad(variance, ((0, 0), (0, 2), (0, 2))) + jnp.diag(jnp.asarray([0.0, 0.0, 1.0, 1.0]))
+        four = lf.Prediction(outputs, variance, lf.Categorical()).log_prob(np.array([1]))
+        assert abs(four[0] - exact) < 0.05, (offset, deviation)
+
+
+def test_gradients_of_log_probabilities():
+    prediction, labels = logits(3, 1.5), jnp.arange(4) % 3
+    tangent = logits(3, 0.7, 4).covariance
+
+    @jax.jit
+    def value(t):
+        outputs, covariance = prediction.outputs * (1 + t), prediction.covariance + t * tangent
+        return lf.Prediction(outputs, covariance, lf.Categorical()).log_prob(labels).sum()
+
+    slope = jax.grad(value)(0.0)
+    # Where the points are has no derivative: what it changes is their error.
+    assert abs(slope - dense.finite_difference(value, 0.0, 1e-4)) < 0.02 * abs(slope)
 
 
 def test_what_does_not_fit_is_refused():
