@@ -142,7 +142,7 @@ def prior(params: Tree, precision: Tree | Scaled, structure: Any) -> Belief:
     checks.finite("params", params)
     membership, _ = parts.assigned(params, structure)
     if isinstance(precision, Scaled):
-        found = precision.of(membership.learned(params), lambda some: membership.filled(some, params))
+        found = precision.of(membership.learned(params), membership.filled, params)
         precision = membership.filled(found, jax.tree.map(jnp.ones_like, params))
     checks.prefix("precision", precision, params)
     checks.positive("precision", precision)

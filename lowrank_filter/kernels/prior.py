@@ -45,19 +45,21 @@ class Scaled:
     variance: ArrayLike
     per_layer: bool
 
-    def of(self, params: Tree, whole: Callable[[Tree], Tree] = lambda params: params) -> Tree:
-        """One number for each of the parameters that are learned; ``whole`` puts the others back."""
+    def of(self, params: Tree, whole: Callable[[Tree, Tree], Tree], others: Tree) -> Tree:
+        """One number for each of the parameters that are learned; ``whole`` puts them among the others."""
         dtype = widths.common(params, self.x)
         params, x = widths.cast((params, self.x), dtype)
-        network = self.apply_fn  # without the data of self, the programs below serve the next call too
-        apply_fn = widths.outputs_in(dtype, lambda some, x: network(whole(some), x))
+        apply_fn = widths.outputs_in(dtype, lambda some, x: self.apply_fn(whole(some, others), x))
         outputs = output_count(params, apply_fn, x)
         likelihood, size = Gaussian(1.0), len(jax.tree.leaves(x)[0])
         # With a unit Gaussian, S is the identity: diag(Σ JᵢᵀJᵢ) sums to the trace of J Jᵀ.
         batch = prepare(params, apply_fn, likelihood, Examples(x, jnp.zeros((size, outputs), dtype)))
         squares = curvature(params, apply_fn, likelihood, batch, 1.0, _MICRO_BATCH).diagonal()
         scale = 1 / (jnp.maximum(jnp.sum(batch.usable), 1) * outputs * self.variance)
-        squares = compiled(_believed, squares, params, batch.x, scale, self.variance, apply_fn=apply_fn)
+        few = jax.tree.map(lambda leaf: leaf[:_FEW], batch.x)
+        squares = compiled(
+            *(_believed, squares, params, others, few, scale, self.variance), apply_fn=self.apply_fn, whole=whole
+        )
         if self.per_layer:
             where = layout(params, None, "layer")
             parts = where.split(squares)
@@ -133,19 +135,33 @@ def scaled(
     return Scaled(apply_fn, as_inputs(x), y, likelihood, variance, per_layer)
 
 
-def _believed(squares: Tree, params: Tree, x: Any, scale: Array, variance: ArrayLike, *, apply_fn: Apply) -> Tree:
+def _believed(
+    squares: Tree,
+    params: Tree,
+    others: Tree,
+    x: Any,
+    scale: Array,
+    variance: ArrayLike,
+    *,
+    apply_fn: Apply,
+    whole: Callable[[Tree, Tree], Tree],
+) -> Tree:
     """The squares of J; of a leaf whose prior moves the outputs far less than J says, as much as it does move them.
 
     A normalisation of what does not vary, as of a blank patch of an image, has a slope of thousands for a thousandth of
     the way, and would hold all other parameters to the precision that it asks for. So the largest leaf is looked at,
     under the prior that results, as long as it says more than all others and less is true.
     """
-    few = jax.tree.map(lambda leaf: leaf[:_FEW], x)
-    params, few, looked_at, scale, variance = jax.lax.stop_gradient((params, few, squares, scale, variance))
+    given = params, others, x, squares, scale, variance
+    params, others, x, looked_at, scale, variance = jax.lax.stop_gradient(given)
     leaves, structure = jax.tree.flatten(params)
-    here = apply_fn(params, few)
     # Precisions by which each leaf alone would give the outputs their variance.
     each = jnp.stack([jnp.sum(leaf) for leaf in jax.tree.leaves(looked_at)]) * scale
+
+    def outputs(leaves: list) -> Array:
+        return apply_fn(whole(structure.unflatten(leaves), others), x).astype(each.dtype)
+
+    here = outputs(leaves)
 
     ends = np.cumsum([0, *(leaf.size for leaf in leaves)])
 
@@ -153,7 +169,7 @@ def _believed(squares: Tree, params: Tree, x: Any, scale: Array, variance: Array
         signs = jax.random.rademacher(key, (int(ends[-1]),), here.dtype)
         steps = [one * length * signs[i:j] for one, i, j in zip(chosen, ends[:-1], ends[1:], strict=True)]
         there = [leaf + step.reshape(leaf.shape).astype(leaf.dtype) for leaf, step in zip(leaves, steps, strict=True)]
-        return jnp.mean(jnp.square(apply_fn(structure.unflatten(there), few) - here))
+        return jnp.mean(jnp.square(outputs(there) - here))
 
     def look(state: tuple) -> tuple:
         count, shares, _ = state
