@@ -47,30 +47,15 @@ class Scaled:
 
     def of(self, params: Tree, whole: Callable[[Tree, Tree], Tree], others: Tree) -> Tree:
         """One number for each of the parameters that are learned; ``whole`` puts them among the others."""
-        dtype = widths.common(params, self.x)
-        params, x = widths.cast((params, self.x), dtype)
-        apply_fn = widths.outputs_in(dtype, lambda some, x: self.apply_fn(whole(some, others), x))
-        outputs = output_count(params, apply_fn, x)
-        likelihood, size = Gaussian(1.0), len(jax.tree.leaves(x)[0])
-        # With a unit Gaussian, S is the identity: diag(Σ JᵢᵀJᵢ) sums to the trace of J Jᵀ.
-        batch = prepare(params, apply_fn, likelihood, Examples(x, jnp.zeros((size, outputs), dtype)))
-        squares = curvature(params, apply_fn, likelihood, batch, 1.0, _MICRO_BATCH).diagonal()
-        scale = 1 / (jnp.maximum(jnp.sum(batch.usable), 1) * outputs * self.variance)
-        few = jax.tree.map(lambda leaf: leaf[:_FEW], batch.x)
-        squares = compiled(
-            *(_believed, squares, params, others, few, scale, self.variance), apply_fn=self.apply_fn, whole=whole
+        network = self.apply_fn
+        outputs = output_count((params, others), lambda given, x: network(whole(*given), x), self.x)
+        y = (
+            None
+            if self.y is None or self.likelihood is None
+            else self._targets(outputs, len(jax.tree.leaves(self.x)[0]))
         )
-        if self.per_layer:
-            where = layout(params, None, "layer")
-            parts = where.split(squares)
-            shares = [jnp.sum(part) * scale * len(parts) for part in parts]
-            found = where.join([jnp.full_like(p, _precision(share)) for p, share in zip(parts, shares, strict=True)])
-        else:
-            found = tree.broadcast(_precision(tree.total(jnp.asarray, squares) * scale), params)
-        if self.y is None or self.likelihood is None:
-            return found
-        examples = Examples(x, self._targets(outputs, size))
-        return compiled(_for_targets, found, params, self.likelihood, examples, apply_fn=apply_fn)
+        arguments = params, others, self.x, y, self.likelihood, self.variance
+        return compiled(_scaled, *arguments, network=network, whole=whole, per_layer=self.per_layer)
 
     def _targets(self, outputs: int, size: int) -> Array:
         likelihood: Any = self.likelihood
@@ -135,6 +120,41 @@ def scaled(
     return Scaled(apply_fn, as_inputs(x), y, likelihood, variance, per_layer)
 
 
+def _scaled(
+    params: Tree,
+    others: Tree,
+    x: Any,
+    y: Array | None,
+    likelihood: Likelihood | None,
+    variance: Array,
+    *,
+    network: Apply,
+    whole: Callable[[Tree, Tree], Tree],
+    per_layer: bool,
+) -> Tree:
+    dtype = widths.common(params, x)
+    params, x = widths.cast((params, x), dtype)
+    apply_fn = widths.outputs_in(dtype, lambda some, x: network(whole(some, others), x))
+    size, outputs = jax.eval_shape(apply_fn, params, x).shape
+    # With a unit Gaussian, S is the identity: diag(Σ JᵢᵀJᵢ) sums to the trace of J Jᵀ.
+    unit = Gaussian(1.0)
+    batch = prepare(params, apply_fn, unit, Examples(x, jnp.zeros((size, outputs), dtype)))
+    squares = curvature(params, apply_fn, unit, batch, 1.0, _MICRO_BATCH).diagonal()
+    scale = 1 / (jnp.maximum(jnp.sum(batch.usable), 1) * outputs * variance)
+    few = jax.tree.map(lambda leaf: leaf[:_FEW], batch.x)
+    squares = _believed(squares, params, others, few, scale, variance, network=network, whole=whole)
+    if per_layer:
+        where = layout(params, None, "layer")
+        parts = where.split(squares)
+        shares = [jnp.sum(part) * scale * len(parts) for part in parts]
+        found = where.join([jnp.full_like(p, _precision(share)) for p, share in zip(parts, shares, strict=True)])
+    else:
+        found = tree.broadcast(_precision(tree.total(jnp.asarray, squares) * scale), params)
+    if y is None or likelihood is None:
+        return found
+    return _for_targets(found, params, likelihood, Examples(x, y), apply_fn=apply_fn)
+
+
 def _believed(
     squares: Tree,
     params: Tree,
@@ -143,7 +163,7 @@ def _believed(
     scale: Array,
     variance: ArrayLike,
     *,
-    apply_fn: Apply,
+    network: Apply,
     whole: Callable[[Tree, Tree], Tree],
 ) -> Tree:
     """The squares of J; of a leaf whose prior moves the outputs far less than J says, as much as it does move them.
@@ -159,7 +179,7 @@ def _believed(
     each = jnp.stack([jnp.sum(leaf) for leaf in jax.tree.leaves(looked_at)]) * scale
 
     def outputs(leaves: list) -> Array:
-        return apply_fn(whole(structure.unflatten(leaves), others), x).astype(each.dtype)
+        return network(whole(structure.unflatten(leaves), others), x).astype(each.dtype)
 
     here = outputs(leaves)
 
