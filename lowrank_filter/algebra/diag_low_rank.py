@@ -325,20 +325,42 @@ class DiagLowRank:
         meeting = covariance.meeting
         if self.policy.metric == "euclidean":
             meeting = prior.meeting(layer, None, prior.grams[1])
-        new = layer.squares(shares)
+        new, size = layer.squares(shares), layer.size
         nothing = jnp.all(shares.scale == 0)
 
         def cut(diag: Tree, meeting: Meeting, factor: Stack | Turned | None) -> tuple[Self, Misfit]:
-            total = new if factor is None else jax.tree.map(jnp.add, new, factor.squares())
-            whole = meeting.trace(shares)
+            whole, count = meeting.trace(shares), len(meeting.old)
+
+            def combined(rows: Array) -> tuple[Tree, Tree]:
+                """Combinations of both, and of JᵀS alone."""
+                weights = shares.times(rows[:, count:].reshape(-1, *shares.root.shape))
+                added = layer.combine(weights.reshape(len(rows), -1))
+                if factor is None:
+                    return added, added
+                return jax.tree.map(jnp.add, factor.accumulate(rows[:, :count]), added), added
+
+            def squares(rows: Array) -> tuple[Tree, Tree]:
+                """Of those, one after the other."""
+
+                def add(total: tuple[Tree, Tree], row: Array) -> tuple[tuple[Tree, Tree], None]:
+                    return jax.tree.map(lambda t, v: t + v[0] ** 2, total, combined(row[None])), None
+
+                return jax.lax.scan(add, (tree.zeros(new), tree.zeros(new)), rows)[0]
+
+            old = tree.zeros(new) if factor is None else factor.squares()
             if self._kept == 0:
-                return self._with(self._rest_added(diag, total), tree.zeros(diag, 0)), Misfit(whole, whole)
+                rest = jax.tree.map(jnp.add, old, new)
+                return self._with(self._rest_added(diag, rest), tree.zeros(diag, 0)), Misfit(whole, whole)
             turn, squared = _leading(meeting, shares, self._kept)
-            count = len(meeting.old)
-            kept = layer.combine(shares.times(turn[:, count:].reshape(-1, *shares.root.shape)).reshape(len(turn), -1))
-            if factor is not None:
-                kept = jax.tree.map(jnp.add, factor.accumulate(turn[:, :count]), kept)
-            rest = jax.tree.map(lambda v, w: jnp.maximum(v - w, 0), total, tree.squares(kept))
+            kept = combined(turn)[0]
+            # What is left of W is what its vectors have beside those kept: a difference of W's squares and theirs would
+            # leave rounding of W's, in every step of a stream.
+            beside = jnp.eye(count, count + size, dtype=turn.dtype)
+            beside = jax.lax.stop_gradient(krylov.reorthogonalised(beside, turn) if count else beside)
+            rest = _derived(
+                jax.tree.map(lambda a, k, z, n: z + jnp.maximum(a - k - n, 0), new, squares(turn)[1], *squares(beside)),
+                jax.tree.map(lambda w, a, v: w + a - v, old, new, tree.squares(kept)),
+            )
             left = jnp.maximum(whole - jnp.sum(squared), 0)
             if count <= self._kept:  # without data not a bit changes
                 rest, left = jax.tree.map(lambda v: jnp.where(nothing, 0, v), (rest, left))
@@ -593,6 +615,17 @@ class _Prior(NamedTuple):
             found = tree.combine(self.turn, found)
         own, inner = found
         return Meeting(layer.gram(weight), own, inner, old)
+
+
+@jax.custom_jvp
+def _derived(value: Tree, same: Tree) -> Tree:
+    """A value, with the derivative of the same one computed in another way."""
+    return value
+
+
+@_derived.defjvp
+def _derived_jvp(primals: tuple, tangents: tuple) -> tuple[Tree, Tree]:
+    return _derived(*primals), tangents[1]
 
 
 def _leading(meeting: Meeting, shares: Shares, rank: int) -> tuple[Float[Array, "r n"], Float[Array, " r"]]:

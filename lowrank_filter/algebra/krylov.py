@@ -172,7 +172,7 @@ def _iterate(
         def placed(room: Tree, stack: Tree) -> Tree:
             return each(lambda r, s: insert(r, s, number))(room, stack)
 
-        newest = jax.lax.stop_gradient(each(_reorthogonalised)(newest, basis))
+        newest = jax.lax.stop_gradient(each(reorthogonalised)(newest, basis))
         image, more = product(newest)
         return (placed(basis, newest), placed(kept, more), jax.lax.stop_gradient(image)), None
 
@@ -190,7 +190,7 @@ def _over(stack: Tree, vector: Tree) -> Tree:
     return jax.tree.map(jnp.divide, stack, vector)
 
 
-def _reorthogonalised(newest: Tree, basis: Tree) -> Tree:
+def reorthogonalised(newest: Tree, basis: Tree) -> Tree:
     """An orthonormal stack of what ``newest`` adds to the span of an orthonormal basis, zero where that is nothing."""
 
     def once(_: Any, stack: Tree) -> Tree:

@@ -257,7 +257,8 @@ class _Problem(NamedTuple):
         precision = self.precision
         if not many_outputs.many(size, outputs) or not isinstance(precision, DiagLowRank):
             return False
-        if precision.roomy(size * outputs) or not many_outputs.has_shares(self.likelihood, outputs):
+        # Several examples that repeat each other may ask for square roots, where there is room for those.
+        if (size > 1 and precision.roomy(size * outputs)) or not many_outputs.has_shares(self.likelihood, outputs):
             return False
         features = Linearisation(self.apply_fn, self.mean, self.batch.x).features
         return features is not None and 2 * (size * (features + 1) + precision.rank) <= size * outputs

@@ -244,6 +244,21 @@ def test_streams_and_seeds_in_float32(forced):
     np.testing.assert_allclose(alone[0][1], exact[1], atol=0.05)
 
 
+@pytest.mark.slow
+def test_nothing_of_a_strong_factor_is_left_in_the_diagonal(forced):
+    """Its squares are ten digits above what is added, and float32 has seven."""
+
+    def diagonal(dtype):
+        belief, x, y = problem(1, dtype=dtype)
+        factor = jax.tree.map(lambda w: 1e4 * w, belief.precision.factor)
+        return flat(step(belief._replace(precision=belief.precision._replace(factor=factor)), x, y)[0].precision.diag)
+
+    step = compiled(iterations=0)
+    with jax.enable_x64(True):
+        exact = diagonal(np.float64)
+    assert dense.relative_error(diagonal(np.float32), exact) < 1e-3
+
+
 def last(apply_fn, params):
     return Linearisation(apply_fn, params, jnp.ones((3, INPUTS))).features
 
