@@ -13,6 +13,7 @@ import tyro
 
 Name = Literal[
     "cost",
+    "classes",
     "compile",
     "defaults",
     "streaming",

@@ -278,6 +278,7 @@ def assigned(params: Tree, structure: Any) -> tuple[Membership, tuple[Structure,
                 f"structure: expected LowRank, Dense, Diagonal, KroneckerFactored or Frozen, for all parameters or in "
                 f"a pytree prefix of them, got {kind!r}; give one of these"
                 + (", and the names " + ", ".join(NAMES) + " for a network as a whole" if isinstance(kind, str) else "")
+                + (f": {kind.__name__}(), not the class" if isinstance(kind, type) else "")
             )
     try:
         covered = prefix.flatten_up_to(params)

@@ -113,7 +113,8 @@ def update(
     ``uncertain`` (:class:`HeteroscedasticGaussian`) ℓ is expected under the outputs' own posterior N(f*, V), S with it,
     and the log evidence is the lower bound −Σ E ℓᵢ/λ − KL (see :mod:`output_posterior`); for others, and for batches of
     more outputs than points can fill (256), Laplace's approximation at f*,
-    −Σℓᵢ/λ − ½(θ − m)ᵀP(θ − m) − ½ log det(I + AᵀP⁻¹A).
+    −Σℓᵢ/λ − ½(θ − m)ᵀP(θ − m) − ½ log det(I + AᵀP⁻¹A). That may be nats above the first, where
+    labels say little about many classes: choose by batches of one size.
 
     Args:
         belief: the predicted belief.

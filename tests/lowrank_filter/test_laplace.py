@@ -182,7 +182,7 @@ def test_a_krylov_space_in_float32_that_is_used_up(independent):
         stack = normal(first, (4, independent)) @ (
             normal(second, (independent, 785)) * jnp.exp(3 * normal(third, (785,)))
         )
-        basis = krylov._reorthogonalised(stack, jnp.zeros((8, 785), jnp.float32))
+        basis = krylov.reorthogonalised(stack, jnp.zeros((8, 785), jnp.float32))
         return basis @ basis.T
 
     grams = np.asarray(gram(jax.random.split(jax.random.key(0), 300)))
