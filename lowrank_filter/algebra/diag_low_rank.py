@@ -316,8 +316,7 @@ class DiagLowRank:
         """:meth:`condition` on the columns JᵀS of a layer's outputs, for the coefficients c = S(I + SᵀΣS)⁻¹u: both
         precisions, the step D⁻¹(Jᵀc + W c') and the misfit.
 
-        Nothing is decomposed that grows with the outputs: the leading directions are those of a Krylov space, and what
-        they leave of the diagonal is a difference.
+        Nothing is decomposed that grows with the outputs: the leading directions are those of a Krylov space.
         """
         old = covariance.old_part(coefficients)
         ends = prior.factor.combine(old[None]), layer.combine(coefficients.reshape(1, -1))
@@ -595,19 +594,14 @@ class _Prior(NamedTuple):
 
     def against(self, columns: Columns, weight: Tree | None) -> Float[Array, "k n"]:
         """⟨wᵢ, aⱼ⟩ in a metric."""
-        given = [v for v in (self.scale, weight) if v is not None]
-        weighted = jax.tree.map(lambda w, *factors: functools.reduce(jnp.multiply, factors, w), self.vectors, *given)
-        products = columns.against(weighted)
+        products = columns.against(self._weighted(self.vectors, weight))
         return products if self.turn is None else jnp.matmul(self.turn, products, precision=tree.HIGHEST)
 
     def meeting(self, layer: LastLayer, weight: Tree | None, old: Float[Array, "k k"]) -> Meeting:
         """Products with a layer's outputs in a metric, given those of the factor; vector by vector."""
-        given = [v for v in (self.scale, weight) if v is not None]
 
         def one(vector: Tree) -> tuple[Array, Array | None]:
-            weighted = jax.tree.map(
-                lambda w, *factors: functools.reduce(jnp.multiply, factors, w)[None], vector, *given
-            )
+            weighted = jax.tree.map(lambda leaf: leaf[None], self._weighted(vector, weight))
             return jax.tree.map(lambda found: found[0], layer.meet(weighted))
 
         found = jax.lax.map(one, self.vectors)
@@ -615,6 +609,11 @@ class _Prior(NamedTuple):
             found = tree.combine(self.turn, found)
         own, inner = found
         return Meeting(layer.gram(weight), own, inner, old)
+
+    def _weighted(self, vectors: Tree, weight: Tree | None) -> Tree:
+        """One of the vectors or all, scaled and in a metric."""
+        given = [v for v in (self.scale, weight) if v is not None]
+        return jax.tree.map(lambda w, *factors: functools.reduce(jnp.multiply, factors, w), vectors, *given)
 
 
 @jax.custom_jvp

@@ -112,9 +112,7 @@ def expand(
 
     With a ``spread``, expected under outputs that have this covariance, see :meth:`Likelihood.under`.
     """
-    outputs, targets, scale = _prepared(outputs, batch, counts, temperature)
-    if weight is not None:
-        scale = scale * jnp.sqrt(weight)
+    outputs, targets, scale = _prepared(outputs, batch, counts, temperature, weight)
     observed = batch.observed
     each = None
     if spread is not None:
@@ -167,9 +165,7 @@ def shares(
     weight: Float[Array, " B"] | None = None,
 ) -> Shares:
     """The roots of a likelihood that has shares, for the same examples as in :func:`expand`."""
-    outputs, _, scale = _prepared(outputs, batch, counts, temperature)
-    if weight is not None:
-        scale = scale * jnp.sqrt(weight)
+    outputs, _, scale = _prepared(outputs, batch, counts, temperature, weight)
     found = jax.vmap(likelihood.shares)(outputs)
     if found is None:
         raise AssertionError("a likelihood that has shares")
@@ -186,13 +182,17 @@ def _counting(likelihood: Likelihood, outputs: Float[Array, "B C"], batch: Batch
     return batch.usable & jax.vmap(valid, in_axes=(None, 0, 0))(likelihood, outputs, batch.y)
 
 
-def _prepared(outputs: Array, batch: Batch, counts: Array, temperature: Any) -> tuple[Array, Array, Array]:
-    """Outputs and targets without the examples that do not count, and √(w/λ) of each."""
+def _prepared(
+    outputs: Array, batch: Batch, counts: Array, temperature: Any, weight: Array | None = None
+) -> tuple[Array, Array, Array]:
+    """Outputs and targets without the examples that do not count, and √(w/λ) of each, w also what an outlier weighs."""
     # A second zeroing, after which no derivative of an example that does not count can be anything but finite.
     outputs = jnp.where(counts[:, None], outputs, 0)
     scale = jnp.broadcast_to(jax.lax.rsqrt(jnp.asarray(temperature, outputs.dtype)), counts.shape)
     if batch.weights is not None:
         scale = scale * jnp.sqrt(batch.weights.astype(outputs.dtype))
+    if weight is not None:
+        scale = scale * jnp.sqrt(weight)
     return outputs, zero_where_masked(counts, batch.y), scale
 
 

@@ -17,7 +17,7 @@ from lowrank_filter.algebra.last_layer import OutputCovariance, Shares, Solver
 from lowrank_filter.kernels.evidence import standard_points
 from lowrank_filter.kernels.expansion import Local
 from lowrank_filter.kernels.likelihoods import Likelihood
-from lowrank_filter.kernels.output_map import HALVINGS, ITERATIONS
+from lowrank_filter.kernels.output_map import descended
 
 # Outputs of a batch up to which matrices of them are small, and faster than their structure.
 _OUTPUTS = 512
@@ -72,37 +72,17 @@ def _followed_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
 
 
 def _newton(at: Callable[[Array], tuple[Local, Shares]], covariance: OutputCovariance, outputs: Array) -> Array:
-    """As in :func:`output_map.newton`."""
+    """As :func:`output_map.newton`, the lengths one after the other."""
     dtype = covariance.mixed.dtype
-    eps = float(jnp.finfo(dtype).eps)
-    lengths = jnp.asarray(np.append(0.5 ** np.arange(HALVINGS), 0), dtype)
 
-    def step(state: tuple) -> tuple:
-        count, a, moved, _ = state
+    def change(a: Array, moved: Array) -> Array:
         found, shares = at(moved)
-        solver = covariance.solver(shares)
-        change = -solver.solve(found.score - shares.deviation * moved) - a
-        across = covariance.times(change)
-        exists = jnp.all(jnp.isfinite(across))
-        change, across = jnp.where(exists, change, 0), jnp.where(exists, across, 0)
-        squares = jnp.sum(a * moved), jnp.sum(a * across), jnp.sum(change * across)
+        return -covariance.solver(shares).solve(found.score - shares.deviation * moved) - a
 
-        def value(length: Array) -> Array:
-            penalty = 0.5 * (squares[0] + 2 * length * squares[1] + length**2 * squares[2])
-            return jnp.sum(at(moved + length * across)[0].loss).astype(dtype) + penalty
+    def losses(moved: Array, across: Array, lengths: Array) -> Array:
+        return jax.lax.map(lambda length: jnp.sum(at(moved + length * across)[0].loss).astype(dtype), lengths)
 
-        values = jax.lax.map(value, lengths)
-        values = jnp.where(jnp.isfinite(values), values, jnp.inf)
-        least = jnp.min(values)
-        rounding = 4 * eps * (1 + jnp.abs(least))
-        best = jnp.max(jnp.where(values <= least + rounding, lengths, 0))
-        best = jnp.where(least < jnp.inf, best, 0)
-        a = a + best * change
-        return count + 1, a, covariance.times(a), values[-1] - least > rounding
-
-    start = jnp.zeros(outputs.shape, dtype)
-    state = 0, start, start, jnp.ones((), bool)
-    return jax.lax.while_loop(lambda state: state[3] & (state[0] < ITERATIONS), step, state)[1]
+    return descended(change, losses, covariance.times, jnp.zeros(outputs.shape, dtype))
 
 
 def log_expectation(

@@ -7,6 +7,7 @@ With the network linearised, f(θ) = f̂ + J(θ − m), the minimiser of ℓ(f(�
 in the B·C outputs alone (Rasmussen & Williams 2006, "Gaussian Processes for Machine Learning", section 3.4).
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -18,8 +19,8 @@ from lowrank_filter.algebra import small_matrices, tree
 from lowrank_filter.kernels.expansion import Local
 
 # Newton's method takes five or ten; Fisher scoring, where the Hessian is not positive, converges linearly.
-ITERATIONS = 100
-HALVINGS = 12
+_ITERATIONS = 100
+_HALVINGS = 12
 
 
 def output_map(
@@ -48,18 +49,10 @@ def output_map(
 
 
 def newton(at: Callable[[Array], Local], covariance: Float[Array, "n n"], start: Array) -> Array:
-    """a ← −S K⁻¹(u − SᵀΣa), K = I + SᵀΣS, shortened to whichever of its halvings lowers the objective most."""
+    """a ← −S K⁻¹(u − SᵀΣa), K = I + SᵀΣS, by :func:`descended`."""
     dtype = covariance.dtype
-    eps = float(jnp.finfo(dtype).eps)
-    # The last of them is where it starts.
-    lengths = jnp.asarray(np.append(0.5 ** np.arange(HALVINGS), 0), dtype)
 
-    def loss(moved: Array) -> Array:
-        return jnp.sum(at(moved).loss).astype(dtype)
-
-    def step(state: tuple) -> tuple:
-        count, a, _ = state
-        moved = _matmul(covariance, a)
+    def change(a: Array, moved: Array) -> Array:
         found = at(moved)
         root = found.root.astype(dtype)
         size, outputs, width = root.shape
@@ -68,24 +61,53 @@ def newton(at: Callable[[Array], Local], covariance: Float[Array, "n n"], start:
         gram = jnp.einsum("bcr,bcde,des->brds", root, blocks, root, precision=tree.HIGHEST)
         lower = small_matrices.cholesky_plus_identity(gram.reshape(size * width, size * width))
         weights = small_matrices.solve_positive(lower, target.ravel()).reshape(size, width)
-        change = -jnp.einsum("bcr,br->bc", root, weights, precision=tree.HIGHEST).ravel() - a
-        across = _matmul(covariance, change)
+        return -jnp.einsum("bcr,br->bc", root, weights, precision=tree.HIGHEST).ravel() - a
+
+    def losses(moved: Array, across: Array, lengths: Array) -> Array:
+        return jax.vmap(lambda length: jnp.sum(at(moved + length * across).loss).astype(dtype))(lengths)
+
+    return descended(change, losses, functools.partial(_matmul, covariance), start)
+
+
+def descended(
+    change: Callable[[Array, Array], Array],
+    losses: Callable[[Array, Array, Array], Array],
+    times: Callable[[Array], Array],
+    start: Array,
+) -> Array:
+    """Minimise ℓ(Σa) + ½aᵀΣa from a start: each change of a is shortened to whichever of its halvings lowers that most.
+
+    Args:
+        change: of a, given a and Σa.
+        losses: ℓ at Σa + t Σδ for all lengths t, given Σa, Σδ and these.
+        times: the product with Σ.
+    """
+    dtype = start.dtype
+    eps = float(jnp.finfo(dtype).eps)
+    # The last of them is where it starts.
+    lengths = jnp.asarray(np.append(0.5 ** np.arange(_HALVINGS), 0), dtype)
+
+    def step(state: tuple) -> tuple:
+        count, a, _ = state
+        moved = times(a)
+        along = change(a, moved)
+        across = times(along)
         exists = jnp.all(jnp.isfinite(across))
-        change, across = jnp.where(exists, change, 0), jnp.where(exists, across, 0)
+        along, across = jnp.where(exists, along, 0), jnp.where(exists, across, 0)
         penalties = 0.5 * (
-            jnp.sum(a * moved) + 2 * lengths * jnp.sum(a * across) + lengths**2 * jnp.sum(change * across)
+            jnp.sum(a * moved) + 2 * lengths * jnp.sum(a * across) + lengths**2 * jnp.sum(along * across)
         )
-        values = jax.vmap(lambda length: loss(moved + length * across))(lengths) + penalties
+        values = losses(moved, across, lengths) + penalties
         values = jnp.where(jnp.isfinite(values), values, jnp.inf)
         least = jnp.min(values)
         rounding = 4 * eps * (1 + jnp.abs(least))
         # The longest of those that rounding cannot tell apart: near the optimum the whole step is exact.
         best = jnp.max(jnp.where(values <= least + rounding, lengths, 0))
-        a = a + jnp.where(least < jnp.inf, best, 0) * change
+        a = a + jnp.where(least < jnp.inf, best, 0) * along
         return count + 1, a, values[-1] - least > rounding
 
     def unfinished(state: tuple) -> Array:
-        return state[2] & (state[0] < ITERATIONS)
+        return state[2] & (state[0] < _ITERATIONS)
 
     return jax.lax.while_loop(unfinished, step, (0, start, jnp.ones((), bool)))[1]
 

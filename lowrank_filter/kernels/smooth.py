@@ -59,8 +59,8 @@ def smooth(
         [1. 0.] [1. 2.]
     """
     states = hasattr(beliefs, "belief")
-    whole = 'stack filtered beliefs, or take steps.beliefs of filter_stream(…, history="all")'
-    advice = "give their .belief" if states else whole
+    advice = 'stack filtered beliefs, or take steps.beliefs of filter_stream(…, history="all")'
+    advice = "give their .belief" if states else advice
     checks.instance("beliefs", beliefs, Belief, advice)
     for name, precision in (("beliefs.precision", beliefs.precision), ("sites", sites)):
         checks.operations(name, precision, OPERATIONS, "stack info.site of each step, or take steps.info.site")
