@@ -2,7 +2,8 @@
 
 A belief is about the parameters that `apply_fn` takes, whatever else the network has. Close over a frozen backbone
 and pass what is to be learned: the last layer, or low-rank corrections W + A B of the others. Memory and time follow
-their number, and the structure is found among them as in any network.
+their number, and the structure is found among them as in any network. Or leave the network as it is and give each part
+a structure: a `Frozen` body under a `Dense` head is the exact posterior of the last layer.
 """
 
 import functools
@@ -21,9 +22,9 @@ def network(weights, x):
     return x @ weights[-1]
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def learn(apply_fn, params, x, y):
-    belief = lf.init(params, 1.0, rank=10)
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def learn(apply_fn, params, x, y, structure):
+    belief = lf.init(params, 1.0, structure=structure)
     params, _ = lf.fit(belief, apply_fn, LIKELIHOOD, x, y, optimizer=optax.adam(1e-2), steps=300)
     return lf.laplace_update(belief, params, apply_fn, LIKELIHOOD, x, y)
 
@@ -34,7 +35,7 @@ x = jax.random.normal(keys[0], (300, 4))
 old, new = jnp.sin(x[:, 0] + x[:, 1]), jnp.sin(x[:, 0] + x[:, 1]) + 0.5 * jnp.tanh(x[:, 2])
 sizes = (4, 32, 32, 1)
 start = [jax.random.normal(k, s) / s[0] ** 0.5 for k, s in zip(keys[1:4], itertools.pairwise(sizes), strict=True)]
-backbone = learn(network, start, x, old)[0].mean
+backbone = learn(network, start, x, old, lf.LowRank(rank=10))[0].mean
 
 
 def last_layer(head, x):
@@ -50,9 +51,13 @@ adapters = [
     for w in backbone[:-1]
 ]
 errors = {"frozen": jnp.std(network(backbone, x)[:, 0] - new)}
-for name, params, apply_fn in [("last layer", backbone[-1], last_layer), ("LoRA", adapters, lora)]:
-    belief, info = learn(apply_fn, params, x, new)
-    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+neural_linear = (lf.Frozen(), lf.Frozen(), lf.Dense())
+for name, params, apply_fn, structure in [
+    ("last layer", backbone[-1], last_layer, lf.LowRank(rank=10)),
+    ("neural-linear", tuple(backbone), network, neural_linear),
+    ("LoRA", adapters, lora, lf.LowRank(rank=10)),
+]:
+    belief, info = learn(apply_fn, params, x, new, structure)
     errors[name] = jnp.std(apply_fn(belief.mean, x)[:, 0] - new)
-    print(f"{name}: {size} parameters, error {errors[name]:.2f}, log evidence {info.log_evidence:.0f}")
+    print(f"{name}: error {errors[name]:.2f}, log evidence {info.log_evidence:.0f}")
 assert errors["LoRA"] < errors["last layer"] < errors["frozen"]

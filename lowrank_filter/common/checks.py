@@ -76,7 +76,8 @@ def same_shapes(name: str, value: Tree, like: Tree, *, leading: int | None = Non
     advice = advice or "give it the structure and shapes of the parameters"
     expected, came = jax.tree.structure(like), jax.tree.structure(value)
     if expected != came:
-        raise ValueError(f"{name}: expected the tree structure of the parameters, {expected}; got {came}; {advice}")
+        kind = f"one {type(value).__name__}" if jax.tree_util.treedef_is_leaf(came) else came
+        raise ValueError(f"{name}: expected the tree structure of the parameters, {expected}; got {kind}; {advice}")
     prefix = () if leading is None else (leading,)
     pairs = zip(jax.tree_util.tree_leaves_with_path(value), jax.tree.leaves(like), strict=True)
     for (path, leaf), reference in pairs:

@@ -15,8 +15,11 @@ from scipy.stats import qmc
 from lowrank_filter.algebra import small_matrices, tree
 from lowrank_filter.kernels.expansion import Local
 
-# Points of each of the two proposals; fewer where they have many coordinates.
+# Half of the points of a batch; fewer where they have many coordinates.
 _MOST, _FEWEST, _NUMBERS = 2048, 64, 2**12
+# Shares of them: of the prior, which bounds all weights by 8; of proposals around the mode, by how much of its
+# curvature they keep. All of it suits a posterior that is nearly Gaussian, less one that a softmax cuts off.
+_OF_PRIOR, _AROUND = 1 / 8, {1.0: 1 / 4, 0.2: 5 / 8}
 # Of a trapezoidal rule on a line, which converges exponentially: to a thousandth of a nat.
 _LINE = 96
 # Coordinates that a Sobol sequence has.
@@ -41,9 +44,9 @@ def log_expectation(
 ) -> Float[Array, ""]:
     """log E exp(−ℓ(f)), f ~ N(f̂, Σ), by importance sampling at fixed points; never above 0 where ℓ ≥ 0.
 
-    In coordinates e with f = f̂ + R e, R Rᵀ = Σ, half of the points are drawn from the prior N(0, I) and half from
-    Laplace's approximation of the posterior, N(Rᵀa, (I + RᵀH R)⁻¹); each is weighed against the even mixture of both
-    (the balance heuristic, Veach & Guibas 1995), so that no weight is larger than 2. The points are a scrambled Sobol
+    In coordinates e with f = f̂ + R e, R Rᵀ = Σ, the points are drawn from the prior N(0, I), from Laplace's
+    approximation of the posterior, N(ê, (I + RᵀH R)⁻¹) with ê = Rᵀa, and from a wider one, N(ê, (I + c RᵀH R)⁻¹); each
+    is weighed against the mixture of the three (the balance heuristic, Veach & Guibas 1995). They are a scrambled Sobol
     sequence, for one coordinate a trapezoidal rule: the same in every call, so that the result is a smooth function of
     its arguments.
 
@@ -59,23 +62,28 @@ def log_expectation(
     root = small_matrices.raised_root(covariance)
     blocks = root.reshape(*outputs.shape, size)
     whitened = jnp.einsum("bcr,bcn->brn", found.root.astype(dtype), blocks, precision=tree.HIGHEST).reshape(-1, size)
-    lower = small_matrices.cholesky_plus_identity(_matmul(whitened.T, whitened))
-    centre = _matmul(root.T, a)
-    standard, shares = standard_rule(size, _LINE)
-    log_shares = np.log(shares / 2)
-    normal = jnp.asarray(standard, dtype)
-    posterior = centre + jax.scipy.linalg.solve_triangular(lower, normal.T, lower=True, trans="T").T
-    points = jnp.concatenate([normal, posterior])
+    gram, centre = _matmul(whitened.T, whitened), _matmul(root.T, a)
+    of_prior, *rules = _rules(size)
+    lowers = [small_matrices.cholesky_plus_identity(curvature * gram) for curvature in _AROUND]
+    around = [
+        centre + jax.scipy.linalg.solve_triangular(lower, jnp.asarray(normal.T, dtype), lower=True, trans="T").T
+        for lower, (normal, _) in zip(lowers, rules, strict=True)
+    ]
+    points = jnp.concatenate([jnp.asarray(of_prior[0], dtype), *around])
 
     def loss(point: Array) -> Array:
         moved = _matmul(root, point).reshape(outputs.shape).astype(outputs.dtype)
         return jnp.sum(local(outputs + moved).loss).astype(dtype)
 
-    # log of the mixture over the prior; the normalising constants of both are the same but for the determinant.
-    shifted = jnp.sum(_matmul(points - centre, lower) ** 2, axis=1)
-    ratio = 0.5 * (jnp.sum(points**2, axis=1) - shifted) + 0.5 * small_matrices.logdet(lower)
-    weights = -jnp.logaddexp(0.0, ratio) + np.log(2)
-    values = weights - jax.vmap(loss)(points) + jnp.asarray(np.tile(log_shares, 2), dtype)
+    # log of the mixture over the prior; the normalising constants of all differ in their determinants alone.
+    tilted = _matmul(points, centre) - 0.5 * jnp.sum(centre**2)
+    curved = 0.5 * jnp.sum(_matmul(points - centre, whitened.T) ** 2, axis=1)
+    mixture = jnp.full(len(points), math.log(_OF_PRIOR), dtype)
+    for (curvature, share), lower in zip(_AROUND.items(), lowers, strict=True):
+        ratio = tilted - curvature * curved + 0.5 * small_matrices.logdet(lower)
+        mixture = jnp.logaddexp(mixture, math.log(share) + ratio)
+    shares = np.concatenate([shares for _, shares in (of_prior, *rules)])
+    values = jnp.asarray(np.log(shares), dtype) - mixture - jax.vmap(loss)(points)
     total = jax.nn.logsumexp(values)
     return jnp.minimum(total, 0) if discrete else total
 
@@ -155,6 +163,18 @@ def standard_rule(size: int, line: int) -> tuple[np.ndarray, np.ndarray]:
     points = np.linspace(-8, 8, line)
     shares = np.exp(-0.5 * points**2)
     return points[:, None], shares / np.sum(shares)
+
+
+def _rules(size: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Points [n, size] for N(0, I), for the prior and each proposal around the mode, and the share of the mixture that
+    each point stands for."""
+    parts = [_OF_PRIOR, *_AROUND.values()]
+    if size == 1:
+        points, shares = standard_rule(1, _LINE)
+        return [(points, part * shares) for part in parts]
+    points = _points(2 * _number(size), size)
+    ends = (np.cumsum(parts[:-1]) * len(points)).astype(int)
+    return [(some, np.full(len(some), 1 / len(points))) for some in np.split(points, ends)]
 
 
 def _number(size: int, numbers: int = _NUMBERS, most: int = _MOST) -> int:

@@ -91,7 +91,8 @@ def log_expectation(
     covariance: OutputCovariance,
     a: Float[Array, "1 C"],
 ) -> Float[Array, ""]:
-    """log E exp(−ℓ(f)) of one example, as :func:`evidence.log_expectation` by the same mixture of points.
+    """log E exp(−ℓ(f)) of one example, as :func:`evidence.log_expectation`: half of the points are the prior's, half
+    those of Laplace's approximation.
 
     A draw φ of N(0, Σ) is one of N(0, J D⁻¹Jᵀ) and what the old factor says of it (Matheron's rule), f* + φ −
     ΣS(I + SᵀΣS)⁻¹(Sᵀφ + ε) one of Laplace's approximation; the ratio of their densities is exp(aᵀ(f − f̂) − ½aᵀΣa −

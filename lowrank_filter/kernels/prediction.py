@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Key, Shaped
+from jaxtyping import Array, Float, Key, Shaped
 
 from lowrank_filter.algebra import small_matrices, tree
 from lowrank_filter.common import checks
@@ -86,8 +86,8 @@ class Prediction:
 
         return compiled(_log_prob, self, y)
 
-    def quantile(self, p: ArrayLike) -> Float[Array, "B m"]:
-        """The value that each target is below with probability p ∈ (0, 1).
+    def quantile(self, p: float | Float[Array, ""]) -> Float[Array, "B m"]:
+        """The value that each target is below with probability p ∈ (0, 1); of several p, by ``vmap``.
 
         Raises:
             TypeError: the likelihood is not :class:`Gaussian`.

@@ -59,6 +59,28 @@ def test_classes_against_draws(classes):
         assert abs(came - exact) < 0.05, deviation
 
 
+@pytest.mark.parametrize("classes", fast([3, 10], 3))
+def test_classes_of_unequal_covariances_against_draws(classes):
+    rng = np.random.default_rng(classes)
+    draws = rng.normal(size=(300_000, classes))
+
+    @jax.jit
+    def came(deviation, mixing, offset, y):
+        belief = lf.init(jnp.zeros(classes), deviation**-2, rank=1)
+        _, info = lf.update(
+            belief, lambda p, x: (mixing @ p + offset)[None], lf.Categorical(), jnp.ones((1, 1)), y[None]
+        )
+        return info.log_evidence
+
+    for deviation in (1.0, 3.2, 3.2, 3.2, 3.2, 3.2):
+        mixing = rng.normal(size=(classes, classes)) / np.sqrt(classes) + 0.7 * rng.normal(size=(classes, 1)) / classes
+        offset, y = 2 * rng.normal(size=classes), rng.integers(classes)
+        outputs = offset + deviation * draws @ mixing.T
+        exact = logsumexp(outputs[:, y] - logsumexp(outputs, axis=1)) - np.log(len(draws))
+        given = jnp.asarray(mixing, jnp.float32), jnp.asarray(offset, jnp.float32), jnp.asarray(y)
+        assert abs(came(deviation, *given) - exact) < 0.05, deviation
+
+
 @pytest.mark.slow
 def test_a_thousand_classes():
     came = evidence(lf.Categorical(), 1.0, jnp.zeros(1000), jnp.asarray(3))
