@@ -1,9 +1,8 @@
 """LoRA, or the last layer only.
 
-A belief is about the parameters that `apply_fn` takes, whatever else the network has. Close over a frozen backbone
-and pass what is to be learned: the last layer, or low-rank corrections W + A B of the others. Memory and time follow
-their number, and the structure is found among them as in any network. Or leave the network as it is and give each part
-a structure: a `Frozen` body under a `Dense` head is the exact posterior of the last layer.
+Give each part of the network a structure: a `Frozen` body under a `Dense` head is the last layer's exact posterior. Or
+close over a frozen backbone and pass low-rank corrections W + A B: a belief is about the parameters that `apply_fn`
+takes, whatever else the network has. Memory and time follow the number of what is learned.
 """
 
 import functools
@@ -38,10 +37,6 @@ start = [jax.random.normal(k, s) / s[0] ** 0.5 for k, s in zip(keys[1:4], iterto
 backbone = learn(network, start, x, old, lf.LowRank(rank=10))[0].mean
 
 
-def last_layer(head, x):
-    return network([*backbone[:-1], head], x)
-
-
 def lora(params, x):
     return network([w + p["a"] @ p["b"] for w, p in zip(backbone[:-1], params, strict=True)] + backbone[-1:], x)
 
@@ -51,12 +46,11 @@ adapters = [
     for w in backbone[:-1]
 ]
 errors = {"frozen": jnp.std(network(backbone, x)[:, 0] - new)}
-neural_linear = (lf.Frozen(), lf.Frozen(), lf.Dense())
-for name, params, apply_fn, structure in [
-    ("last layer", backbone[-1], last_layer, lf.LowRank(rank=10)),
-    ("neural-linear", tuple(backbone), network, neural_linear),
-    ("LoRA", adapters, lora, lf.LowRank(rank=10)),
-]:
+models = {
+    "last layer": (network, tuple(backbone), (lf.Frozen(), lf.Frozen(), lf.Dense())),
+    "LoRA": (lora, adapters, lf.LowRank(rank=10)),
+}
+for name, (apply_fn, params, structure) in models.items():
     belief, info = learn(apply_fn, params, x, new, structure)
     errors[name] = jnp.std(apply_fn(belief.mean, x)[:, 0] - new)
     print(f"{name}: error {errors[name]:.2f}, log evidence {info.log_evidence:.0f}")
