@@ -108,12 +108,14 @@ def tune(
     if place not in runners:
         runners[place] = compile_runner(*place, network, training, tasks, seeds)
     runner, trials = runners[place], []
+    # What is computed task by task takes as many traces to tell its structure; one program takes one.
+    whole = network._replace(side_by_side=True)
     for hyper in grid(method.grid):
         traced = {name: jnp.asarray(value, float) for name, value in hyper.items()}
         reports = cache.recall(
             {"reports": dict(method.reports), "hyper": hyper},
             lambda traced=traced: runner(traced),
-            lambda traced=traced: jax.eval_shape(runner, traced),
+            lambda traced=traced: jax.eval_shape(compile_runner(*place, whole, training, tasks, seeds), traced),
         )
         trials.append(Trial(hyper, reports))
         advance()

@@ -1,12 +1,13 @@
 """What a method reaches with one choice of its hyperparameters, for all seeds in one compiled call."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from experiments.continual import learners, metrics
 from experiments.continual.networks import Network
@@ -48,45 +49,74 @@ def compile_runner(
     tasks: Tasks,
     seeds: Sequence[int],
 ) -> Runner:
-    """A compiled function from hyperparameters to a report of each kind of the run's models, for all seeds."""
+    """A function from hyperparameters to a report of each kind of the run's models, for all seeds.
+
+    It is one compiled program where the network wants seeds side by side; else it goes through programs that the runs
+    of other methods use too.
+    """
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds))
     start_keys, train_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
-    rows = None if scored is None else np.asarray(scored)
+    rows = np.arange(tasks.test_x.shape[1]) if scored is None else np.asarray(scored)
 
     def one(start_key: Array, key: Array, data: Any, hyper: dict[str, Array]) -> dict[str, Report]:
-        sequence = learners.Sequence(network.init(start_key), data.train_x, data.train_y, key)
+        sequence = learners.Sequence(started(network, start_key), data.train_x, data.train_y, key)
         models = run(network, training, sequence, hyper)
-        start = tested(sequence.start, data).accuracy
-        return {kind: report(models[kind], data, start) for kind in which}
+        start = tested(network, sequence.start, data.test_x, data.test_y).accuracy
+        after = next((models[kind].after for kind in which if models[kind].after is not None), None)
+        whole = None if after is None else matrix(network, after, data.test_x, data.test_y)
+        return {kind: report(models[kind], data, whole, start) for kind in which}
 
-    def tested(params: Any, data: Any) -> Scores:
-        return jax.lax.map(lambda task: scores(network, params, *task), (data.test_x, data.test_y))
+    def report(models: learners.Models, data: Any, whole: Scores | None, start: Array) -> Report:
+        val = own(network, models.used, data.val_x, data.val_y, rows)
+        if whole is None or models.chosen is None:
+            test = own(network, models.used, data.test_x, data.test_y, rows)
+        else:
+            chosen = np.asarray(models.chosen)[rows]
+            test = jax.tree.map(lambda score: score[chosen, rows], whole)
+        return Report(val, test, None if whole is None or models.after is None else whole.accuracy, start)
 
-    def report(models: learners.Models, data: Any, start: Array) -> Report:
-        def on(x: Array, y: Array) -> Scores:
-            used, x, y = (_at(part, rows) for part in (models.used, x, y))
-            return jax.lax.map(lambda task: scores(network, *task), (used, x, y))
+    arrays = jax.tree.map(jnp.asarray, tasks._replace(names=None))  # type: ignore[arg-type]
+    if network.side_by_side:
+        compiled = jax.jit(jax.vmap(one, in_axes=(0, 0, 0, None)))
+        return lambda hyper: compiled(start_keys, train_keys, arrays, hyper)
 
-        matrix = None
-        if models.after is not None:
-            matrix = jax.lax.map(lambda params: tested(params, data).accuracy, models.after)
-        return Report(on(data.val_x, data.val_y), on(data.test_x, data.test_y), matrix, start)
+    def one_by_one(hyper: dict[str, Array]) -> dict[str, Report]:
+        inputs = start_keys, train_keys, arrays
+        found = [one(*jax.tree.map(lambda leaf, s=s: leaf[s], inputs), hyper) for s in range(len(seeds))]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
 
-    arrays = tasks._replace(names=None)  # type: ignore[arg-type]
+    return one_by_one
 
-    def one_by_one(start_keys: Array, keys: Array, data: Any, hyper: dict[str, Array]) -> dict[str, Report]:
-        return jax.lax.map(lambda seed: one(seed[0], seed[1], seed[2], hyper), (start_keys, keys, data))
 
-    compiled = jax.jit(jax.vmap(one, in_axes=(0, 0, 0, None)) if network.side_by_side else one_by_one)
-    on_device = jax.tree.map(jnp.asarray, arrays)
-    return lambda hyper: compiled(start_keys, train_keys, on_device, hyper)
+@functools.partial(jax.jit, static_argnums=0)
+def started(network: Network, key: Key[Array, ""]) -> Any:
+    """Parameters before training."""
+    return network.init(key)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def tested(network: Network, params: Any, x: Float[Array, "T p d"], y: Int[Array, "T p"]) -> Scores:
+    """Of one model on each task [T]."""
+    return jax.lax.map(lambda task: scores(network, params, *task), (x, y))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def own(
+    network: Network, models: Any, x: Float[Array, "T p d"], y: Int[Array, "T p"], rows: Int[ArrayLike, " M"]
+) -> Scores:
+    """Of some tasks' own models on them [M]."""
+    return jax.lax.map(
+        lambda row: scores(network, *jax.tree.map(lambda leaf: leaf[row], (models, x, y))), jnp.asarray(rows)
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def matrix(network: Network, models: Any, x: Float[Array, "T p d"], y: Int[Array, "T p"]) -> Scores:
+    """Of each model on each task [T, T]."""
+    return jax.lax.map(lambda params: tested(network, params, x, y), models)
 
 
 def scores(network: Network, params: Any, x: Float[Array, "p d"], y: Array) -> Scores:
     """Of one model on one task's images."""
     logits = network.apply(params, x)
     return Scores(metrics.accuracy(logits, y), metrics.nll(logits, y), metrics.calibration_error(logits, y))
-
-
-def _at(tree: Any, tasks: np.ndarray | None) -> Any:
-    return tree if tasks is None else jax.tree.map(lambda leaf: leaf[tasks], tree)

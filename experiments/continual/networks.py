@@ -1,5 +1,6 @@
 """Networks of the experiments, as pure functions of a pytree of parameters and rows of pixels."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,9 @@ class Network(NamedTuple):
     """``init(key)`` → params, ``apply(params, x)`` → logits [B, C]. Hashable: one object, one compilation.
 
     Attributes:
-        side_by_side: whether seeds run in one ``vmap``; convolutions, each with its own kernels, are slow that way.
+        side_by_side: whether a method is one program, with seeds in one ``vmap``; else seed after seed and task after
+            task by smaller programs that methods share. Convolutions, each with its own kernels, are slow in a
+            ``vmap``, and one program of many layers takes minutes to compile.
     """
 
     init: Callable[[Key[Array, ""]], Tree]
@@ -38,6 +41,7 @@ def flax(module: linen.Module, shape: tuple[int, ...], *, side_by_side: bool = T
     return Network(lambda key: module.init(key, example), apply, side_by_side)
 
 
+@functools.cache
 def flat(network: Network) -> tuple[Network, Callable[[Float[Array, " D"]], Tree]]:
     """The same network over one vector of parameters, and the way back to its pytree.
 
@@ -51,7 +55,7 @@ def flat(network: Network) -> tuple[Network, Callable[[Float[Array, " D"]], Tree
             lambda params, x: network.apply(unravel(params), x),
             network.side_by_side,
         ),
-        unravel,
+        jax.jit(unravel),
     )
 
 

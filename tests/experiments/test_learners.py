@@ -143,3 +143,28 @@ def test_a_filter_of_any_structure_takes_networks_that_are_no_perceptrons(form, 
     belief = step(step(learner.init(params, hyper)))
     without = lf.predict(lf.predict(learner.init(params, hyper), 0.1), 0.1)
     assert np.isfinite(lf.logdet(belief.precision)) and lf.logdet(belief.precision) > lf.logdet(without.precision)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["network", "kronecker"])
+def test_task_after_task_is_what_one_program_computes(form, tasks: Tasks, tmp_path: Path) -> None:
+    run = follow(filtering(Structure(form, 2)), missing=1)
+    grid = FIXED | {"curvature": (10.0,), "noise": (0.01,)}
+    reports = {"last": "last", "own": "own", "between": "smoothed"}
+    method = Method(reports, grid, run)
+    training, network = Training(5, 20, 10, decay=True), mlp(64, (4,), 10)
+    apart = network._replace(side_by_side=False)
+    together, one_by_one = (
+        tune(method, each, training, tasks, [0, 1], Cache(tmp_path / name, {}))
+        for name, each in (("together", network), ("apart", apart))
+    )
+    again = tune(method, apart, training, tasks, [0, 1], Cache(tmp_path / "apart", {}))
+    for name in reports:
+        for field in ("accuracy", "nll", "matrix", "start", "ece"):
+            values = [getattr(found[name], field) for found in (together, one_by_one, again)]
+            if values[0] is None:
+                assert values == [None] * 3
+                continue
+            # An answer may turn on rounding.
+            np.testing.assert_allclose(values[1], values[0], atol=0.011 if field != "ece" else 0.02)
+            np.testing.assert_array_equal(values[2], values[1])

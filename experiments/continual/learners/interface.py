@@ -1,9 +1,10 @@
 """What a method is: a pure function of one seed's tasks and its hyperparameters.
 
-So seeds are a ``vmap`` and a grid does not recompile. A method of one's own is usually a :class:`Learner`, which says
-what to do with one task; :func:`follow` takes it through all of them.
+So seeds are a ``vmap``, or share programs, and a grid does not recompile. A method of one's own is usually a
+:class:`Learner`, which says what to do with one task; :func:`follow` takes it through all of them.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -58,10 +59,17 @@ class Task(NamedTuple):
 
 
 class Models(NamedTuple):
-    """Parameters along a leading axis T: those used for each task, and those right after training on each."""
+    """Parameters along a leading axis T.
+
+    Attributes:
+        used: for each task.
+        after: right after training on each, where there is an order.
+        chosen: which of these each task uses, where it is one of them.
+    """
 
     used: Tree
-    after: Tree | None
+    after: Tree | None = None
+    chosen: tuple[int, ...] | None = None
 
 
 Run = Callable[[Network, Training, Sequence, Hyper], dict[str, Models]]
@@ -128,20 +136,38 @@ def follow(learner: Learner, missing: int | None = None) -> Run:
         count = len(data.y)
         present = jnp.arange(count) != (count if missing is None else missing)
         tasks = Task(data.x, data.y, jax.random.split(data.key, count), present)
-        kept = jax.lax.scan(step, learner.init(start, hyper), tasks)[1]
+        scan = jax.lax.scan if network.side_by_side else _one_by_one
+        kept = scan(step, learner.init(start, hyper), tasks)[1]
         after = back(kept.params)
-        last = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[-1:], leaf.shape), after)
-        models = {"last": Models(last, after), "own": Models(after, after)}
+        last = _stacked(*[jax.tree.map(lambda leaf: leaf[-1], after)] * count)
+        models = {
+            "last": Models(last, after, (count - 1,) * count),
+            "own": Models(after, after, tuple(range(count))),
+        }
         if kept.belief is not None and kept.site is not None:
             noise = hyper.get("noise", 0.0) if kept.noise is None else kept.noise
-            models["smoothed"] = Models(back(lf.smooth(kept.belief, kept.site, noise).mean), None)
+            models["smoothed"] = Models(back(lf.smooth(kept.belief, kept.site, noise).mean))
         if missing is not None and 0 < missing < count - 1:
             before, behind = (jax.tree.map(lambda leaf, t=t: leaf[t], after) for t in (missing - 1, missing + 1))
             between = jax.tree.map(lambda a, b: (a + b) / 2, before, behind)
-            models["neighbours"] = Models(jax.tree.map(lambda leaf: jnp.stack([leaf] * count), between), None)
+            models["neighbours"] = Models(_stacked(*[between] * count))
         return models
 
     return run
+
+
+def _one_by_one(step: Callable, state: Any, tasks: Task) -> tuple[Any, Kept]:
+    """``lax.scan`` in Python: what ``step`` calls is compiled once, for every method that calls it."""
+    found = []
+    for number in range(len(tasks.y)):
+        state, kept = step(state, jax.tree.map(lambda leaf, number=number: leaf[number], tasks))
+        found.append(kept)
+    return state, _stacked(*found)
+
+
+@jax.jit
+def _stacked(*trees: Tree) -> Tree:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def view(network: Network, start: Tree, per_layer: bool) -> tuple[Network, Tree, Callable[[Tree], Tree]]:
@@ -163,6 +189,13 @@ def fitted(
     start: Tree | None = None,
 ) -> Tree:
     """Parameters after training on a task, from the belief's mean or elsewhere, pulled towards the belief."""
+    return _trained(network, training, belief, task, {"learning_rate": hyper["learning_rate"]}, start)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _trained(
+    network: Network, training: Training, belief: lf.Belief, task: Task, hyper: Hyper, start: Tree | None
+) -> Tree:
     options: Any = fit_options(training, task, hyper)
     data = lf.Categorical(), task.x, task.y
     if training.whitened and (root := coloured(belief.precision)) is not None and start is None:

@@ -16,7 +16,7 @@ def joint(network: Network, training: Training, data: Sequence, hyper: Hyper) ->
     task = Task(data.x.reshape(tasks * size, -1), data.y.ravel(), data.key, everything)
     longer = training._replace(steps=training.steps * tasks, whitened=False)
     params = fitted(network, longer, free(start), task, hyper)
-    return {"joint": Models(back(jax.tree.map(lambda p: jnp.stack([p] * tasks), params)), None)}
+    return {"joint": Models(back(jax.tree.map(lambda p: jnp.stack([p] * tasks), params)))}
 
 
 METHODS = {"joint": Method({"joint": "joint"}, {"learning_rate": (3e-3,)}, joint)}

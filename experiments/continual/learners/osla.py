@@ -132,9 +132,7 @@ def osla(tasks: int | None = None, *, fit: Fit = fitted) -> Learner:
             curvature_scale=hyper["curvature"] * len(task.y) / count,
             mask=jnp.broadcast_to(task.present, (count,)),
         )
-        site: Any = info.site
-        precision: Any = belief.precision
-        return lf.Belief(params, precision.plus(tuple(map(_product, site.parts)))), Kept(params)
+        return lf.Belief(params, _plus(belief.precision, info.site)), Kept(params)
 
     return Learner(init, step, per_layer=True)
 
@@ -166,6 +164,11 @@ def _perron(matrix: Float[Array, "2 2"]) -> Float[Array, " 2"]:
     (a, b), (c, d) = matrix
     largest = (a + d) / 2 + jnp.sqrt(((a - d) / 2) ** 2 + b * c)
     return jnp.stack([b + jnp.maximum(largest - d, 0), c + jnp.maximum(largest - a, 0)])
+
+
+@jax.jit
+def _plus(precision: Any, site: Any) -> Any:
+    return precision.plus(tuple(map(_product, site.parts)))
 
 
 def _product(part: Any) -> Product:
