@@ -81,8 +81,10 @@ def compile_runner(
         return lambda hyper: compiled(start_keys, train_keys, arrays, hyper)
 
     def one_by_one(hyper: dict[str, Array]) -> dict[str, Report]:
-        inputs = start_keys, train_keys, arrays
-        found = [one(*jax.tree.map(lambda leaf, s=s: leaf[s], inputs), hyper) for s in range(len(seeds))]
+        found = []
+        for seed in range(len(seeds)):
+            data = jax.tree.map(lambda leaf, seed=seed: leaf[seed], arrays)
+            found.append(one(start_keys[seed], train_keys[seed], data, hyper))
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
 
     return one_by_one

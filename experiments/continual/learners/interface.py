@@ -165,7 +165,6 @@ def _one_by_one(step: Callable, state: Any, tasks: Task) -> tuple[Any, Kept]:
     return state, _stacked(*found)
 
 
-@jax.jit
 def _stacked(*trees: Tree) -> Tree:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
