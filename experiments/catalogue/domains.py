@@ -37,20 +37,20 @@ TITLES: Mapping[Set, str] = {
     "cifar10": "CIFAR-10 two classes at a time",
     "cifar100": "CIFAR-100 ten classes at a time",
 }
-Part = Literal["scalar", "early", "late", "relative"]
-PARTS: tuple[Part, ...] = ("scalar", "early", "late", "relative")
+Part = Literal["early", "late", "relative"]
+PARTS: tuple[Part, ...] = ("early", "late", "relative")
 UNSEEN_TASK = 1
 """Art, between photos and cartoons."""
 
 
 def spread(part: Part, early: tuple[str, ...]) -> Callable[[Any, Hyper], Any]:
-    """q of each layer or block: on all, on the network's first or second half, or times its mean θ²."""
+    """q of each layer or block: on the network's first or second half, or times its mean θ²."""
 
     def one(name: str, layer: Any, noise: Any) -> Any:
         if part == "relative":
             leaves = jax.tree.leaves(layer)
             return noise * sum(jnp.sum(leaf**2) for leaf in leaves) / sum(leaf.size for leaf in leaves)
-        return noise * float(part == "scalar" or name.startswith(early) == (part == "early"))
+        return noise * float(name.startswith(early) == (part == "early"))
 
     def noise(params: Any, hyper: Hyper) -> Any:
         return {"params": {name: one(name, layer, hyper["noise"]) for name, layer in params["params"].items()}}
@@ -73,7 +73,7 @@ class Domains(Comparison):
 
     by_hand: ClassVar = True
     presets: ClassVar = {
-        "minutes": {"seeds": 1, "strengths": (30.0,)},
+        "minutes": {"seeds": 1, "steps": 80, "strengths": (30.0,)},
         "published": {
             "seeds": 5,
             "width": 64,
@@ -148,13 +148,17 @@ class Domains(Comparison):
         drifting = tuple(noise for noise in self.noises if noise)
         filters = {"ewc": Structure("network", 0), "filter": Structure("network", self.rank)}
         kronecker = Structure("kronecker")
+        everywhere = follow(filtering(kronecker))
         structured = [
             Method(
                 {part: "last", f"{part}_own": "own"},
                 one | {"noise": tuple(10 * noise for noise in drifting) if part == "relative" else drifting},
-                follow(filtering(kronecker, noise=spread(part, early))),
+                run,
             )
-            for part in PARTS
+            for part, run in (
+                ("scalar", everywhere),
+                *((part, follow(filtering(kronecker, noise=spread(part, early)))) for part in PARTS),
+            )
         ]
         unseen = Method(
             reports("kronecker", UNSEEN),
@@ -167,7 +171,7 @@ class Domains(Comparison):
             Method({"anchor": "last"}, fixed | {"strength": self.strengths}, follow(learners.anchor)),
             *(Method({name: "last"}, curved, follow(filtering(structure))) for name, structure in filters.items()),
             Method({"osla": "last"}, curved, follow(osla())),
-            Method(reports("kronecker", REPORTS), curved | {"noise": self.noises}, follow(filtering(kronecker))),
+            Method(reports("kronecker", REPORTS), curved | {"noise": self.noises}, everywhere),
             *([unseen] if self.images == "pacs" else []),
             *structured,
             Method({"alone": "own"}, rates, follow(learners.alone)),
@@ -180,7 +184,7 @@ class Domains(Comparison):
         return [
             *(Pair("kronecker_filter_last", other) for other in ("sequential", "anchor", "ewc", "osla", "filter")),
             *unseen,
-            *(Pair(f"{part}{kind}", f"scalar{kind}") for part in PARTS[1:] for kind in ("", "_own")),
+            *(Pair(f"{part}{kind}", f"scalar{kind}") for part in PARTS for kind in ("", "_own")),
         ]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 from matplotlib.figure import Figure
 from rich.console import Console
 
@@ -67,9 +68,9 @@ class Comparison(Experiment):
             runners: dict[Any, Runner] = {}
             for number, method in enumerate(methods):
                 with study.part(", ".join(method.reports), len(grid(method.grid))) as advance:
-                    found |= tune(method, network, training, tasks, seeds, study.cache, advance, runners)
+                    found |= tune(method, network, training, tasks, seeds, study.cache, advance, runners, methods)
                 # Compiled runs of a large network are gigabytes and many thousands of mappings.
-                later = {_place(other) for other in methods[number + 1 :]}
+                later = {_place(other, methods) for other in methods[number + 1 :]}
                 runners = {place: runner for place, runner in runners.items() if place in later}
             grids = {report: dict(method.grid) for method in methods for report in method.reports}
             content = summary.build(grids, tasks.names, found, pairs)
@@ -96,24 +97,25 @@ def tune(
     cache: Cache,
     advance: Callable[[], None] = lambda: None,
     runners: dict[Any, Runner] | None = None,
+    methods: Sequence[Method] = (),
 ) -> dict[str, MethodResult]:
     """The test scores of each report at the configuration with the best validation accuracy, mean over seeds.
 
     Test images never enter a choice; every configuration's test accuracies [S, M] are in ``extra["tried"]`` with its
-    validation accuracy. ``advance`` is called after each configuration. Methods with the same run share its compiled
-    form through ``runners``.
+    validation accuracy. ``advance`` is called after each configuration. Those of ``methods`` with the same run share
+    its compiled form through ``runners``, and what it found: one configuration runs once.
     """
     runners = {} if runners is None else runners
-    place = _place(method)
+    place = _place(method, (method, *methods))
     if place not in runners:
-        runners[place] = compile_runner(*place, network, training, tasks, seeds)
+        runners[place] = _remembering(compile_runner(*place, network, training, tasks, seeds))
     runner, trials = runners[place], []
     # What is computed task by task takes as many traces to tell its structure; one program takes one.
     whole = network._replace(side_by_side=True)
     for hyper in grid(method.grid):
         traced = {name: jnp.asarray(value, float) for name, value in hyper.items()}
         reports = cache.recall(
-            {"reports": dict(method.reports), "hyper": hyper},
+            {"reports": dict(method.reports), "kinds": place[1], "hyper": hyper},
             lambda traced=traced: runner(traced),
             lambda traced=traced: jax.eval_shape(compile_runner(*place, whole, training, tasks, seeds), traced),
         )
@@ -122,9 +124,22 @@ def tune(
     return {name: _result(trials, kind, method.scored) for name, kind in method.reports.items()}
 
 
-def _place(method: Method) -> tuple[Run, tuple[str, ...], tuple[int, ...] | None]:
-    """What methods have in common that share a compiled run."""
-    return method.run, tuple(sorted(set(method.reports.values()))), method.scored
+def _place(method: Method, methods: Sequence[Method]) -> tuple[Run, tuple[str, ...], tuple[int, ...] | None]:
+    """What those of some methods have in common that share a compiled run."""
+    sharing = [other for other in methods if (other.run, other.scored) == (method.run, method.scored)]
+    return method.run, tuple(sorted({kind for other in sharing for kind in other.reports.values()})), method.scored
+
+
+def _remembering(runner: Runner) -> Runner:
+    found: dict[tuple[float, ...], dict[str, Report]] = {}
+
+    def remembered(hyper: dict[str, Array]) -> dict[str, Report]:
+        values = tuple(float(value) for value in hyper.values())
+        if values not in found:
+            found[values] = runner(hyper)
+        return found[values]
+
+    return remembered
 
 
 def _result(trials: Sequence[Trial], kind: str, scored: tuple[int, ...] | None) -> MethodResult:
