@@ -91,8 +91,7 @@ def test_noise_by_depth_covers_every_layer(name):
     params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), jax.eval_shape(made[name].init, jax.random.key(0)))
     hyper = {"noise": 0.5}
     early, late, relative = (
-        domains.spread(part, domains.EARLY[name])(params, hyper)["params"]
-        for part in ("early", "late", "scalar", "relative")
+        domains.spread(part, domains.EARLY[name])(params, hyper)["params"] for part in domains.PARTS
     )
     assert set(early) == set(params["params"]) and all(float(early[k]) + float(late[k]) == 0.5 for k in early)
     assert all(float(q) == 0.5 for q in relative.values())

@@ -84,6 +84,23 @@ def test_a_learner_of_ones_own(tasks: Tasks, tmp_path: Path) -> None:
     assert jax.tree.structure(found.chosen) == jax.tree.structure({"unused": 1.0})
 
 
+def test_methods_with_the_same_run_share_what_it_found(tasks: Tasks, tmp_path: Path) -> None:
+    calls = []
+
+    def step(network, training, state, task, hyper):
+        jax.debug.callback(lambda: calls.append(1))
+        return state, learners.Kept(state)
+
+    steps = follow(Learner(lambda start, _: start, step))
+    methods = [Method({"a": "last"}, {"unused": (1.0, 2.0)}, steps), Method({"b": "own"}, {"unused": (2.0,)}, steps)]
+    cache, runners, seen = Cache(tmp_path, {}), {}, []
+    for method in methods:
+        tune(method, NETWORK, TRAINING, tasks, [0, 1], cache, runners=runners, methods=methods)
+        jax.effects_barrier()
+        seen.append(len(calls))
+    assert seen[0] > 0 and seen[1] == seen[0]
+
+
 @pytest.mark.slow
 def test_lofi_is_one_pass_of_the_linearised_filter_over_one_task_after_the_other(tasks: Tasks, tmp_path: Path) -> None:
     learner = learners.lofi(rank=4, chunk_size=10)
