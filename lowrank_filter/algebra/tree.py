@@ -20,6 +20,9 @@ Tree = Any
 # Elements of a stack that are worked on at once where a CPU's cache matters: 1 MiB of float32.
 _PIECE = 2**18
 
+# Numbers of a vector that nobody shards.
+_WHOLE = 2**17
+
 # Vectors that are few.
 _FEW = 32
 
@@ -29,13 +32,25 @@ HIGHEST = jax.lax.Precision.HIGHEST
 
 def gram(left: Tree, right: Tree) -> Float[Array, "m n"]:
     """Inner products of two stacks: entry (i, j) is ⟨leftᵢ, rightⱼ⟩."""
+    if _few(left):
+        left, right = _matrices(left), _matrices(right)
+    return _total(jax.tree.map(_inner, left, right))
 
-    def leaf(a: Array, b: Array) -> Array:
-        trailing = tuple(range(1, a.ndim))
-        wide = _wide(a, b)
-        return jnp.tensordot(a, b, axes=(trailing, trailing), precision=HIGHEST, preferred_element_type=wide)
 
-    return _total(jax.tree.map(leaf, left, right))
+def _inner(a: Array, b: Array) -> Array:
+    trailing = tuple(range(1, a.ndim))
+    wide = _wide(a, b)
+    return jnp.tensordot(a, b, axes=(trailing, trailing), precision=HIGHEST, preferred_element_type=wide)
+
+
+def _few(stack: Tree) -> bool:
+    """Whether it can be laid out anew without moving numbers between devices."""
+    return dimension(stack) <= _WHOLE * length(stack)
+
+
+def _matrices(stack: Tree) -> Tree:
+    """Its leaves as matrices: of more axes, a product would first turn its second factor round on a CPU."""
+    return jax.tree.map(lambda leaf: leaf.reshape(len(leaf), math.prod(leaf.shape[1:])), stack)
 
 
 def weighted_gram(stack: Tree, weight: Tree) -> Float[Array, "k k"]:
@@ -45,6 +60,8 @@ def weighted_gram(stack: Tree, weight: Tree) -> Float[Array, "k k"]:
 
 def weighted_grams(stack: Tree, *weights: Tree) -> Float[Array, "n k k"]:
     """The same for several vectors of weights, in one pass over the stack."""
+    if _few(stack):
+        stack, weights = _matrices(stack), tuple(jax.tree.map(jnp.ravel, weight) for weight in weights)
     return _total(jax.tree.map(_weighted_grams, stack, *weights))
 
 
@@ -53,9 +70,12 @@ def _weighted_grams(s: Array, *weights: Array) -> Float[Array, "n k k"]:
     """In cache-sized pieces on a CPU, so that the weighted stacks are never written: half the time."""
 
     def whole(s: Array, *weights: Array) -> Array:
-        # One product for all weights: its second operand is the one that a CPU turns round, and multiplies on the way.
-        products = gram(s, jnp.concatenate([s * w for w in weights]))
-        return jnp.swapaxes(products.reshape(len(s), len(weights), len(s)), 0, 1)
+        # One product for all weights.
+        weighted = jnp.concatenate([s * w for w in weights])
+        if s.ndim == 2:
+            return _inner(weighted, s).reshape(len(weights), len(s), len(s))
+        # Of more axes, a CPU turns the second factor round, and multiplies on the way.
+        return jnp.swapaxes(_inner(s, weighted).reshape(len(s), len(weights), len(s)), 0, 1)
 
     pieces = _pieces(s)
     if pieces is None:
@@ -76,8 +96,8 @@ def _weighted_grams(s: Array, *weights: Array) -> Float[Array, "n k k"]:
 @_weighted_grams.defjvp
 def _weighted_grams_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
     (s, *weights), (ds, *changes) = primals, tangents
-    halves = jnp.stack([gram(s * w, ds) for w in weights])
-    moved = jnp.stack([gram(s * change, s) for change in changes])
+    halves = jnp.stack([_inner(s * w, ds) for w in weights])
+    moved = jnp.stack([_inner(s * change, s) for change in changes])
     return _weighted_grams(s, *weights), halves + jnp.swapaxes(halves, 1, 2) + moved
 
 
@@ -214,7 +234,8 @@ def broadcast(prefix: Tree, like: Tree) -> Tree:
 
 def flat(vector: Tree) -> Float[Array, " D"]:
     """A vector as one array, in at least float32; for few parameters."""
-    return flat_stack(jax.tree.map(lambda leaf: leaf[None], vector))[0]
+    leaves = jax.tree.leaves(vector)
+    return jnp.concatenate([leaf.ravel().astype(_wide(*leaves)) for leaf in leaves])
 
 
 def flat_stack(stack: Tree) -> Float[Array, "n D"]:
