@@ -241,8 +241,10 @@ class LayerGradients:
             dtype = leaves[place.leaf].dtype
             if x is None:
                 return _einsum("mbr,bro->mo", weights.astype(dtype), g.astype(dtype))
-            cotangents = _einsum("mbr,bro->mbo", weights.astype(dtype), g.astype(dtype))
-            return _einsum("bi,mbo->mio", x.astype(dtype), cotangents)
+            cotangents, inputs = _einsum("mbr,bro->mbo", weights.astype(dtype), g.astype(dtype)), x.astype(dtype)
+            if size == 1:  # no sum, so no product that a CPU would turn round
+                return inputs[:, :, None] * cotangents
+            return _einsum("bi,mbo->mio", inputs, cotangents)
 
         return self._placed(list(map(array, self.inputs, self.gradients, self.places)))
 
