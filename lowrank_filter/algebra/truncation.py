@@ -14,6 +14,7 @@ Two ways to get there, both a few Gram matrices and products:
 """
 
 import functools
+import operator
 from typing import Literal, NamedTuple
 
 import jax
@@ -128,6 +129,12 @@ def _one_pass(gram: Array, columns: tuple[Combinable, ...], keep: int, settled: 
     vectors = _eigenvectors(jax.lax.stop_gradient(gram))
     turn = _carried(gram, _or_identity(vectors, settled), settled, keep)
     squared = _squared(gram, turn)
+    one = jax.eval_shape(functools.partial(_combine, columns=columns), turn[:1])
+    # One product of few numbers; more of them would leave a CPU's cache before they are squared.
+    if OneBuffer.of_stack(one, len(turn)).few:
+        both = _combine(turn.T, columns)
+        kept, rest = (jax.tree.map(operator.itemgetter(part), both) for part in (slice(keep), slice(keep, None)))
+        return _settle(kept, tree.squares(rest), squared, settled)
     return _settle(_combine(turn.T[:keep], columns), _squares_of(turn.T[keep:], columns), squared, settled)
 
 
