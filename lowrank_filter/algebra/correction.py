@@ -37,7 +37,7 @@ def correction(precision: Any, columns: Tree, target: Float[Array, " n"]) -> Cor
         return back(tree.combine(coefficients, white))
 
     solution = solve_many_parameters(gram, target.astype(gram.dtype), plain, lambda: white, back)
-    return Correction(*solution[:3], small_matrices.logdet(solution.lower), solution.lower)
+    return Correction(*solution[:3], small_matrices.logdet(solution.lower), solution.lower, solution.image)
 
 
 class PredictedFirst:

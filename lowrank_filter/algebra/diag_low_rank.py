@@ -18,12 +18,7 @@ from lowrank_filter.algebra.few_parameters import FewParameters, few_parameters
 from lowrank_filter.algebra.last_layer import LastLayer, Meeting, OutputCovariance, Shares
 from lowrank_filter.algebra.one_buffer import OneBuffer
 from lowrank_filter.algebra.precision import Correction, Curvature, Misfit, Precision, Projection
-from lowrank_filter.algebra.square_root import (
-    asks_for_square_root,
-    shortened,
-    solve_few_parameters,
-    solve_many_parameters,
-)
+from lowrank_filter.algebra.square_root import shortened, solve_few_parameters, solve_many_parameters
 from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.algebra.truncation import Policy, compress, inverse, principal
 from lowrank_filter.common import checks
@@ -283,12 +278,13 @@ class DiagLowRank:
             lambda whole: buffer.vector_back(jax.tree.map(jnp.multiply, whole, root())),
         )
         logdet = 2 * jnp.sum(jnp.log(small_matrices.diagonal(solution.lower)[self.rank :]))
-        correction = Correction(*solution[:3], logdet, solution.lower)
+        along = None if solution.image is None else solution.image[self.rank :]
+        correction = Correction(*solution[:3], logdet, solution.lower, along)
 
         weight, measured = variance, gram
         if self.policy.metric == "euclidean":
             weight, measured = None, _bordered(old.grams[1], old.against(columns, None), columns.gram(None))
-        accurate = asks_for_square_root(solution.lower) if roomy else False
+        accurate = solution.short if roomy and solution.short is not None else False
         precision, misfit = self._rotated(old.diag, (old.factor, columns), measured, weight, accurate=accurate)
         new = measured[self.rank :, self.rank :]
         site, _ = self._rotated(tree.zeros(self.diag), (columns,), new, weight, accurate=accurate)

@@ -21,6 +21,7 @@ class Correction(NamedTuple):
         unexplained: uᵀ(I + AᵀP⁻¹A)⁻¹ u = ‖u‖² − explained, computed without that subtraction.
         logdet: log det(P + A Aᵀ) − log det P.
         lower: the Cholesky factor of the small matrix that was solved with; its size is the structure's own.
+        along: Aᵀ step, where it was computed on the way.
     """
 
     step: Tree
@@ -28,6 +29,7 @@ class Correction(NamedTuple):
     unexplained: Float[Array, ""]
     logdet: Float[Array, ""]
     lower: Float[Array, "m m"]
+    along: Float[Array, " n"] | None = None
 
 
 class Projection(NamedTuple):

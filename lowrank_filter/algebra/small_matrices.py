@@ -55,13 +55,13 @@ def cholesky_plus_identity(gram: Float[Array, "k k"]) -> Float[Array, "k k"]:
     if len(gram) < _LARGE:  # twice a small factorisation takes less time than a branch
         return cholesky(raised(scaled, cholesky(jax.lax.stop_gradient(scaled)))) / scale[:, None]
     lower = cholesky(scaled)
-    short = anywhere(~jnp.all(pivots(lower) > _floor(scaled)))
+    short = anywhere(~jnp.all(diagonal(lower) ** 2 > _floor(scaled)))
     return jax.lax.cond(short, lambda: cholesky(raised(scaled, lower)), lambda: lower) / scale[:, None]
 
 
 def raised(scaled: Float[Array, "n n"], lower: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """A matrix of unit diagonal with that raised by rounding, where its Cholesky factor shows that it has to be."""
-    floor = jnp.where(jnp.all(pivots(lower) > _floor(scaled)), 0, _floor(scaled))
+    floor = jnp.where(jnp.all(diagonal(lower) ** 2 > _floor(scaled)), 0, _floor(scaled))
     return scaled + floor * jnp.eye(len(scaled), dtype=scaled.dtype)
 
 

@@ -30,12 +30,16 @@ class Solution(NamedTuple):
         explained: bᵀV Vᵀ(I + V Vᵀ)⁻¹ b.
         unexplained: bᵀ(I + V Vᵀ)⁻¹ b.
         lower: L with L Lᵀ = I + V Vᵀ [n, n], or I + VᵀV [D, D].
+        image: V Vᵀ(I + V Vᵀ)⁻¹ b, where it is known.
+        short: whether a square root was asked for, where one may be.
     """
 
     vector: Tree
     explained: Float[Array, ""]
     unexplained: Float[Array, ""]
     lower: Float[Array, "m m"]
+    image: Float[Array, " n"] | None = None
+    short: Bool[Array, ""] | None = None
 
 
 def solve_many_parameters(
@@ -59,12 +63,8 @@ def solve_many_parameters(
     def by_gram(lower: Array, plain: Callable[[Array], Tree]) -> Solution:
         halfway = small_matrices.solve_lower(lower, target)
         coefficients = small_matrices.solve_lower_transposed(lower, halfway)
-        return Solution(
-            plain(coefficients),
-            jnp.sum(target * jnp.matmul(gram, coefficients, precision=tree.HIGHEST)),
-            jnp.sum(halfway**2),
-            lower,
-        )
+        image = jnp.matmul(gram, coefficients, precision=tree.HIGHEST)
+        return Solution(plain(coefficients), jnp.sum(target * image), jnp.sum(halfway**2), lower, image, short)
 
     def raised() -> Array:
         return small_matrices.cholesky(small_matrices.raised(scaled, first))
@@ -80,8 +80,9 @@ def solve_many_parameters(
         halfway = jnp.matmul(root.border, target, precision=tree.HIGHEST)
         whole = tree.combine(halfway, root.basis)
         # b = K z = z + V w with w = Vᵀz, hence bᵀV w = ‖w‖² + ‖V w‖².
-        explained = tree.inner(whole, whole) + jnp.sum(tree.project(vectors, whole) ** 2)
-        found = Solution(whole, explained, jnp.sum(halfway**2), root.lower)
+        image = tree.project(vectors, whole)
+        explained = tree.inner(whole, whole) + jnp.sum(image**2)
+        found = Solution(whole, explained, jnp.sum(halfway**2), root.lower, image, short)
         # One of many that are solved at once may need no square root.
         found = tree.select(short, found, by_gram(lower, lambda coefficients: tree.combine(coefficients, vectors)))
         return found._replace(vector=back(found.vector))
@@ -90,8 +91,8 @@ def solve_many_parameters(
 
 
 def asks_for_square_root(lower: Float[Array, "n n"]) -> Bool[Array, ""]:
-    """Whether a pivot lost a third of the digits, or all of them."""
-    return ~jnp.all(small_matrices.pivots(lower) > float(jnp.finfo(lower.dtype).eps) ** (1 / 3))
+    """Whether a pivot of a matrix with unit diagonal lost a third of the digits, or all of them."""
+    return ~jnp.all(small_matrices.diagonal(lower) ** 2 > float(jnp.finfo(lower.dtype).eps) ** (1 / 3))
 
 
 class Orthonormal(NamedTuple):

@@ -527,7 +527,7 @@ def _round(
             # No direction of SᵀVS is above one, but where rounding made it so.
             fit = -jnp.sum(expected) - penalty + 0.5 * jnp.minimum(inside, found.residuals)
         log_evidence = fit - 0.5 * correction.logdet
-    explained = _along(columns, correction.step)
+    explained = _along(columns, correction.step) if correction.along is None else correction.along
     left = target.ravel() - explained
     point, size, distance, settled = line_search(
         lambda params: jnp.sum(at(problem.apply_fn(params, problem.batch.x)).loss),
