@@ -208,7 +208,11 @@ def _update(
     diverged = broken | ~(step.settled & finite)
 
     def predicted() -> tuple[Tree, Precision, Precision]:
-        prior = precision if noise is None else precision.propagate(noise, decay)
+        prior = precision
+        if noise is not None:
+            one = Joined.of(precision, mean)
+            prior = one.precision(precision).propagate(*map(one.buffer.vector, (noise, decay)))
+            prior = one.precision_back(prior)
         return mean, prior.truncate(), jax.tree.map(jnp.zeros_like, step.site)
 
     after = step.mean, step.precision, step.site
