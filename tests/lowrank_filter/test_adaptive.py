@@ -64,6 +64,7 @@ def test_it_does_no_harm_where_nothing_moves(start):
     assert (lost < np.log(2) + 0.001 * jnp.arange(1, 2001) + 0.02).all()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_the_noise_moves_along_the_gradient_of_the_whole_evidence():
     """By finite differences of a stream with a constant noise: what q did in earlier steps counts."""

@@ -106,6 +106,7 @@ def test_as_many_as_steps_are_enough_for_the_evidence(step):
     np.testing.assert_allclose(run(step, T)[1].log_evidence, enumerated()[0], rtol=0, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_pruned_it_keeps_the_most_probable(step):
     state, infos = run(step, 3)
     assert np.all(np.diff(state.log_weights) <= 0)

@@ -105,6 +105,7 @@ def test_the_map_of_the_linearised_network(name):
     assert abs(info.surprise - expected) < (1e-9 if likelihood.classes else 0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_the_gradient_through_the_gaussian_nearest_to_a_posterior():
     """Where rounds converge fast and where they are slow, to what the search leaves: it ends where rounding hides that

@@ -50,7 +50,9 @@ def oracle(belief, params, x, y, temperature=1.0, scale=1.0):
     return curvature, loss, dense.laplace_evidence(loss, shift, prior, prior + curvature)
 
 
-@pytest.mark.parametrize(("prior_rank", "size", "metric"), [(0, 5, "relative"), (3, 20, "euclidean")])
+@pytest.mark.parametrize(
+    ("prior_rank", "size", "metric"), fast([(0, 5, "relative"), (3, 20, "euclidean")], (3, 20, "euclidean"))
+)
 def test_without_truncation(prior_rank, size, metric):
     """Fewer root columns than parameters (size 5), and more (size 20)."""
     belief, params, x, y = problem(prior_rank, size)
@@ -107,7 +109,7 @@ def test_the_micro_batch_does_not_matter(batch_size):
     assert dense.relative_error(dense.matrix(*came.precision), dense.matrix(*whole.precision)) < 1e-9
 
 
-@pytest.mark.parametrize(("rank", "structure"), [(D + 2, None), (2, None), (0, "kronecker")])
+@pytest.mark.parametrize(("rank", "structure"), fast([(D + 2, None), (2, None), (0, "kronecker")], (2, None)))
 def test_batches_of_an_iterable_add_up(rank, structure):
     belief, params, x, y = problem(0 if structure else 2, 8)
     network, options = apply_fn, {"temperature": 0.7, "curvature_scale": 3.0, "iterations": 6}
@@ -201,6 +203,7 @@ def test_few_iterations_hold_the_rank():
     assert np.linalg.matrix_rank(np.asarray(info.site.factor)) == 12
 
 
+@pytest.mark.slow
 def test_evidence_of_a_million_parameters_in_float32():
     """The prior's log-determinant is 7 million nats, the evidence a few: it must not be their difference."""
     dimension, prior = 1_000_000, 1000.0
