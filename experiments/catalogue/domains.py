@@ -73,7 +73,7 @@ class Domains(Comparison):
 
     by_hand: ClassVar = True
     presets: ClassVar = {
-        "minutes": {"seeds": 1, "steps": 80, "strengths": (30.0,)},
+        "minutes": {"seeds": 1, "steps": 40, "batch": 32, "strengths": (30.0,)},
         "published": {
             "seeds": 5,
             "width": 64,
