@@ -253,7 +253,8 @@ def output_count(params: Tree, apply_fn: Apply, x: Any) -> int:
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise ValueError(
             f"apply_fn: expected a function of (params, x) that takes x of shape {_shapes(x)}, got "
-            f"{type(error).__name__} from it: {str(error).split(chr(10))[0]}; correct it or the shape of x"
+            f"{type(error).__name__} from it: {str(error).split(chr(10))[0]}; correct it, the parameters or the shape "
+            "of x"
         ) from error
     if not hasattr(out, "shape") or len(out.shape) != 2 or out.shape[0] != size:
         raise ValueError(
