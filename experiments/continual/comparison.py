@@ -131,10 +131,10 @@ def _place(method: Method, methods: Sequence[Method]) -> tuple[Run, tuple[str, .
 
 
 def _remembering(runner: Runner) -> Runner:
-    found: dict[tuple[float, ...], dict[str, Report]] = {}
+    found: dict[frozenset[tuple[str, float]], dict[str, Report]] = {}
 
     def remembered(hyper: dict[str, Array]) -> dict[str, Report]:
-        values = tuple(float(value) for value in hyper.values())
+        values = frozenset((name, float(value)) for name, value in hyper.items())
         if values not in found:
             found[values] = runner(hyper)
         return found[values]

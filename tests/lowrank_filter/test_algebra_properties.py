@@ -321,7 +321,7 @@ def check(case, few):
         near(came["correction"], growth, exact, 1 + np.abs(np.log(np.linalg.eigvalsh(whole))).sum())
 
 
-@settings(max_examples=30)
+@settings(max_examples=60)
 @given(cases(SOME), st.booleans())
 def test_the_algebra_is_the_dense_one(case, few):
     check(case, few or case.kind[0] == "kronecker")  # which has no low-rank part: one program
