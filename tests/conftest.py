@@ -100,21 +100,29 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-def crowded() -> bool:
-    """Whether this process holds much of a machine: 2 GiB, or a third of the maps that Linux gives it."""
+def resident() -> tuple[int, int]:
+    """Bytes and maps of memory that this process holds; too many where there is no Linux to ask."""
     own = Path("/proc/self")
     if not own.exists():
-        return True
-    resident = int((own / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return resident > 2**31 or (own / "maps").read_text().count("\n") > 20_000
+        return 0, MAPS + 1
+    pages = int((own / "statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE"), (own / "maps").read_text().count("\n")
+
+
+# What programs may take until they are forgotten: bytes beyond what is left when they are, and a third of Linux' maps.
+ROOM, MAPS = 3 * 2**29, 20_000
+left = 2**29
 
 
 @pytest.fixture(scope="module", autouse=True)
 def forgetful() -> Iterator[None]:
     """Programs of one file serve few others, what JAX traced of its own functions serves all."""
+    global left
     yield
-    if crowded():
+    held, maps = resident()
+    if held > left + ROOM or maps > MAPS:
         jax.clear_caches()
+        left, _ = resident()
 
 
 @pytest.fixture(scope="module")

@@ -68,6 +68,23 @@ PARTLY_BUILT = {
 }
 
 
+def products(columns, weight, stack, coefficients):
+    """All that is made of columns, each as one vector."""
+
+    def of(columns):
+        made = (
+            columns.stack(),
+            columns.gram(weight),
+            columns.gram(None),
+            columns.squares(),
+            columns.against(stack),
+            columns.combine(coefficients),
+        )
+        return [ravel_pytree(each)[0] for each in made]
+
+    return jax.jit(of)(columns)
+
+
 @pytest.mark.parametrize("name", PARTLY_BUILT)
 def test_only_leaves_that_have_to_be_are_built(name):
     network, shapes, x = PARTLY_BUILT[name]
@@ -78,18 +95,14 @@ def test_only_leaves_that_have_to_be_are_built(name):
     assert isinstance(columns, LayerGradients)
     assert [inputs.shape for inputs in columns.inputs if inputs is not None] == [(3, len(params["head"]))]
     flat, unravel = ravel_pytree(params)
-    jacobian = jax.jacobian(lambda flat: network(unravel(flat), x))(flat)
+    jacobian = jax.jit(jax.jacobian(lambda flat: network(unravel(flat), x)))(flat)
     built = Stack(jax.vmap(unravel)(jnp.einsum("bcd,bcr->brd", jacobian, root).reshape(6, -1)))
     weight, stack = unravel(rng.uniform(1, 2, flat.size)), jax.vmap(unravel)(rng.normal(size=(2, flat.size)))
     coefficients = jnp.asarray(rng.normal(size=(2, 6)))
-    for came, expected in (
-        (columns.stack(), built.stack()),
-        (columns.gram(weight), built.gram(weight)),
-        (columns.squares(), built.squares()),
-        (columns.against(stack), built.against(stack)),
-        (columns.combine(coefficients), built.combine(coefficients)),
+    for came, expected in zip(
+        products(columns, weight, stack, coefficients), products(built, weight, stack, coefficients), strict=True
     ):
-        assert dense.relative_error(ravel_pytree(came)[0], ravel_pytree(expected)[0]) < 1e-12
+        assert dense.relative_error(came, expected) < 1e-12
 
 
 @pytest.mark.parametrize(("name", "size"), [("nested", 3), ("flat", 1)])
@@ -99,23 +112,21 @@ def test_products_are_the_gradients(name, size):
     params = like(jnp.asarray(FLAT))
     x, y = jnp.asarray(rng.normal(size=(size, 4))), jnp.asarray(rng.integers(0, 3, size))
     batch = prepare(params, network, LIKELIHOOD, Examples(x, y, None, None))
-    _, columns = Linearisation(network, params, x).columns(
-        batch.x, lambda outputs: localise(LIKELIHOOD, outputs, batch, 1.0).root
-    )
+    _, columns = jax.jit(
+        lambda p: Linearisation(network, p, x).columns(
+            batch.x, lambda outputs: localise(LIKELIHOOD, outputs, batch, 1.0).root
+        )
+    )(params)
     assert isinstance(columns, LayerGradients)
-    jacobian = jax.jacobian(lambda flat: network(like(flat), x))(jnp.asarray(FLAT))
+    jacobian = jax.jit(jax.jacobian(lambda flat: network(like(flat), x)))(jnp.asarray(FLAT))
     root = jax.vmap(LIKELIHOOD.root)(network(params, x), y)
     built = Stack(jax.vmap(like)(jnp.einsum("bcd,bcr->brd", jacobian, root).reshape(3 * size, -1)))
     weight, stack = like(jnp.asarray(rng.uniform(1, 2, FLAT.size))), jax.vmap(like)(rng.normal(size=(2, FLAT.size)))
     coefficients = jnp.asarray(rng.normal(size=(2, 3 * size)))
-    for came, expected in (
-        (columns.stack(), built.stack()),
-        (columns.gram(weight), built.gram(weight)),
-        (columns.gram(None), built.gram(None)),
-        (columns.against(stack), built.against(stack)),
-        (columns.combine(coefficients), built.combine(coefficients)),
+    for came, expected in zip(
+        products(columns, weight, stack, coefficients), products(built, weight, stack, coefficients), strict=True
     ):
-        assert dense.relative_error(ravel_pytree(came)[0], ravel_pytree(expected)[0]) < 1e-12
+        assert dense.relative_error(came, expected) < 1e-12
     assert columns.size == built.size
 
 

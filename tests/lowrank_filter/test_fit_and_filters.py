@@ -122,7 +122,7 @@ def test_predictive_of_several_outputs(rank):
         return jnp.tanh(x @ params.reshape(3, 2))
 
     came = lf.predictive(start, apply_fn, X[:, :3])
-    jacobian = np.asarray(jax.jacobian(apply_fn)(start.mean, X[:, :3]))
+    jacobian = np.asarray(jax.jit(jax.jacobian(apply_fn))(start.mean, X[:, :3]))
     expected = jacobian @ np.linalg.inv(dense.matrix(diag, factor)) @ jacobian.transpose(0, 2, 1)
     assert dense.relative_error(came.covariance, expected) < 1e-9
 
@@ -136,7 +136,7 @@ def test_predictive_in_single_precision(said):
     start = lf.Belief(jnp.asarray(weights), lf.DiagLowRank(jnp.ones((40, 3), "f4"), jnp.asarray(factor)))
     came = lf.predictive(start, lambda p, x: jnp.tanh(x @ p), jnp.asarray(x)).covariance
     assert came.dtype == jnp.float32
-    rows = np.asarray(jax.jacobian(lambda p: jnp.tanh(x @ p))(jnp.asarray(weights, float))).reshape(15, -1)
+    rows = np.asarray(jax.jit(jax.jacobian(lambda p: jnp.tanh(x @ p)))(jnp.asarray(weights, float))).reshape(15, -1)
     matrix = np.eye(120) + np.einsum("nd,ne->de", *2 * [factor.reshape(15, -1).astype(float)])
     expected = (rows @ np.linalg.solve(matrix, rows.T)).reshape(5, 3, 5, 3)
     for example in range(5):

@@ -35,7 +35,7 @@ def dense_map(belief, apply_fn, likelihood, x, y):
     """argmin of the linearised network's penalised loss by gradient steps in the precision of a root, and P there."""
     prior = dense.matrix(*belief.precision)
     outputs = np.asarray(apply_fn(belief.mean, x))
-    jacobian = np.asarray(jax.jacobian(apply_fn)(belief.mean, x)).reshape(outputs.size, -1)
+    jacobian = np.asarray(jax.jit(jax.jacobian(apply_fn))(belief.mean, x)).reshape(outputs.size, -1)
     loss = jax.jit(lambda f: jnp.sum(jax.vmap(likelihood.nll)(f, y)))
     slope = jax.jit(jax.grad(loss))
     roots = jax.jit(lambda f: jax.vmap(likelihood.root)(f, y))
@@ -61,15 +61,15 @@ def dense_map(belief, apply_fn, likelihood, x, y):
 def surprise(prior, apply_fn, likelihood, mean, x, y):
     """1 − 2 P(less probable), by loops over labels; χ² of the innovation for what is no label."""
     outputs = np.asarray(apply_fn(mean, x))
-    jacobian = np.asarray(jax.jacobian(apply_fn)(mean, x)).reshape(outputs.size, -1)
+    jacobian = np.asarray(jax.jit(jax.jacobian(apply_fn))(mean, x)).reshape(outputs.size, -1)
     covariance = jacobian @ np.linalg.solve(prior, jacobian.T)
     if not likelihood.classes:
-        root = dense.block_diagonal(np.asarray(jax.vmap(likelihood.root)(outputs, y)))
-        u = np.asarray(jax.vmap(likelihood.whitened_score)(outputs, y)).ravel()
+        root = dense.block_diagonal(np.asarray(jax.jit(jax.vmap(likelihood.root))(outputs, y)))
+        u = np.asarray(jax.jit(jax.vmap(likelihood.whitened_score))(outputs, y)).ravel()
         return 1 - 2 * chi2.sf(u @ np.linalg.solve(np.eye(len(u)) + root.T @ covariance @ root, u), len(u))
     found = []
     wide = outputs / np.sqrt(1 + np.pi / 8 * np.diag(covariance).reshape(outputs.shape))
-    for p, label in zip(np.asarray(jax.vmap(likelihood.moments)(wide)[0]), np.asarray(y), strict=True):
+    for p, label in zip(np.asarray(jax.jit(jax.vmap(likelihood.moments))(wide)[0]), np.asarray(y), strict=True):
         for of_each, own in (
             [(p, label)] if label.ndim == 0 else [((1 - q, q), int(one)) for q, one in zip(p, label, strict=True)]
         ):
@@ -138,7 +138,7 @@ def test_the_gaussian_nearest_to_a_posterior_of_unknown_noise():
     prior, posterior = dense.matrix(*belief.precision), dense.matrix(*updated.precision)
     step = np.asarray(updated.mean - belief.mean)
     outputs = np.asarray(apply_fn(belief.mean, x))
-    jacobian = np.asarray(jax.jacobian(apply_fn)(belief.mean, x))
+    jacobian = np.asarray(jax.jit(jax.jacobian(apply_fn))(belief.mean, x))
     covariance = np.linalg.inv(posterior)
     nodes, weights = np.polynomial.hermite_e.hermegauss(12)
     grid = np.stack(np.meshgrid(*[nodes] * 4), -1).reshape(-1, 4)
@@ -253,6 +253,7 @@ def test_shuffled_digits_are_told_within_twenty_steps(seed):
     assert shuffled[600:620].any() and not shuffled[:600].any()
 
 
+@pytest.mark.slow
 def test_shuffled_labels_are_survived():
     """By default; ``info`` tells by its surprise: no step diverges, none has to be shortened."""
     rng = np.random.default_rng(1)
@@ -278,6 +279,7 @@ def test_shuffled_labels_are_survived():
     assert not steps.info.diverged.any() and not steps.info.invalid.any()
 
 
+@pytest.mark.slow
 def test_a_noise_that_depends_on_x():
     """Clean data, nothing chosen: a log score a tenth of a nat from the truth's after three hundred examples."""
     rng = np.random.default_rng(0)

@@ -41,10 +41,10 @@ def problem(prior_rank, size):
 
 def oracle(belief, params, x, y, temperature=1.0, scale=1.0):
     outputs = apply_fn(params, x)
-    jacobian = np.asarray(jax.jacobian(apply_fn)(params, x)).reshape(outputs.size, D)
-    hessian = dense.block_diagonal(np.asarray(jax.vmap(jax.hessian(lf.Categorical().nll))(outputs, y)))
+    jacobian = np.asarray(jax.jit(jax.jacobian(apply_fn))(params, x)).reshape(outputs.size, D)
+    hessian = dense.block_diagonal(np.asarray(jax.jit(jax.vmap(jax.hessian(lf.Categorical().nll)))(outputs, y)))
     curvature = jacobian.T @ hessian @ jacobian * scale / temperature
-    loss = float(jax.vmap(lf.Categorical().nll)(outputs, y).sum()) / temperature
+    loss = float(jax.jit(jax.vmap(lf.Categorical().nll))(outputs, y).sum()) / temperature
     prior = dense.matrix(*belief.precision)
     shift = np.asarray(params - belief.mean)
     return curvature, loss, dense.laplace_evidence(loss, shift, prior, prior + curvature)
@@ -168,7 +168,7 @@ def test_the_diagonal_of_a_network_with_tied_weights(jitted):
 
     came = (jax.jit(site) if jitted else site)(params)
     root = jax.vmap(lf.Categorical().root)(tied(params, x), y)
-    for name, jacobian in jax.jacobian(tied)(params, x).items():
+    for name, jacobian in jax.jit(jax.jacobian(tied))(params, x).items():
         columns = jnp.einsum("bc...,bcr->br...", jacobian, root)
         assert np.allclose(came[name], jnp.sum(columns**2, axis=(0, 1)), rtol=1e-4)
 

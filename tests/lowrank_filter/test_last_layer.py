@@ -86,7 +86,7 @@ def compiled(**options):
 
 def linearised(belief, x):
     outputs = np.asarray(network(belief.mean, x))
-    jacobian = jax.jacobian(network)(belief.mean, x)
+    jacobian = jax.jit(jax.jacobian(network))(belief.mean, x)
     leaves = [np.reshape(leaf, (outputs.size, -1)) for leaf in jax.tree.leaves(jacobian)]
     return outputs, np.concatenate(leaves, axis=1)
 
@@ -97,7 +97,7 @@ def curvature(outputs):
 
 
 def loss(outputs, y):
-    return float(jnp.sum(jax.vmap(lf.Categorical().nll)(jnp.asarray(outputs), y))) / TEMPERATURE
+    return float(jnp.sum(jax.jit(jax.vmap(lf.Categorical().nll))(jnp.asarray(outputs), y))) / TEMPERATURE
 
 
 def slope(outputs, y):

@@ -30,17 +30,22 @@ def params_of(shapes):
 
 def ggn(apply_fn, params, x, variance=0.5):
     row, unravel = ravel_pytree(params)
-    jacobian = np.asarray(jax.jacobian(lambda p: apply_fn(unravel(p), x))(row)).reshape(-1, row.size)
+    jacobian = np.asarray(jax.jit(jax.jacobian(lambda p: apply_fn(unravel(p), x)))(row)).reshape(-1, row.size)
     return jacobian.T @ jacobian / variance
 
 
 def site(apply_fn, params, x, *, likelihood=LIKELIHOOD, **options):
     """The Kronecker site of a batch as a dense matrix."""
     belief = lf.init(params, structure=lf.KroneckerFactored(**options))
-    y = jnp.zeros((len(x), apply_fn(params, x).shape[1]))
-    _, info = jax.jit(lambda b: lf.laplace_update(b, params, apply_fn, likelihood, x, y, batch_size=2))(belief)
+    y = jnp.zeros(jax.eval_shape(apply_fn, params, x).shape)
     row, unravel = ravel_pytree(params)
-    return jax.vmap(lambda v: ravel_pytree(info.site.matvec(unravel(v)))[0])(jnp.eye(row.size))
+
+    @jax.jit
+    def matrix(belief):
+        _, info = lf.laplace_update(belief, params, apply_fn, likelihood, x, y, batch_size=2)
+        return jax.vmap(lambda v: ravel_pytree(info.site.matvec(unravel(v)))[0])(jnp.eye(row.size))
+
+    return np.asarray(matrix(belief))
 
 
 SHARED = {"w": (IN, OUT), "b": (OUT,)}
@@ -106,7 +111,7 @@ def test_kfac_of_shared_weights_by_the_conventions(shared):
 
 
 def of_flax(module, *shape):
-    params = module.init(jax.random.key(0), jnp.ones((1, *shape)))
+    params = jax.jit(module.init)(jax.random.key(0), jnp.ones((1, *shape)))
     return module.apply, jax.tree.map(lambda p: p + 0.1, params), (B, *shape)
 
 
@@ -229,7 +234,7 @@ def test_columns_of_shared_weights_cost_as_much_for_each_example(name):
     assert many.cost_analysis()["flops"] < 1.1 * 8 * few.cost_analysis()["flops"]
     x = x_of(4, *shape[1:])
     expected = jax.vmap(lambda p: ravel_pytree(p)[0])(
-        jax.tree.map(lambda v: v.reshape(4 * OUT, *v.shape[2:]), jax.jacobian(apply_fn)(params, x))
+        jax.tree.map(lambda v: v.reshape(4 * OUT, *v.shape[2:]), jax.jit(jax.jacobian(apply_fn))(params, x))
     )
     came = jax.vmap(lambda p: ravel_pytree(p)[0])(few(params, x))
     assert dense.relative_error(came, expected) < 1e-9

@@ -79,7 +79,7 @@ def test_columns_in_pieces_are_all_of_them(structure, monkeypatch):
     assert dense.relative_error(info.log_evidence, exact.log_evidence) < 1e-4
 
 
-@pytest.mark.parametrize("structure", ["network", "kronecker"])
+@pytest.mark.parametrize("structure", ["network", pytest.param("kronecker", marks=pytest.mark.slow)])
 def test_sampled_roots_are_right_on_average(structure):
     """Of one example many times, for what signs do to its curvature to average out."""
     start, count = belief(structure), 2000

@@ -32,6 +32,7 @@ def temporary_bytes(examples):
     return jax.jit(step).lower(belief, params, *data).compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_ten_thousand_examples_fit_in_one_gibibyte():
     few, many = (temporary_bytes(examples) for examples in (1_000, 10_000))
     data = 10_000 * WIDTHS[0] * 4

@@ -60,7 +60,6 @@ def stopped(params, x):
             *(("kronecker", n) for n in (both_heads, stopped, dead_end)),
             ("unit", stopped),
         ],
-        ("network", one_head),
         ("kronecker", both_heads),
     ),
 )

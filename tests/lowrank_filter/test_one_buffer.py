@@ -49,7 +49,11 @@ def test_draws_are_one_for_all_leaves():
     assert jax.tree.map(jnp.shape, draws) == jax.tree.map(lambda v: (2, *v.shape), belief.mean)
 
 
-@pytest.mark.parametrize("likelihood", [lf.Categorical(), lf.Gaussian(0.1)], ids=["classes", "gaussian"])
+@pytest.mark.parametrize(
+    "likelihood",
+    [pytest.param(lf.Categorical(), marks=pytest.mark.slow), lf.Gaussian(0.1)],
+    ids=["classes", "gaussian"],
+)
 def test_an_update_of_many_leaves_is_the_same_leaf_by_leaf(likelihood, monkeypatch):
     """Of three layers, with a prediction on the way: mean, precision, site and what it says of the step."""
     rng = np.random.default_rng(1)

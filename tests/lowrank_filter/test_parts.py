@@ -30,7 +30,7 @@ PARTS = {
     "dense body, diagonal head": (lf.Dense(), lf.Diagonal()),
     "diagonal body, dense head": (lf.Diagonal(), lf.Dense()),
 }
-SLOW = ("dense body, diagonal head", "diagonal body, dense head")
+SLOW = ("LoRA", "dense body, diagonal head", "diagonal body, dense head")
 MOST = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in PARTS]
 LIKELIHOOD = lf.Gaussian(0.3)
 X, Y = RNG.normal(size=(4, 3)), RNG.normal(size=(4, 2))
@@ -75,7 +75,7 @@ def known(name):
 
 
 def jacobian(params, learns):
-    return np.asarray(jax.jacobian(lambda row: net(unravel(row), X))(flat(params))).reshape(-1, D)[:, learns]
+    return np.asarray(jax.jit(jax.jacobian(lambda row: net(unravel(row), X)))(flat(params))).reshape(-1, D)[:, learns]
 
 
 def start(name):

@@ -71,7 +71,9 @@ def by_inverse(root, rows, target):
 
 def test_derivatives_of_appended_rows(x64):
     arguments = problem(37, 2, jnp.float64)
-    for found, wanted in zip(*(jax.grad(f, (0, 1, 2))(*arguments) for f in (by_blocks, by_inverse)), strict=True):
+    for found, wanted in zip(
+        *(jax.jit(jax.grad(f, (0, 1, 2)))(*arguments) for f in (by_blocks, by_inverse)), strict=True
+    ):
         close(found, wanted, 1e-9)
 
 
@@ -94,7 +96,7 @@ def test_products_and_solves(x64):
     close(triangular.solve(root, other), np.linalg.solve(root, other), 1e-11)
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.3])
+@pytest.mark.parametrize("noise", [0.0, pytest.param(0.3, marks=pytest.mark.slow)])
 def test_a_dense_part_of_more_parameters_than_rows(x64, noise):
     """Predict and update of all of a linear model at once, and their evidence's derivative by the noise."""
     rng = np.random.default_rng(1)
@@ -110,9 +112,9 @@ def test_a_dense_part_of_more_parameters_than_rows(x64, noise):
         covariance = (1 / 2 + noise) * jnp.kron(x @ x.T, jnp.eye(3)) + 0.5 * jnp.eye(6)
         return jax.scipy.stats.multivariate_normal.logpdf(y.ravel(), jnp.zeros(6), covariance)
 
-    (value, after), slope = jax.value_and_grad(evidence, has_aux=True)(noise)
+    (value, after), slope = jax.jit(jax.value_and_grad(evidence, has_aux=True))(noise)
     close(value, exact(noise), 1e-12)
-    close(slope, jax.grad(exact)(noise), 1e-10)
+    close(slope, jax.jit(jax.grad(exact))(noise), 1e-10)
     columns = jnp.kron(x, jnp.eye(3))
     precision = jnp.eye(90) / (1 / 2 + noise) + columns.T @ columns / 0.5
     close(after.mean["w"].ravel(), jnp.linalg.solve(precision, columns.T @ y.ravel() / 0.5), 1e-12)

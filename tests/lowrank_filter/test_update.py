@@ -25,11 +25,11 @@ def update(belief, apply_fn, likelihood, x, y, *, iterations=0, temperature=1.0,
 
 def oracle(belief, apply_fn, likelihood, x, y, temperature):
     outputs = apply_fn(belief.mean, x)
-    jacobian = np.asarray(jax.jacobian(apply_fn)(belief.mean, x)).reshape(outputs.size, -1)
-    gradient = np.asarray(jax.vmap(jax.grad(likelihood.nll))(outputs, y)).ravel() / temperature
-    roots = np.asarray(jax.vmap(likelihood.root)(outputs, y))
+    jacobian = np.asarray(jax.jit(jax.jacobian(apply_fn))(belief.mean, x)).reshape(outputs.size, -1)
+    gradient = np.asarray(jax.jit(jax.vmap(jax.grad(likelihood.nll)))(outputs, y)).ravel() / temperature
+    roots = np.asarray(jax.jit(jax.vmap(likelihood.root))(outputs, y))
     hessian = dense.block_diagonal(roots @ roots.transpose(0, 2, 1)) / temperature
-    loss = float(jax.vmap(likelihood.nll)(outputs, y).sum()) / temperature
+    loss = float(jax.jit(jax.vmap(likelihood.nll))(outputs, y).sum()) / temperature
     prior = dense.matrix(*belief.precision)
     mean, posterior = dense.update(np.asarray(belief.mean), prior, jacobian, hessian, gradient)
     pulled = jacobian.T @ gradient
@@ -95,7 +95,7 @@ def test_truncated(residual, metric):
 def test_gaussian_evidence_is_the_marginal_density_of_the_targets(rank, size):
     belief, apply_fn, likelihood, x, y = problem("gaussian", rank, size)
     _, info = update(belief, apply_fn, likelihood, x, y, rank=rank)
-    jacobian = np.asarray(jax.jacobian(apply_fn)(belief.mean, x)).reshape(2 * size, -1)
+    jacobian = np.asarray(jax.jit(jax.jacobian(apply_fn))(belief.mean, x)).reshape(2 * size, -1)
     noise = np.kron(np.eye(size), np.asarray(likelihood.covariance))
     covariance = noise + jacobian @ np.linalg.solve(dense.matrix(*belief.precision), jacobian.T)
     residual = np.asarray(y - apply_fn(belief.mean, x)).ravel()
