@@ -147,7 +147,11 @@ def prior(params: Tree, precision: Tree | Scaled, structure: Any) -> Belief:
     checks.prefix("precision", precision, params)
     checks.positive("precision", precision)
     mean = jax.tree.map(jnp.asarray, params)
-    return Belief(mean, parts.diagonal(tree.broadcast(precision, mean), structure))
+    return Belief(mean, compiled(_before_data, precision, mean, structure=structure))
+
+
+def _before_data(precision: Tree, mean: Tree, *, structure: Any) -> Precision:
+    return parts.diagonal(tree.broadcast(precision, mean), structure)
 
 
 def moved(name: str, instead: str, *, stacklevel: int = 3) -> None:
