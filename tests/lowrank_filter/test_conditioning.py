@@ -169,11 +169,11 @@ def test_any_scale_is_right_or_called_ruined(width, variance, prior, spread, see
 @pytest.mark.parametrize(
     ("dimension", "repeats", "metric", "dynamics"),
     [
-        (6, False, "relative", False),
         (60, False, "relative", True),
         *(
             pytest.param(*rest, marks=pytest.mark.slow)
             for rest in [
+                (6, False, "relative", False),
                 (6, False, "relative", True),
                 (60, False, "relative", False),
                 (60, True, "relative", False),

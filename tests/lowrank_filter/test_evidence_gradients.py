@@ -61,7 +61,6 @@ def test_without_truncation(kernel, name, zeros):
     fast(
         itertools.product(["drop", "diagonal"], ["relative", "euclidean"]),
         ("diagonal", "relative"),
-        ("drop", "euclidean"),
     ),
 )
 def test_truncated_laplace_update(residual, metric):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from suites import fast
 
 import lowrank_filter as lf
 from lowrank_filter.algebra.diag_low_rank import with_policy
@@ -203,7 +204,7 @@ def loop(name, chunk_size, mask):
 
 
 @pytest.mark.parametrize(
-    ("name", "chunk_size"), [("extended", 1), pytest.param("extended", 3, marks=pytest.mark.slow), ("laplace", 3)]
+    ("name", "chunk_size"), fast([("extended", 1), ("extended", 3), ("laplace", 3)], ("extended", 1))
 )
 def test_a_stream_equals_a_loop(name, chunk_size):
     came, kept = stream(belief(), X, Y, MASK, name=name, chunk_size=chunk_size, history="all")

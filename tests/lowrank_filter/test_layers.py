@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from suites import fast
 
 import lowrank_filter as lf
 from lowrank_filter.kernels import network_reader
@@ -79,7 +80,9 @@ EXACT = {
 }
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize(
+    "name", fast(EXACT, "one example", "positions, expanded", "mean, reduced", "convolution, reduced")
+)
 def test_kfac_is_exact_where_it_should_be(name):
     """Linear networks; with shared weights, in the setting of each convention (Eschenhagen et al. 2023)."""
     apply_fn, shapes, shape, shared = EXACT[name]
@@ -208,7 +211,9 @@ def test_blocks_of_any_network(name, blocks):
     assert dense.relative_error(product(params), expected) < 1e-9
 
 
-@pytest.mark.parametrize("name", ["convolutions", "attention", "one example at a time"])
+@pytest.mark.parametrize(
+    "name", fast(["convolutions", "attention", "one example at a time"], "convolutions", "one example at a time")
+)
 def test_these_are_read_and_not_differentiated_example_by_example(name):
     apply_fn, params, shape = NETWORKS[name]()
     reading = network_reader.read(apply_fn, params, x_of(*shape))

@@ -72,7 +72,7 @@ def assert_close(came, expected):
 
 @pytest.mark.parametrize("belief", [pytest.param(0, marks=pytest.mark.slow), 2], indirect=True)
 @pytest.mark.parametrize("name", ["update", "laplace_update"])
-@pytest.mark.parametrize("apply_fn", [network, normalised])
+@pytest.mark.parametrize("apply_fn", [network, pytest.param(normalised, marks=pytest.mark.slow)])
 def test_all_masked_is_a_no_op_bit_for_bit(name, apply_fn, belief, data):
     predicted = lf.predict(belief, 0.1)
     came, info = compiled(name, apply_fn)(predicted, *data, np.zeros(B, bool))

@@ -121,7 +121,7 @@ def smooth_net(params, x):
     return 30 * jnp.tanh(biased(params, x) / 30)
 
 
-@pytest.mark.parametrize("per_layer", [False, True])
+@pytest.mark.parametrize("per_layer", fast([False, True], True))
 def test_targets_bring_their_units(per_layer):
     """A layer of two outputs takes a variance of its own for each, its bias the shift too, the layer before neither."""
     likelihood, options = lf.Gaussian(1.0), {"per_layer": per_layer}

@@ -45,7 +45,7 @@ def oracle(belief, apply_fn, likelihood, x, y, temperature):
     ("name", "rank"),
     fast(
         [*((name, 4) for name in LIKELIHOODS), ("gaussian", 0), ("gaussian", 1), ("gaussian", 40)],
-        *((name, 4) for name in ("categorical", "heteroscedastic", "bernoulli")),
+        *((name, 4) for name in ("categorical", "heteroscedastic")),
         ("gaussian", 0),
         ("gaussian", 40),
     ),
