@@ -344,11 +344,21 @@ class Gaussian(Likelihood):
 
     Attributes:
         covariance: R, in the squared units of y: a scalar (for all outputs), a vector [C] (independent) or [C, C].
+
+    Raises:
+        ValueError: visible numbers that no covariance has; others where it is used, with the outputs known.
     """
 
     prior_variance_with_targets: ClassVar[float | None] = 1.0
 
     covariance: ArrayLike
+
+    def __post_init__(self) -> None:
+        """Checked where it is written; not what else JAX's prefixes put there, as an axis in ``vmap``'s ``in_axes``."""
+        if isinstance(self.covariance, float | np.floating | np.ndarray | jax.Array):
+            # With two axes or more it may be a stack.
+            check = checks.positive if jnp.ndim(self.covariance) < 2 else checks.finite
+            check("Gaussian covariance", self.covariance)
 
     def moments(self, output: Float[Array, " C"]) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
         """f and diag(R)."""

@@ -340,6 +340,15 @@ CASES = {
         "beliefs: expected a Belief, got AdaptiveBelief; give their .belief",
     ),
     "predictive: not a function": (lambda: lf.predictive(BELIEF, "net", X), TypeError, "apply_fn: expected a function"),
+    # likelihoods
+    "Gaussian: negative": (lambda: lf.Gaussian(-1.0), ValueError, "Gaussian covariance: expected positive.*got -1.0"),
+    "Gaussian: zero within jit": (lambda: jax.jit(lambda: lf.Gaussian(0.0))(), ValueError, "covariance: .*got 0.0"),
+    "Gaussian: NaN in a vector": (
+        lambda: lf.Gaussian(jnp.asarray([1.0, np.nan])),
+        ValueError,
+        r"Gaussian covariance: expected positive values, got nan \(1 of 2 values\)",
+    ),
+    "Gaussian: infinity in a matrix": (lambda: lf.Gaussian(np.inf * X[:2, :2]), ValueError, "expected finite.*got inf"),
     # fit, filters
     "fit: optimizer": (lambda: fit(optimizer="adam"), TypeError, "optimizer: expected an optax.*str"),
     "fit: negative steps": (lambda: fit(steps=-1), ValueError, "steps.*-1"),
@@ -476,7 +485,7 @@ BATCH = {
         ValueError,
         r"Gaussian: expected a covariance.*got \(3,\)",
     ),
-    "covariance negative": ({"likelihood": lf.Gaussian(-1.0), "y": X[:, :2]}, ValueError, "covariance.*positive.*-1.0"),
+    "covariance negative": ({"likelihood": lf.Gaussian(-1), "y": X[:, :2]}, ValueError, "covariance.*positive.*-1"),
     "covariance indefinite": (
         {"likelihood": lf.Gaussian(jnp.asarray([[1.0, 2.0], [2.0, 1.0]])), "y": X[:, :2]},
         ValueError,

@@ -246,3 +246,17 @@ def test_what_is_no_count_is_refused(target):
 def test_labels_end_one_below_the_number_of_classes():
     inside = [bool(lf.Categorical().in_domain(jnp.asarray(label), 3)) for label in (-1, 0, 2, 3)]
     assert inside == [False, True, True, False]
+
+
+def test_what_transformations_put_into_a_gaussian_is_not_checked():
+    def loss(likelihood):
+        return likelihood.nll(jnp.asarray(OUTPUT), jnp.zeros(3))
+
+    stack = lf.Gaussian(jnp.stack([COVARIANCE, -COVARIANCE]) + 3 * jnp.eye(3))
+    each = jax.vmap(loss, in_axes=(lf.Gaussian(0),))(stack)
+    np.testing.assert_allclose(each[0], loss(lf.Gaussian(stack.covariance[0])), rtol=1e-6)
+    made = jax.jit(jax.grad(lambda variance: loss(lf.Gaussian(variance))))(0.3)
+    np.testing.assert_allclose(made, jax.grad(loss)(lf.Gaussian(0.3)).covariance, rtol=1e-6)
+    assert jax.tree.map(jnp.negative, lf.Gaussian(0.3)).covariance == -0.3
+    assert jax.tree.map(lambda _: None, lf.Gaussian(0.3)).covariance is None
+    assert isinstance(lf.Gaussian(jax.ShapeDtypeStruct((), float)).covariance, jax.ShapeDtypeStruct)

@@ -17,7 +17,7 @@ built = lf.laplace_filter(net, lf.Gaussian(1.0), optax.sgd(0.1), rank=1, steps=1
 belief, stream = lf.filter_stream(built, built.init(jnp.zeros(3)), x, y, history="all")
 lf.smooth(stream.beliefs, stream.info.site, 0.1)
 try:
-    lf.update(belief, net, lf.Gaussian(-1.0), x, y)
+    lf.update(belief, net, lf.Gaussian(1.0), x, y[:1])
 except ValueError:
     pass
 else:
