@@ -62,7 +62,8 @@ def predictive(
 
     Args:
         apply_fn: (params, x) → outputs [B, C].
-        x: inputs, an array or pytree with leading axis B.
+        x: inputs, an array or pytree with leading axis B. One that is not finite leaves NaN where its own example is
+            predicted, and nothing elsewhere (labels drawn for it mean nothing).
         likelihood: of a target given the outputs. The result is then a :class:`Prediction` of the targets.
         batch_size: examples that are worked on at once, static; the last resort holds C·D numbers for each.
 

@@ -210,3 +210,28 @@ def test_outputs_alone_are_told_of_the_likelihood():
     belief, apply_fn, _, x, _ = problem("categorical", 2)
     with pytest.raises(AttributeError, match=r"sample: expected a Prediction, got a Predictive.*give likelihood="):
         lf.predictive(belief, apply_fn, x).sample(jax.random.key(0), 1)
+
+
+STRUCTURES = {"network": lf.LowRank(2), "kronecker": lf.KroneckerFactored(), "parts": [lf.LowRank(1), lf.Dense()]}
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_an_input_that_is_not_finite_is_seen_in_its_own_example_alone(name):
+    """Bit for bit, in pieces that overlap, and in all that is asked of a prediction."""
+    rng = np.random.default_rng(0)
+    params = [jnp.asarray(rng.normal(size=shape)) for shape in ((3, 12), (12, 2))]
+    belief = lf.init(params, structure=STRUCTURES[name])
+    x, y = rng.normal(size=(5, 3)), np.array([0, 1, 1, 0, 1])
+    bad, others = x.copy(), np.array([0, 2, 4])
+    bad[1, 2], bad[3, 0] = np.nan, np.inf
+
+    def predicted(x):
+        found = lf.predictive(
+            belief, lambda p, x: jnp.tanh(x @ p[0]) @ p[1], x, likelihood=lf.Categorical(), batch_size=2
+        )
+        drawn = jnp.moveaxis(found.sample(jax.random.key(0), 2), 0, 1)
+        return found.outputs, found.covariance, found.probabilities(), found.log_prob(y), drawn
+
+    for came, expected in zip(predicted(bad), predicted(x), strict=True):
+        np.testing.assert_array_equal(came[others], expected[others])
+        assert np.isnan(came[1]).all()
