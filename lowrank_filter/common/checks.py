@@ -4,9 +4,11 @@ Shapes and structures are checked always, also under tracing. Values are checked
 outside a traced computation; inside one, the updates report them in ``info.invalid``.
 """
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from jax.core import Tracer
 from jaxtyping import Array
 
 Tree = Any
+Function = TypeVar("Function", bound=Callable)
 
 LAYOUT = "use a scalar, one scalar per layer, or one value per parameter"
 
@@ -318,6 +321,34 @@ def booleans(name: str, value: Any) -> Array:
             f"{name}: expected booleans, got {array.dtype} with other values than 0 and 1; True where y was observed"
         )
     return array.astype(bool)
+
+
+def all_given(function: Function) -> Function:
+    """The function, which shows what it takes and what came where one of its arguments is left out: Python names the
+    last of them, whichever was forgotten."""
+    parameters = inspect.signature(function).parameters.values()
+    needed = {
+        parameter.name: f"{parameter.name}=" if parameter.kind == parameter.KEYWORD_ONLY else parameter.name
+        for parameter in parameters
+        if parameter.default is parameter.empty
+    }
+    names = tuple(needed)
+
+    @functools.wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        if [name for name in names[len(args) :] if name not in kwargs]:
+            came = [*map(_kind_of_argument, args), *(f"{k}={_kind_of_argument(v)}" for k, v in kwargs.items())]
+            raise TypeError(
+                f"{function.__name__}: expected ({', '.join(needed.values())}), got ({', '.join(came)}); give all of "
+                "them, in this order or by name"
+            )
+        return function(*args, **kwargs)
+
+    return called  # type: ignore[return-value]
+
+
+def _kind_of_argument(value: Any) -> str:
+    return "array" if hasattr(value, "dtype") else type(value).__name__
 
 
 def _values(name: str, value: Tree, test: Callable, wanted: str) -> None:

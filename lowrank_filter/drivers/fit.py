@@ -22,6 +22,7 @@ from lowrank_filter.kernels.expansion import losses
 from lowrank_filter.kernels.likelihoods import Likelihood
 
 
+@checks.all_given
 def fit(
     belief: Belief,
     apply_fn: Apply,

@@ -29,6 +29,7 @@ _TOGETHER = 100
 _PARTS = "(x, y), (x, y, mask) or (x, y, mask, weights)"
 
 
+@checks.all_given
 def run_stream(
     filter: Filter,
     belief: Belief | Any,

@@ -38,6 +38,7 @@ class Stream(NamedTuple):
     beliefs: Belief | None
 
 
+@checks.all_given
 def filter_stream(
     filter: Filter,
     belief: Belief | Any,

@@ -186,8 +186,9 @@ def check_likelihood(likelihood: Any) -> None:
         TypeError: something else.
     """
     if not isinstance(likelihood, Likelihood):
+        came = f"an array of shape {likelihood.shape}" if hasattr(likelihood, "shape") else repr(likelihood)
         raise TypeError(
-            f"likelihood: expected a Likelihood such as Categorical(), got {likelihood!r}; to bring your own, "
+            f"likelihood: expected a Likelihood such as Categorical(), got {came}; to bring your own, "
             "subclass lowrank_filter.Likelihood"
         )
 

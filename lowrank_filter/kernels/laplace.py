@@ -16,7 +16,7 @@ from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import compiled
 from lowrank_filter.kernels.belief import Belief, check_belief, check_frozen, learned
 from lowrank_filter.kernels.deprecated import with_choices
-from lowrank_filter.kernels.examples import Apply, Examples, check_examples, in_pieces, prepare
+from lowrank_filter.kernels.examples import Apply, Examples, check_examples, check_model, in_pieces, prepare
 from lowrank_filter.kernels.expansion import losses
 from lowrank_filter.kernels.ggn import curvature
 from lowrank_filter.kernels.likelihoods import Likelihood
@@ -24,6 +24,7 @@ from lowrank_filter.kernels.update import Info
 
 
 @with_choices
+@checks.all_given
 def laplace_update(
     belief: Belief,
     params: Tree,
@@ -95,6 +96,7 @@ def laplace_update(
     checks.same_shapes("params", params, belief.mean)
     checks.finite("params", params)
     check_frozen(belief, params)
+    check_model(apply_fn, likelihood)
 
     def absorb(belief: Belief, *batch: Any) -> tuple[Belief, Info, Misfit]:
         examples = check_examples(params, apply_fn, likelihood, *batch)

@@ -51,6 +51,7 @@ def predictive(
 ) -> Prediction: ...
 
 
+@checks.all_given
 def predictive(
     belief: Belief, apply_fn: Apply, x: Any, *, likelihood: Likelihood | None = None, batch_size: int = 32
 ) -> Predictive | Prediction:

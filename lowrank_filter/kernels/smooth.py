@@ -16,6 +16,7 @@ from lowrank_filter.kernels.predict import moved, per_step
 
 
 @with_choices
+@checks.all_given
 def smooth(
     beliefs: Belief,
     sites: Precision,

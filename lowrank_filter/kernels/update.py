@@ -76,6 +76,7 @@ class Info(NamedTuple):
 
 
 @with_choices
+@checks.all_given
 def update(
     belief: Belief,
     apply_fn: Apply,

@@ -340,6 +340,44 @@ CASES = {
         "beliefs: expected a Belief, got AdaptiveBelief; give their .belief",
     ),
     "predictive: not a function": (lambda: lf.predictive(BELIEF, "net", X), TypeError, "apply_fn: expected a function"),
+    # something left out
+    "update: no likelihood": (
+        lambda: lf.update(BELIEF, net, X, Y),
+        TypeError,
+        r"update: expected \(belief, apply_fn, likelihood, x, y\), got \(Belief, function, array, array\); give all",
+    ),
+    "update: no likelihood, by name": (
+        lambda: lf.update(BELIEF, net, x=X, y=Y, mask=None, health=True),
+        TypeError,
+        r"update: .*got \(Belief, function, x=array, y=array, mask=NoneType, health=bool\)",
+    ),
+    "laplace_update: no likelihood": (
+        lambda: lf.laplace_update(BELIEF, PARAMS, net, X, Y),
+        TypeError,
+        r"likelihood: expected a Likelihood.*got an array of shape \(4, 3\); to bring",
+    ),
+    "laplace_update: no params": (
+        lambda: lf.laplace_update(BELIEF, net, lf.Categorical(), X, Y),
+        ValueError,
+        "params: expected the tree structure.*got one function",
+    ),
+    "fit: no optimizer": (
+        lambda: lf.fit(BELIEF, net, lf.Categorical(), X, Y, steps=1),
+        TypeError,
+        r"fit: expected \(.*, y, optimizer=, steps=\), got \(Belief, function, Categorical, array, array, steps=int\)",
+    ),
+    "predictive: no belief": (lambda: lf.predictive(net, X), TypeError, r"predictive: .*got \(function, array\)"),
+    "smooth: no sites": (lambda: lf.smooth(stack(2), 0.1), TypeError, r"smooth: .*sites.*got \(Belief, float\)"),
+    "stream: no belief": (
+        lambda: lf.filter_stream(FILTER, X, Y),
+        TypeError,
+        r"filter_stream: expected \(filter, belief, x, y\), got \(Filter, array, array\)",
+    ),
+    "run_stream: no belief": (
+        lambda: lf.run_stream(FILTER, [(X, Y)]),
+        TypeError,
+        r"run_stream: .*got \(Filter, list\)",
+    ),
     # likelihoods
     "Gaussian: negative": (lambda: lf.Gaussian(-1.0), ValueError, "Gaussian covariance: expected positive.*got -1.0"),
     "Gaussian: zero within jit": (lambda: jax.jit(lambda: lf.Gaussian(0.0))(), ValueError, "covariance: .*got 0.0"),
