@@ -60,10 +60,10 @@ class Filter(_Functions):
         check: Callable[..., Callable[..., Any]] | None = None,
     ) -> Self:
         """With a step in any case."""
-        return super().__new__(cls, init, predict, update, step or functools.partial(_in_turn, predict, update), check)
+        return super().__new__(cls, init, predict, update, step or functools.partial(_step, predict, update), check)
 
 
-def _in_turn(
+def _step(
     predict: Callable,
     update: Callable,
     belief: Belief,
@@ -155,6 +155,7 @@ def extended_filter(
             **dynamics,
         )
 
+    update_.__qualname__ = "Filter.update"  # what Python calls it where an argument is missing
     return Filter(
         start,
         functools.partial(predict, process_noise=process_noise, transition=transition, center=center),
@@ -241,6 +242,7 @@ def laplace_filter(
             **data,
         )
 
+    update_.__qualname__ = "Filter.update"
     return Filter(
         start,
         functools.partial(predict, process_noise=process_noise, transition=transition, center=center),
@@ -287,4 +289,5 @@ def _start(
     def former(belief: Belief) -> dict[str, Any]:
         return given if rank in (None, belief.precision.rank) else {"rank": rank, **given}
 
+    start.__qualname__ = "Filter.init"
     return start, former

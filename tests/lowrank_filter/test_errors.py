@@ -373,6 +373,8 @@ CASES = {
         TypeError,
         r"filter_stream: expected \(filter, belief, x, y\), got \(Filter, array, array\)",
     ),
+    "filter.init: no parameters": (lambda: FILTER.init(), TypeError, r"Filter.init\(\) missing .*'params'"),
+    "filter.update: no targets": (lambda: FILTER.update(BELIEF, X), TypeError, r"Filter.update\(\) missing .*'y'"),
     "run_stream: no belief": (
         lambda: lf.run_stream(FILTER, [(X, Y)]),
         TypeError,
