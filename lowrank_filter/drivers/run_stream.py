@@ -21,7 +21,7 @@ from lowrank_filter.common.progress import Hook, reporting
 from lowrank_filter.common.progress import check as check_progress
 from lowrank_filter.drivers.filters import Filter, if_given
 from lowrank_filter.drivers.state import check_state, shapes_of_mean
-from lowrank_filter.drivers.stream import Stream, same_belief
+from lowrank_filter.drivers.stream import Stream, after_step
 from lowrank_filter.kernels.belief import Belief
 from lowrank_filter.kernels.update import Info
 
@@ -101,9 +101,8 @@ def run_stream(
     checked = filter.check
     check = None if checked is None else first.in_its_words(lambda x, *_: checked(shapes_of_mean(belief), x))
     _check(check, "batches[0]", first)
-    after, shapes = first.in_its_words(functools.partial(jax.eval_shape, functools.partial(_step, filter), belief))
+    _, shapes = first.in_its_words(functools.partial(after_step, functools.partial(_step, filter), belief))
     shapes = _kept(shapes, pad_to)
-    same_belief(after, belief)
     state = _State(0, belief)
     with contextlib.ExitStack() as stack:
         saved = None

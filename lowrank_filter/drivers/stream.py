@@ -1,5 +1,6 @@
 """A filter over a whole stream."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -183,16 +184,20 @@ def _steps(
 
     examples = (given.x, given.y, present, *([] if given.weights is None else [given.weights]))
     stream = (jnp.arange(steps), *jax.tree.map(chunks, examples))
-    same_belief(jax.eval_shape(step, belief, jax.tree.map(lambda leaf: leaf[0], stream))[0], belief)
+    after_step(step, belief, jax.tree.map(lambda leaf: leaf[0], stream))
     return step, stream
 
 
-def same_belief(after: Belief, before: Belief) -> None:
-    """What a step returns can be what the next one starts from.
+def after_step(step: Callable[..., tuple[Belief, Any]], before: Belief, *examples: Any) -> tuple[Belief, Any]:
+    """The shapes of what a step returns, which the next one can start from.
 
     Raises:
         ValueError: another rank, other shapes or dtypes.
     """
+    with warnings.catch_warnings():
+        # Of a belief that has another rank than the filter, which is refused here and not cut.
+        warnings.filterwarnings("ignore", "rank=.* deprecated", DeprecationWarning)
+        after, kept = jax.eval_shape(step, before, *examples)
     shapes, start = (
         {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
         for leaves in map(jax.tree_util.tree_leaves_with_path, (after, before))
@@ -204,3 +209,4 @@ def same_belief(after: Belief, before: Belief) -> None:
             f"belief: expected the rank, shapes and dtypes that the filter's update returns, {wanted}, got {found}; "
             f"start from filter.init(params){f' ({len(other)} arrays differ)' if len(other) > 4 else ''}"
         )
+    return after, kept

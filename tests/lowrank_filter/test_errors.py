@@ -1,6 +1,7 @@
 """Bad calls: one clear error each, that says what was expected and what came."""
 
 import inspect
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -580,3 +581,9 @@ def test_a_traced_rank_says_that_it_must_be_static():
 def test_shapes_are_checked_under_tracing_too():
     with pytest.raises(ValueError, match=r"process_noise.*got \(7,\)"):
         jax.jit(lf.predict)(BELIEF, jnp.ones(7))
+
+
+def test_a_belief_of_another_rank_is_an_error_alone():
+    """Not a warning of what an update would have cut."""
+    with warnings.catch_warnings(action="error"), pytest.raises(ValueError, match="belief: expected the rank"):
+        lf.filter_stream(FILTER, lf.init(PARAMS, rank=3), X, Y)

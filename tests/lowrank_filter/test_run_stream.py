@@ -283,7 +283,6 @@ CALL = calls.Call(
 )
 
 
-@pytest.mark.filterwarnings("ignore:rank=:DeprecationWarning")
 @pytest.mark.parametrize(("call", "parameter", "wrong"), calls.cases({"run_stream": CALL}))
 def test_refused(call, parameter, wrong):
     call = call._replace(good=call.good | ({"pad_to": 5} if parameter == "batches" else {}))
