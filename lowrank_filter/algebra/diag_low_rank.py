@@ -60,9 +60,10 @@ class DiagLowRank:
         return dataclasses.replace(self, **changes)
 
     def __repr__(self) -> str:
-        """Its size, no numbers; the fields where what they hold are no arrays."""
+        """Its size, no numbers, and how many of them are stacked; the fields where what they hold are no arrays."""
         try:
-            return f"DiagLowRank({tree.described(self.diag)}, rank={self.rank})"
+            stack, one = tree.unstacked(self, lambda one: one.check(positive=False))
+            return f"DiagLowRank{stack}({tree.described(one.diag)}, rank={one.rank})"
         except (AttributeError, TypeError, IndexError):
             return f"DiagLowRank(diag={self.diag!r}, factor={self.factor!r})"
 

@@ -5,6 +5,7 @@ length k on every leaf; it is the transpose of a D×k matrix. Everything that to
 sum over leaves into a small matrix.
 """
 
+import contextlib
 import functools
 import itertools
 import math
@@ -168,6 +169,18 @@ def described(vector: Tree) -> str:
     """Its number of elements and its dtypes, for messages."""
     dtypes = sorted({jnp.dtype(leaf.dtype).name for leaf in jax.tree.leaves(vector)})
     return f"D={dimension(vector)}, {', '.join(dtypes)}"
+
+
+def unstacked(value: Any, check: Callable[[Any], None]) -> tuple[str, Any]:
+    """Which axes values are stacked along, for messages, and the shapes of one: the fewest axes without which ``check``
+    does not complain. A stack of as many as a factor has vectors may look like one value with an axis more."""
+    leaves = jax.tree.leaves(value)
+    for axes in range(min((len(leaf.shape) for leaf in leaves), default=0) + 1):
+        one = jax.tree.map(lambda leaf, axes=axes: jax.ShapeDtypeStruct(leaf.shape[axes:], leaf.dtype), value)
+        with contextlib.suppress(TypeError, ValueError):
+            check(one)
+            return f"{list(leaves[0].shape[:axes])}" if axes else "", one
+    return "", value
 
 
 def total(function: Callable[[Array], Array], vector: Tree) -> Float[Array, ""]:

@@ -36,10 +36,17 @@ class Belief(NamedTuple):
     precision: Precision
 
     def __repr__(self) -> str:
-        """Its size and kind, no numbers; as a tuple where what it holds are no arrays."""
+        """Its size and kind, no numbers, and how many are stacked; as a tuple where what it holds are no arrays."""
+
+        def check(one: Belief) -> None:
+            if hasattr(one.precision, "check"):
+                one.precision.check(one.mean, positive=False)
+
         try:
-            return f"Belief({tree.described(self.mean)}, rank={self.precision.rank}, {type(self.precision).__name__})"
-        except (AttributeError, TypeError):
+            stack, one = tree.unstacked(self, check)
+            kind = type(self.precision).__name__
+            return f"Belief{stack}({tree.described(one.mean)}, rank={one.precision.rank}, {kind})"
+        except (AttributeError, TypeError, IndexError):
             return f"Belief(mean={self.mean!r}, precision={self.precision!r})"
 
 

@@ -116,6 +116,14 @@ def test_a_belief_is_shown_by_what_it_is():
     )
 
 
+def test_a_stack_of_beliefs_is_shown_as_one():
+    for name, start in STARTS.items():
+        belief = start(PARAMS)
+        stack = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (4, 3, *leaf.shape)), belief)
+        assert repr(stack) == repr(belief).replace("Belief", "Belief[4, 3]"), name
+        assert repr(stack.precision) == repr(belief.precision).replace("DiagLowRank", "DiagLowRank[4, 3]"), name
+
+
 def test_what_the_package_tells_of_itself():
     assert lf.__version__.count(".") == 2
     assert issubclass(lf.OtherRunError, ValueError)
