@@ -38,7 +38,7 @@ class Blocks(PredictedFirst):
     def __repr__(self) -> str:
         """Its size and kind, no numbers."""
         count = sum(part.diag.shape[-2] for part in self.parts)
-        return f"Blocks({tree.described(self.layout.like())}, rank={self.rank}, {count} blocks)"
+        return f"Blocks({tree.described(self.layout.like())}, rank={self.rank}, {checks.counted(count, 'block')})"
 
     @property
     def rank(self) -> int:

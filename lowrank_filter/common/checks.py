@@ -361,8 +361,13 @@ def _values(name: str, value: Tree, test: Callable, wanted: str) -> None:
         if bad.any():
             raise ValueError(
                 f"{name}{_name(path)}: expected {wanted} values, got {array[bad].ravel()[0]} "
-                f"({int(bad.sum())} of {array.size} values); correct them"
+                f"({int(bad.sum())} of {counted(array.size, 'value')}); correct them"
             )
+
+
+def counted(number: int, noun: str) -> str:
+    """1 example, 2 examples."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _kind(value: Any) -> str:

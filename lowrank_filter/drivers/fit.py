@@ -100,7 +100,10 @@ def fit(
     if batch_size is not None:
         checks.count("batch_size", batch_size, minimum=1)
         if batch_size > size:
-            raise ValueError(f"batch_size: expected at most the {size} examples there are, got {batch_size}; lower it")
+            raise ValueError(
+                f"batch_size: expected at most {checks.counted(size, 'example')}, all there are, got {batch_size}; "
+                "lower it"
+            )
         if key is None:
             raise ValueError(
                 "key: expected a jax.random.key for the order of the mini-batches, got None; give one with batch_size="

@@ -263,7 +263,8 @@ def _padded(batches: Iterator[Any], pad_to: int | None, *, hashed: bool) -> Iter
             size = max(size, count)
         elif count > size:
             raise ValueError(
-                f"{name}: expected at most pad_to = {size} examples, got {count}; raise pad_to or cut the batch"
+                f"{name}: expected at most pad_to = {checks.counted(size, 'example')}, got {count}; raise pad_to or "
+                "cut the batch"
             )
         given = x, y, mask, weights
         if hashed:
@@ -288,15 +289,15 @@ def _arrays(name: str, batch: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndar
     mask = np.ones(size, bool) if mask is None else _array(name, mask)
     if mask.shape not in ((size,), y.shape) or not np.isin(mask, (0, 1)).all():
         raise ValueError(
-            f"{name}: expected a mask of {size} booleans, or one shaped like y, got {mask.dtype} of shape "
-            f"{mask.shape}; True keeps an example, or a target"
+            f"{name}: expected a mask of {checks.counted(size, 'boolean')}, or one shaped like y, got {mask.dtype} of "
+            f"shape {mask.shape}; True keeps an example, or a target"
         )
     if weights is not None:
         weights = _array(name, weights)
         if weights.shape != (size,) or not (np.isfinite(weights) & (weights >= 0)).all():
             raise ValueError(
-                f"{name}: expected weights, {size} numbers >= 0, got {weights.dtype} of shape {weights.shape} from "
-                f"{weights.min(initial=np.inf)} on; an example of weight w counts w times"
+                f"{name}: expected weights, {checks.counted(size, 'number')} >= 0, got {weights.dtype} of shape "
+                f"{weights.shape} from {weights.min(initial=np.inf)} on; an example of weight w counts w times"
             )
         weights = weights.astype(jnp.result_type(float))
     return x, y, mask.astype(bool), weights

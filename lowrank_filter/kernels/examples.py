@@ -259,7 +259,7 @@ def output_count(params: Tree, apply_fn: Apply, x: Any) -> int:
         ) from error
     if not hasattr(out, "shape") or len(out.shape) != 2 or out.shape[0] != size:
         raise ValueError(
-            f"apply_fn: expected outputs of shape ({size}, C) for x with {size} examples, got "
+            f"apply_fn: expected outputs of shape ({size}, C) for x with {checks.counted(size, 'example')}, got "
             f"{_shapes(out)}; one example is x[None], one output is f[:, None]"
         )
     return out.shape[1]
@@ -304,8 +304,8 @@ def check_targets(likelihood: Likelihood, outputs: int, y: Array) -> Array:
     if y.shape[1:] != wanted:
         labels = "give y[:, 0]" if y.shape[1:] == (1,) else "one label per example, the argmax where they are one-hot"
         raise ValueError(
-            f"y: expected shape {(len(y), *wanted)} for {type(likelihood).__name__} with {outputs} outputs, "
-            f"got {y.shape}; {'one row per example' if wanted else labels}"
+            f"y: expected shape {(len(y), *wanted)} for {type(likelihood).__name__} with "
+            f"{checks.counted(outputs, 'output')}, got {y.shape}; {'one row per example' if wanted else labels}"
         )
     if wanted != ():
         return y if jnp.issubdtype(y.dtype, jnp.floating) else y.astype(float)
@@ -320,7 +320,7 @@ def check_visible(likelihood: Likelihood, outputs: int, examples: Examples) -> N
         bad = kept & ~_looked_finite(x, len(y))
         if bad.any():
             raise ValueError(
-                f"x: expected finite values, got {int(bad.sum())} examples with NaN or infinity "
+                f"x: expected finite values, got {checks.counted(int(bad.sum()), 'example')} with NaN or infinity "
                 f"(first: x[{bad.argmax()}]); leave them out with mask="
             )
     if checks.concrete((likelihood, y, mask)):
@@ -339,9 +339,9 @@ def _check_domain(likelihood: Likelihood, outputs: int, y: Any, mask: Any, *, mi
     if bad.any():
         first = int(bad.argmax())
         raise ValueError(
-            f"y: expected targets in the domain of {type(likelihood).__name__} with {outputs} outputs, got "
-            f"{int(bad.sum())} outside it (first: y[{first}] = {np.asarray(y)[first]}); correct them or leave them out "
-            "with a mask"
+            f"y: expected targets in the domain of {type(likelihood).__name__} with "
+            f"{checks.counted(outputs, 'output')}, got {int(bad.sum())} outside it (first: y[{first}] = "
+            f"{np.asarray(y)[first]}); correct them or leave them out with a mask"
         )
 
 

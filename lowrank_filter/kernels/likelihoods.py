@@ -427,7 +427,7 @@ class Gaussian(Likelihood):
         if shape not in ((), (outputs,), (outputs, outputs)):
             raise ValueError(
                 f"Gaussian: expected a covariance of shape (), ({outputs},) or ({outputs}, {outputs}) for "
-                f"{outputs} outputs, got {shape}; a scalar is the variance of each"
+                f"{checks.counted(outputs, 'output')}, got {shape}; a scalar is the variance of each"
             )
         if len(shape) < 2:
             checks.positive("Gaussian covariance", self.covariance)

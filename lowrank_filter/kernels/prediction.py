@@ -80,9 +80,8 @@ class Prediction:
         y = checks.array("y", y, "one target for each example")
         y = jnp.asarray(check_stream(self.likelihood, self.outputs.shape[1], y))
         if len(y) != len(self.outputs):
-            raise ValueError(
-                f"y: expected {len(self.outputs)} targets, got shape {y.shape}; give one for each predicted example"
-            )
+            targets = checks.counted(len(self.outputs), "target")
+            raise ValueError(f"y: expected {targets}, got shape {y.shape}; give one for each predicted example")
 
         return compiled(_log_prob, self, y)
 

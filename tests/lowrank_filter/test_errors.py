@@ -393,7 +393,11 @@ CASES = {
     # fit, filters
     "fit: optimizer": (lambda: fit(optimizer="adam"), TypeError, "optimizer: expected an optax.*str"),
     "fit: negative steps": (lambda: fit(steps=-1), ValueError, "steps.*-1"),
-    "fit: too large a batch": (lambda: fit(batch_size=5, key=jax.random.key(0)), ValueError, "at most the 4.*got 5"),
+    "fit: too large a batch": (
+        lambda: fit(batch_size=5, key=jax.random.key(0)),
+        ValueError,
+        "at most 4 examples, .*got 5",
+    ),
     "fit: no batch": (lambda: fit(batch_size=0, key=jax.random.key(0)), ValueError, "batch_size.*>= 1, got 0"),
     "fit: no key": (lambda: fit(batch_size=2), ValueError, "key: expected a jax.random.key"),
     "fit: start": (lambda: fit(params={"w": X}), ValueError, "params: expected the tree"),
@@ -507,7 +511,12 @@ BATCH = {
     "empty batch": ({"x": X[:0], "y": Y[:0]}, ValueError, "empty batch"),
     "lengths": ({"y": Y[:3]}, ValueError, r"y: expected a leading axis of 4.*\(3,\)"),
     "scalar x": ({"x": np.float32(1.0)}, ValueError, "x: expected one leading axis"),
-    "NaN": ({"x": NAN}, ValueError, r"x: expected finite values, got 1 examples.*x\[2\].*mask="),
+    "NaN": ({"x": NAN}, ValueError, r"x: expected finite values, got 1 example with.*x\[2\].*mask="),
+    "infinity twice": (
+        {"x": X * np.array([[1], [np.inf], [1], [np.inf]])},
+        ValueError,
+        "got 2 examples with NaN or inf",
+    ),
     "label too large": ({"y": np.array([0, 1, 2, 0])}, ValueError, r"y: expected targets.*1 outside.*y\[2\] = 2"),
     "label negative": ({"y": np.array([0, -1, 1, 0])}, ValueError, r"y: expected targets.*y\[1\] = -1"),
     "labels not integer": ({"y": Y.astype(np.float32)}, TypeError, r"y: expected integer labels.*float32.*astype"),
