@@ -228,7 +228,8 @@ def array(name: str, value: Any, advice: str) -> Array | np.ndarray:
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name}: expected an array of numbers, got {_kind(value)}; {advice}") from error
     if not (array.dtype == bool or jnp.issubdtype(array.dtype, np.number)):
-        raise TypeError(f"{name}: expected an array of numbers, got {_kind(value)}; {advice}")
+        text = array.dtype.kind in "USO" and all(isinstance(each, str) for each in array.ravel())
+        raise TypeError(f"{name}: expected an array of numbers, got {'text' if text else _kind(value)}; {advice}")
     return array
 
 

@@ -306,7 +306,10 @@ def _arrays(name: str, batch: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndar
 def _array(name: str, value: Any) -> np.ndarray:
     array = np.asarray(value)
     if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.number, np.bool_)):
-        raise TypeError(f"{name}: expected arrays of numbers, got {array.dtype}; convert them to numbers")
+        raise TypeError(
+            f"{name}: expected arrays of numbers, got {array.dtype}; convert them to numbers, "
+            "labels alike in all batches (numpy.searchsorted(names, y) with sorted names)"
+        )
     return array
 
 

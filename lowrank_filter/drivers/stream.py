@@ -17,7 +17,7 @@ from lowrank_filter.common.progress import check as check_progress
 from lowrank_filter.drivers.filters import Filter
 from lowrank_filter.drivers.state import check_state, shapes_of_mean
 from lowrank_filter.kernels.belief import Belief
-from lowrank_filter.kernels.examples import as_inputs, as_mask
+from lowrank_filter.kernels.examples import TARGETS, as_inputs, as_mask
 from lowrank_filter.kernels.predict import per_step
 from lowrank_filter.kernels.update import Info
 
@@ -109,7 +109,7 @@ def filter_stream(
     check_progress(progress)
     checks.instance("filter", filter, Filter, "build one with extended_filter or laplace_filter")
     check_state(belief)
-    x, y = as_inputs(x), checks.array("y", y, "an array of targets with one row per example")
+    x, y = as_inputs(x), checks.array("y", y, TARGETS)
     mask = None if mask is None else as_mask(mask)
     if weights is not None:
         weights = checks.numbers("weights", weights, "one number per example")

@@ -17,6 +17,11 @@ from lowrank_filter.kernels.coupling import check_uncoupled
 from lowrank_filter.kernels.likelihoods import Likelihood
 
 Apply = Callable[[Tree, Any], Array]
+# What y should be.
+TARGETS = (
+    "an array of targets with one row per example, labels numbered over all data "
+    "(numpy.unique(y, return_inverse=True)[1])"
+)
 
 
 class Batch(NamedTuple):
@@ -61,7 +66,7 @@ def check_examples(
     """
     check_likelihood(likelihood)
     x = as_inputs(x)
-    y = checks.array("y", y, "an array of targets with one row per example")
+    y = checks.array("y", y, TARGETS)
     outputs = output_count(params, apply_fn, x)
     size = _size(x)
     check_rows(y, size)

@@ -12,7 +12,7 @@ from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import compiled
 from lowrank_filter.common.registered import registered
 from lowrank_filter.kernels.evidence import examples_at_once, log_expectation, log_probabilities, standard_rule
-from lowrank_filter.kernels.examples import Batch, check_stream, in_pieces
+from lowrank_filter.kernels.examples import TARGETS, Batch, check_stream, in_pieces
 from lowrank_filter.kernels.expansion import Local, expand
 from lowrank_filter.kernels.likelihoods import Categorical, Gaussian, Likelihood
 from lowrank_filter.kernels.output_map import output_map
@@ -77,7 +77,7 @@ class Prediction:
             TypeError: labels are not integers.
             ValueError: targets of another shape, or visible ones out of the likelihood's domain.
         """
-        y = checks.array("y", y, "one target for each example")
+        y = checks.array("y", y, TARGETS)
         y = jnp.asarray(check_stream(self.likelihood, self.outputs.shape[1], y))
         if len(y) != len(self.outputs):
             targets = checks.counted(len(self.outputs), "target")

@@ -15,6 +15,7 @@ from lowrank_filter.algebra.tree import Tree
 from lowrank_filter.common import checks
 from lowrank_filter.common.compiled import compiled
 from lowrank_filter.kernels.examples import (
+    TARGETS,
     Apply,
     Examples,
     as_inputs,
@@ -116,7 +117,7 @@ def scaled(
     if y is not None:
         if likelihood is None:
             raise ValueError("likelihood: expected one with y, got None; give that of the targets, or leave y out")
-        y = checks.array("y", y, "an array of targets with one row per example")
+        y = checks.array("y", y, TARGETS)
     return Scaled(apply_fn, as_inputs(x), y, likelihood, variance, per_layer)
 
 

@@ -460,6 +460,16 @@ CASES = {
         TypeError,
         r"y: expected integer labels of shape \(4,\)",
     ),
+    "stream: labels as text": (
+        lambda: lf.filter_stream(*STREAM, X, np.array(["a", "b", "b", "a"])),
+        TypeError,
+        r"y: expected an array of numbers, got text; .*numpy.unique",
+    ),
+    "run_stream: labels as text": (
+        lambda: lf.run_stream(*STREAM, [(X, np.array(["a", "b", "b", "a"]))]),
+        TypeError,
+        r"batches\[0\]: expected arrays of numbers, got .*labels alike in all batches",
+    ),
     "stream: a part of a count": (
         lambda: lf.filter_stream(COUNTS, COUNTS.init(PARAMS), X, np.array([[np.nan, 1], [1, 2.5], [-1, 0], [0, 1]])),
         ValueError,
@@ -523,6 +533,16 @@ BATCH = {
     "labels one-hot": ({"y": np.eye(2, dtype=np.float32)[Y]}, TypeError, r"y: expected integer labels.*argmax"),
     "a list of numbers": ({"x": X.tolist()}, TypeError, r"x: expected an array.*list of \d+ numbers.*jnp.asarray"),
     "one-hot labels": ({"y": np.eye(2, dtype=int)[Y]}, ValueError, r"y: .*\(4,\).*got \(4, 2\); .*argmax"),
+    "labels as text": (
+        {"y": ["a", "b", "b", "a"]},
+        TypeError,
+        r"y: .*got text; .*numpy.unique\(y, return_inverse=True",
+    ),
+    "labels as objects": (
+        {"y": np.array(["a", "b", "b", "a"], object)},
+        TypeError,
+        "y: expected.*got text; .*numbered",
+    ),
     "labels in a column": ({"y": Y[:, None]}, ValueError, r"y: .*\(4,\).*got \(4, 1\); give y\[:, 0\]"),
     "mask": ({"mask": np.ones(3, bool)}, ValueError, r"mask: expected shape \(4,\).*\(3,\)"),
     "one class": (
