@@ -137,8 +137,8 @@ def adaptive_filter(
         optax.scale(learning_rate),  # type: ignore[arg-type]
     )
 
-    def init(params: Tree, x: Any = None, y: Any = None) -> AdaptiveBelief:
-        belief = started(filter, params, x, y)
+    def init(params: Tree, x: Any = None, y: Any = None, mask: Any = None) -> AdaptiveBelief:
+        belief = started(filter, params, x, y, mask)
         dtype = tree.wide_dtype(belief.mean)
 
         def each(function: Any, values: Tree) -> Tree:

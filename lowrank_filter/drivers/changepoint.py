@@ -118,8 +118,8 @@ def changepoint_filter(
     checks.count("hypotheses", hypotheses, minimum=1)
     checks.choice("reset", reset, ("prior", "inflate"))
 
-    def init(params: Tree, x: Any = None, y: Any = None) -> ChangepointBelief:
-        prior = started(filter, params, x, y)
+    def init(params: Tree, x: Any = None, y: Any = None, mask: Any = None) -> ChangepointBelief:
+        prior = started(filter, params, x, y, mask)
         stacked = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (hypotheses, *jnp.shape(leaf))), prior)
         log_weights = jnp.full(hypotheses, -jnp.inf, tree.wide_dtype(prior.mean)).at[0].set(0)
         return ChangepointBelief(stacked, log_weights, jnp.zeros(hypotheses, jnp.int32), prior)

@@ -33,9 +33,10 @@ class _Functions(NamedTuple):
 
 
 class Filter(_Functions):
-    """``init(params, x=None, y=None)`` → belief, ``predict(belief)`` → belief,
+    """``init(params, x=None, y=None, mask=None)`` → belief, ``predict(belief)`` → belief,
     ``update(belief, x, y, mask=None, weights=None)`` →
-    (belief, info). x and y of ``init`` are a first batch, from which a prior takes the scale of outputs.
+    (belief, info). x, y and mask of ``init`` are a first batch, from which a prior takes the scale of
+    outputs.
 
     ``step(belief, x, y, mask=None, weights=None)`` is predict, then update: what :func:`filter_stream` does for each
     chunk. Where it is not given (the two together being cheaper) it is made of them. ``predict`` and ``step`` take a
@@ -76,9 +77,10 @@ def _step(
     return update(predict(belief, **dynamics), x, y, mask, **if_given(weights))
 
 
-def started(filter: Filter, params: Tree, x: Any, y: Any) -> Any:
+def started(filter: Filter, params: Tree, x: Any, y: Any, mask: Any) -> Any:
     """What its init returns for what there is: one of a user's own need not take a batch."""
-    return filter.init(params, *(() if x is None else (x,) if y is None else (x, y)))
+    batch = () if x is None else (x,) if y is None else (x, y)
+    return filter.init(params, *batch, **({} if mask is None else {"mask": mask}))
 
 
 def if_given(weights: Any) -> dict[str, Any]:
@@ -107,7 +109,7 @@ def extended_filter(
 
     ``structure`` is that of :func:`init`, for the network or each of its parts; ``rank`` is short for one low-rank
     structure over all of it. ``residual`` and ``metric`` are deprecated: a structure has them. Without a ``precision``,
-    ``filter.init(params, x, y)`` takes the network's own for a first batch, ``scaled(apply_fn, x, y,
+    ``filter.init(params, x, y, mask)`` takes the network's own for a first batch, ``scaled(apply_fn, x, y, mask=mask,
     likelihood=likelihood)``, ``filter.init(params, x)`` the same for targets that are standardised, and
     ``filter.init(params)`` takes 1. With a ``transition`` below 1 and ``center=params`` the weights return to where
     they began.
@@ -279,12 +281,13 @@ def _start(
     if precision is not None and not isinstance(precision, Scaled):
         checks.positive("precision", precision)
 
-    def start(params: Tree, x: Any = None, y: Any = None) -> Belief:
+    def start(params: Tree, x: Any = None, y: Any = None, mask: Any = None) -> Belief:
         if precision is not None:
             return prior(params, precision, kind)
         if x is None and y is not None:
             raise ValueError("x: expected the inputs of y, got None; give init both, or neither")
-        return prior(params, 1.0 if x is None else scaled(apply_fn, x, y, likelihood=likelihood), kind)
+        found = 1.0 if x is None else scaled(apply_fn, x, y, mask=mask, likelihood=likelihood)
+        return prior(params, found, kind)
 
     def former(belief: Belief) -> dict[str, Any]:
         return given if rank in (None, belief.precision.rank) else {"rank": rank, **given}

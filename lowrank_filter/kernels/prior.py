@@ -19,6 +19,7 @@ from lowrank_filter.kernels.examples import (
     Apply,
     Examples,
     as_inputs,
+    as_mask,
     check_model,
     check_rows,
     check_stream,
@@ -42,6 +43,7 @@ class Scaled:
     apply_fn: Apply
     x: Any
     y: Any
+    mask: Any
     likelihood: Likelihood | None
     variance: ArrayLike
     per_layer: bool
@@ -50,18 +52,18 @@ class Scaled:
         """One number for each of the parameters that are learned; ``whole`` puts them among the others."""
         network = self.apply_fn
         outputs = output_count((params, others), lambda given, x: network(whole(*given), x), self.x)
-        y = (
-            None
-            if self.y is None or self.likelihood is None
-            else self._targets(outputs, len(jax.tree.leaves(self.x)[0]))
-        )
-        arguments = params, others, self.x, y, self.likelihood, self.variance
+        y, size = None, len(jax.tree.leaves(self.x)[0])
+        if self.y is not None and self.likelihood is not None:
+            y = self._targets(outputs, size)
+        elif self.mask is not None:
+            checks.shape("mask", self.mask, (size,), "one boolean per example")
+        arguments = params, others, self.x, y, self.mask, self.likelihood, self.variance
         return compiled(_scaled, *arguments, network=network, whole=whole, per_layer=self.per_layer)
 
     def _targets(self, outputs: int, size: int) -> Array:
         likelihood: Any = self.likelihood
         check_rows(self.y, size)
-        return jnp.asarray(check_stream(likelihood, outputs, self.y))
+        return jnp.asarray(check_stream(likelihood, outputs, self.y, self.mask))
 
 
 def scaled(
@@ -69,6 +71,7 @@ def scaled(
     x: Any,
     y: Any = None,
     *,
+    mask: Any = None,
     likelihood: Likelihood | None = None,
     variance: ArrayLike | None = None,
     per_layer: bool = False,
@@ -90,6 +93,7 @@ def scaled(
         apply_fn: (params, x) → outputs [B, C].
         x: a first batch of inputs; a hundred are plenty.
         y: their targets. Missing numbers are left out; labels and counts have to be in the likelihood's domain.
+        mask: which examples count, or which targets: those of an example then count where it has them all.
         likelihood: of them: it says what targets ask of outputs (:meth:`Likelihood.target_units`). Classes ask nothing.
         variance: of the outputs, in their squared units, with targets in units of σ². By default what the likelihood
             says: with targets its ``prior_variance_with_targets``, 1 of :class:`Gaussian`, so that outputs vary as
@@ -118,7 +122,8 @@ def scaled(
         if likelihood is None:
             raise ValueError("likelihood: expected one with y, got None; give that of the targets, or leave y out")
         y = checks.array("y", y, TARGETS)
-    return Scaled(apply_fn, as_inputs(x), y, likelihood, variance, per_layer)
+    mask = None if mask is None else as_mask(mask)
+    return Scaled(apply_fn, as_inputs(x), y, mask, likelihood, variance, per_layer)
 
 
 def _scaled(
@@ -126,6 +131,7 @@ def _scaled(
     others: Tree,
     x: Any,
     y: Array | None,
+    mask: Array | None,
     likelihood: Likelihood | None,
     variance: Array,
     *,
@@ -139,7 +145,10 @@ def _scaled(
     size, outputs = jax.eval_shape(apply_fn, params, x).shape
     # With a unit Gaussian, S is the identity: diag(Σ JᵢᵀJᵢ) sums to the trace of J Jᵀ.
     unit = Gaussian(1.0)
-    batch = prepare(params, apply_fn, unit, Examples(x, jnp.zeros((size, outputs), dtype)))
+    some = every = None if mask is None else jnp.asarray(mask)
+    if some is not None and some.ndim == 2:
+        some, every = jnp.any(some, axis=1), jnp.all(some, axis=1)
+    batch = prepare(params, apply_fn, unit, Examples(x, jnp.zeros((size, outputs), dtype), some))
     squares = curvature(params, apply_fn, unit, batch, 1.0, _MICRO_BATCH).diagonal()
     scale = 1 / (jnp.maximum(jnp.sum(batch.usable), 1) * outputs * variance)
     few = jax.tree.map(lambda leaf: leaf[:_FEW], batch.x)
@@ -153,7 +162,7 @@ def _scaled(
         found = tree.broadcast(_precision(tree.total(jnp.asarray, squares) * scale), params)
     if y is None or likelihood is None:
         return found
-    return _for_targets(found, params, likelihood, Examples(x, y), apply_fn=apply_fn)
+    return _for_targets(found, params, likelihood, Examples(x, y, every), apply_fn=apply_fn)
 
 
 def _believed(

@@ -322,6 +322,7 @@ TABLE = {
             "x": INPUTS,
             "y": {k: v for k, v in TARGETS.items() if "label" not in k and v is not None},
             "likelihood": LIKELIHOOD,
+            "mask": calls.mask(4),
             "variance": calls.number(optional=True),
             "per_layer": calls.flag(),
         },

@@ -211,6 +211,30 @@ def test_filters_take_a_first_batch_of_targets():
         built.init(WITH_BIAS, X, RAW[:3])
 
 
+def test_what_is_masked_out_does_not_choose_the_prior():
+    """Of examples and of single targets, whatever stands there; in every filter, traced too."""
+    mask = np.arange(7) % 3 > 0
+    x, y = np.where(mask[:, None], X, np.nan), np.where(mask[:, None], RAW, 1e9)
+    built = lf.extended_filter(biased, lf.Gaussian(1.0), rank=1)
+    expected = built.init(WITH_BIAS, X[mask], RAW[mask])
+    close = lambda came: jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), came, expected)  # noqa: E731
+    close(built.init(WITH_BIAS, x, y, mask))
+    close(jax.jit(built.init)(WITH_BIAS, x, y, mask))
+    close(lf.adaptive_filter(built).init(WITH_BIAS, x, y, mask).belief)
+    close(lf.changepoint_filter(built, 0.1).init(WITH_BIAS, x, y, mask).prior)
+    each = np.stack([mask, np.ones(7, bool)], axis=1)
+    single = lf.scaled(biased, np.where(mask[:, None], X, X[1]), y, mask=each, likelihood=lf.Gaussian(1.0))
+    again = lf.scaled(
+        biased, np.where(mask[:, None], X, X[1]), np.where(each, RAW, np.nan), likelihood=lf.Gaussian(1.0)
+    )
+    jax.tree.map(np.testing.assert_array_equal, *(lf.init(WITH_BIAS, prior, rank=1) for prior in (single, again)))
+    labels = lf.extended_filter(biased, lf.Categorical(), rank=1)
+    some = labels.init(WITH_BIAS, x, np.where(mask, 0, -1), mask)  # no label where there is none
+    jax.tree.map(np.testing.assert_array_equal, some, labels.init(WITH_BIAS, x))
+    with pytest.raises(ValueError, match=r"mask: expected shape \(7,\), got \(3,\); one boolean"):
+        built.init(WITH_BIAS, X, mask=mask[:3])
+
+
 # Share of the targets' variance that is noise; what the last half is to be explained of by default.
 STREAMS = {"diabetes": (1.0, 0.5, 0.38), "diabetes, grams": (1e3, 0.5, 0.38), "friedman": (1.0, 0.1, 0.7)}
 
