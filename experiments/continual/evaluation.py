@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from experiments.continual import learners, metrics
+from experiments.continual.learners.interface import at, stacked
 from experiments.continual.networks import Network
 from experiments.continual.tasks import Tasks
 
@@ -83,9 +84,8 @@ def compile_runner(
     def one_by_one(hyper: dict[str, Array]) -> dict[str, Report]:
         found = []
         for seed in range(len(seeds)):
-            data = jax.tree.map(lambda leaf, seed=seed: leaf[seed], arrays)
-            found.append(one(start_keys[seed], train_keys[seed], data, hyper))
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
+            found.append(one(start_keys[seed], train_keys[seed], at(arrays, seed), hyper))
+        return stacked(*found)
 
     return one_by_one
 
@@ -96,28 +96,33 @@ def started(network: Network, key: Key[Array, ""]) -> Any:
     return network.init(key)
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def tested(network: Network, params: Any, x: Float[Array, "T p d"], y: Int[Array, "T p"]) -> Scores:
     """Of one model on each task [T]."""
-    return jax.lax.map(lambda task: scores(network, params, *task), (x, y))
+    return _over(network, lambda x, y: scores(network, params, x, y), x, y)
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def own(
     network: Network, models: Any, x: Float[Array, "T p d"], y: Int[Array, "T p"], rows: Int[ArrayLike, " M"]
 ) -> Scores:
     """Of some tasks' own models on them [M]."""
-    return jax.lax.map(
-        lambda row: scores(network, *jax.tree.map(lambda leaf: leaf[row], (models, x, y))), jnp.asarray(rows)
-    )
+    chosen = at((models, x, y), jnp.asarray(rows))
+    return _over(network, lambda *row: scores(network, *row), *chosen)
+
+
+def matrix(network: Network, models: Any, x: Float[Array, "T p d"], y: Int[Array, "T p"]) -> Scores:
+    """Of each model on each task [T, T]."""
+    return _over(network, lambda params: tested(network, params, x, y), models)
+
+
+def _over(network: Network, function: Callable[..., Scores], *rows: Any) -> Scores:
+    """A function of each row, one after the other: in one program, or in one that other methods use too."""
+    if network.side_by_side:
+        return jax.lax.map(lambda row: function(*row), rows)
+    count = len(jax.tree.leaves(rows)[0])
+    return stacked(*(function(*at(rows, number)) for number in range(count)))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def matrix(network: Network, models: Any, x: Float[Array, "T p d"], y: Int[Array, "T p"]) -> Scores:
-    """Of each model on each task [T, T]."""
-    return jax.lax.map(lambda params: tested(network, params, x, y), models)
-
-
 def scores(network: Network, params: Any, x: Float[Array, "p d"], y: Array) -> Scores:
     """Of one model on one task's images."""
     logits = network.apply(params, x)

@@ -4,7 +4,6 @@ So seeds are a ``vmap``, or share programs, and a grid does not recompile. A met
 :class:`Learner`, which says what to do with one task; :func:`follow` takes it through all of them.
 """
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 import lowrank_filter as lf
 from experiments.continual import networks
@@ -139,7 +138,7 @@ def follow(learner: Learner, missing: int | None = None) -> Run:
         scan = jax.lax.scan if network.side_by_side else _one_by_one
         kept = scan(step, learner.init(start, hyper), tasks)[1]
         after = back(kept.params)
-        last = _stacked(*[jax.tree.map(lambda leaf: leaf[-1], after)] * count)
+        last = stacked(*[at(after, count - 1)] * count)
         models = {
             "last": Models(last, after, (count - 1,) * count),
             "own": Models(after, after, tuple(range(count))),
@@ -148,9 +147,8 @@ def follow(learner: Learner, missing: int | None = None) -> Run:
             noise = hyper.get("noise", 0.0) if kept.noise is None else kept.noise
             models["smoothed"] = Models(back(lf.smooth(kept.belief, kept.site, noise).mean))
         if missing is not None and 0 < missing < count - 1:
-            before, behind = (jax.tree.map(lambda leaf, t=t: leaf[t], after) for t in (missing - 1, missing + 1))
-            between = jax.tree.map(lambda a, b: (a + b) / 2, before, behind)
-            models["neighbours"] = Models(_stacked(*[between] * count))
+            between = jax.tree.map(lambda a, b: (a + b) / 2, at(after, missing - 1), at(after, missing + 1))
+            models["neighbours"] = Models(stacked(*[between] * count))
         return models
 
     return run
@@ -160,13 +158,21 @@ def _one_by_one(step: Callable, state: Any, tasks: Task) -> tuple[Any, Kept]:
     """``lax.scan`` in Python: what ``step`` calls is compiled once, for every method that calls it."""
     found = []
     for number in range(len(tasks.y)):
-        state, kept = step(state, jax.tree.map(lambda leaf, number=number: leaf[number], tasks))
+        state, kept = step(state, at(tasks, number))
         found.append(kept)
-    return state, _stacked(*found)
+    return state, stacked(*found)
 
 
-def _stacked(*trees: Tree) -> Tree:
+@jax.jit
+def stacked(*trees: Tree) -> Tree:
+    """Along a new first axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+@jax.jit
+def at(stack: Tree, number: ArrayLike) -> Tree:
+    """One of them."""
+    return jax.tree.map(lambda leaf: leaf[number], stack)
 
 
 def view(network: Network, start: Tree, per_layer: bool) -> tuple[Network, Tree, Callable[[Tree], Tree]]:
@@ -188,13 +194,6 @@ def fitted(
     start: Tree | None = None,
 ) -> Tree:
     """Parameters after training on a task, from the belief's mean or elsewhere, pulled towards the belief."""
-    return _trained(network, training, belief, task, {"learning_rate": hyper["learning_rate"]}, start)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _trained(
-    network: Network, training: Training, belief: lf.Belief, task: Task, hyper: Hyper, start: Tree | None
-) -> Tree:
     options: Any = fit_options(training, task, hyper)
     data = lf.Categorical(), task.x, task.y
     if training.whitened and (root := coloured(belief.precision)) is not None and start is None:
@@ -209,9 +208,8 @@ def _trained(
 
 
 def free(start: Tree) -> lf.Belief:
-    """A belief that knows nothing: its penalty is zero, and there is nothing to whiten by."""
-    belief = lf.init(start, rank=0)
-    return belief._replace(precision=lf.zero_site(belief))
+    """A belief that knows nothing: its penalty is below any rounding."""
+    return lf.init(start, 1e-30, rank=0)
 
 
 def fit_options(training: Training, task: Task, hyper: Hyper) -> dict[str, Any]:
