@@ -93,7 +93,8 @@ def adam_batches(problem: Problem, rank: int, hyper: Hyper) -> Online:
 
     def update(state: Any, seen: Any, target: Any) -> tuple[Any, Any]:
         params, count = state
-        return (_once(problem, free(params), count, seen, target, hyper), count + 1), jnp.zeros((), bool)
+        params = _once(problem, free(params), count, seen, target, hyper, whitened=False)
+        return (params, count + 1), jnp.zeros((), bool)
 
     return Online(
         lambda params, first: (params, jnp.zeros((), int)),
@@ -102,10 +103,12 @@ def adam_batches(problem: Problem, rank: int, hyper: Hyper) -> Online:
     )
 
 
-def _once(problem: Problem, belief: lf.Belief, count: Any, seen: Any, target: Any, hyper: Hyper) -> Any:
+def _once(
+    problem: Problem, belief: lf.Belief, count: Any, seen: Any, target: Any, hyper: Hyper, *, whitened: bool = True
+) -> Any:
     """Parameters after gradient steps on a batch's parts, each image in one."""
     part = min(_PART, len(target))
-    training = Training(len(target) // part, part, None, decay=True, whitened=True)
+    training = Training(len(target) // part, part, None, decay=True, whitened=whitened)
     task = Task(seen, target, jax.random.fold_in(jax.random.key(0), count), jnp.ones((), bool))
     return fitted(problem.network, training, belief, task, hyper)
 
