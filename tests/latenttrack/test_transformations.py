@@ -16,27 +16,30 @@ import latenttrack as lt
 pytestmark = pytest.mark.usefixtures("x64")
 
 SEEDS, VALUES, STEPS = np.arange(3), np.linspace(0.3, 1.1, 3), 6
+MOVED = ("summary", "mean")
 MODEL = lt.build(lt.Config(**latent.SIZES), latent.X, latent.Y)
 
 
+def spread(shape, seed, scale=1.0):
+    """Numbers from an integer that may be traced. Not drawn: that takes longer to compile than what is tested."""
+    return scale * jnp.sin(1.7 * jnp.arange(np.prod(shape, dtype=int), dtype=float) + seed).reshape(shape)
+
+
 def params_of(seed, value):
-    """Parameters from an integer and a number that may be traced."""
-    # Not by init, which draws in float32: compiled and plain draws would differ in the last digit.
-    leaves, structure = jax.tree.flatten(jax.eval_shape(MODEL.init, jax.random.key(0)))
-    ends = np.cumsum([leaf.size for leaf in leaves])
-    drawn = 0.4 * jax.random.normal(jax.random.key(seed), (ends[-1],), float) * value + 0.01
-    parts = [part.reshape(leaf.shape) for part, leaf in zip(jnp.split(drawn, ends[:-1]), leaves, strict=True)]
-    return jax.tree.unflatten(structure, parts)
+    shapes = jax.eval_shape(MODEL.init, jax.random.key(0))
+    return jax.tree.map(lambda leaf: spread(leaf.shape, seed, 0.6 * value), shapes)
 
 
 def inputs(seed):
-    keys = jax.random.split(jax.random.key(seed), 2)
-    return jax.random.normal(keys[0], (STEPS, latent.X)), jax.random.normal(keys[1], (STEPS, latent.Y))
+    return spread((STEPS, latent.X), seed), spread((STEPS, latent.Y), seed + 1)
 
 
 def begin(seed, value):
+    """A state as after some steps."""
     params, (xs, ys) = params_of(seed, value), inputs(seed)
-    return params, MODEL.update(params, MODEL.initial_state(params), xs[0], ys[0]), xs, ys
+    state = MODEL.initial_state(params)
+    moved = {name: getattr(state, name) + spread(getattr(state, name).shape, seed, value) for name in MOVED}
+    return params, state._replace(step=state.step + 1, **moved), xs, ys
 
 
 def step(seed, value):
@@ -69,9 +72,8 @@ def forecast(seed, value):
 
 def metrics(seed, value):
     _, ys = inputs(seed)
-    keys = jax.random.split(jax.random.key(seed), 2)
-    mean = jax.random.normal(keys[0], (STEPS, 2, latent.Y))
-    variance = value + jax.random.uniform(keys[1], mean.shape)
+    mean = spread((STEPS, 2, latent.Y), seed)
+    variance = value + spread(mean.shape, seed + 1) ** 2
     scores = lt.metrics
     q = jnp.asarray([0.1, 0.6])
     quantiles = scores.quantile(mean, variance, q)
