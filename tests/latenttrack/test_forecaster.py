@@ -1,5 +1,6 @@
 """A frame in, a frame out: pandas and polars alike, rows one at a time, gaps, series, one file, wrong frames."""
 
+import copy
 import datetime
 import functools
 import gzip
@@ -53,7 +54,7 @@ def ahead(library=pd, h=H, rows=ROWS):
 @functools.cache
 def fitted(library=pd):
     with pytest.warns(UserWarning, match="training rows are few: windows of 32 rows in place of 256, 5 at a time"):
-        return lt.Forecaster(CONFIG, **ROLES).fit(frame(library), **SMALL)
+        return lt.Forecaster(CONFIG, **ROLES).fit(frame(library), horizon=H, **SMALL)
 
 
 def again(forecaster, tmp_path):
@@ -104,7 +105,7 @@ def test_rows_one_at_a_time_are_a_frame_and_a_gap_is_a_missing_row(tmp_path):
 def test_a_backtest_is_predict_and_observe_along_the_way(tmp_path):
     rows = content(ROWS + 20, 3)
     later = pd.DataFrame({name: values[ROWS:] for name, values in rows.items()})
-    came = fitted(pd).backtest(later, H, every=7, level=[80])
+    came = fitted(pd).backtest(later, H, every=7, level=[80], paths=2000)
     assert list(came.columns) == ["time", "cutoff", "mean", "lo-80", "hi-80", "actual"]
     assert len(came) == 3 * H
     cutoffs = rows["time"][ROWS - 1 + np.array([0, 7, 14])]
@@ -115,7 +116,7 @@ def test_a_backtest_is_predict_and_observe_along_the_way(tmp_path):
     np.testing.assert_allclose(came["actual"][H : 2 * H], rows["load"][ROWS + 7 : ROWS + 7 + H], rtol=1e-6)
     moving = again(fitted(pd), tmp_path).observe(later[:7])
     expected = moving.predict(H, level=[80], paths=2000, future=later[7 : 7 + H][["time", "holiday"]])
-    found = fitted(pd).backtest(later, H, every=7, level=[80], paths=2000)[H : 2 * H]
+    found = came[H : 2 * H]
     spread = (expected["hi-80"] - expected["lo-80"]).to_numpy()
     for name in ("mean", "lo-80", "hi-80"):  # other keys: the same distribution
         assert (np.abs(found[name].to_numpy() - expected[name].to_numpy()) < 0.15 * spread).all()
@@ -154,16 +155,12 @@ def missed(came, level):
     return np.abs(inside.to_numpy().reshape(-1, H).mean(axis=0) - level / 100).max()
 
 
-@functools.cache
-def walked():
+@pytest.mark.slow
+def test_intervals_hold_at_every_step_ahead_of_a_model_that_is_wrong():
     """Hardly trained, and on rows that move twice as far as those that come."""
     rows = random_walk(2600, 0, 0.5)
     with pytest.warns(UserWarning, match="rows are few"):
-        return lt.Forecaster(CONFIG, target="y").fit(rows[:1000], horizon=H, **SMALL), rows
-
-
-def test_intervals_hold_at_every_step_ahead_of_a_model_that_is_wrong():
-    found, rows = walked()
+        found = lt.Forecaster(CONFIG, target="y").fit(rows[:1000], horizon=H, **SMALL)
     came = found.backtest(rows[1000:], H, every=4, paths=64)
     assert len(came) > 390 * H
     assert max(missed(came, 80), missed(came, 95)) < 0.03
@@ -175,13 +172,14 @@ def test_intervals_hold_at_every_step_ahead_of_a_model_that_is_wrong():
 
 
 def test_forecasts_are_judged_when_their_rows_come_and_the_file_remembers(tmp_path):
-    found = again(walked()[0], tmp_path)
-    rows = walked()[1][1000:1004]
+    found = again(fitted(pd), tmp_path)
+    rows = pd.DataFrame({name: values[ROWS:] for name, values in content(ROWS + 4, 3).items()})
     learned = found.values.calibrations[0].factors
     assert learned.shape == (2, H, 1) and np.all(learned != 0)
+    found.values = found.values._replace(calibrations=(calibration.start(learned),))  # other tests forecast too
     found.observe(rows[:1])
     np.testing.assert_array_equal(found.values.calibrations[0].factors, learned)  # nothing was forecast
-    found.predict(3)
+    found.predict(3, future=ahead(pd, 4)[1:])
     moved = again(found, tmp_path)  # with the intervals that it gave
     for one in (found, moved):
         for row in rows[1:].to_dict("records"):
@@ -191,9 +189,10 @@ def test_forecasts_are_judged_when_their_rows_come_and_the_file_remembers(tmp_pa
     change = found.values.calibrations[0].factors - learned
     assert np.all(change[:, :3] != 0)
     np.testing.assert_allclose(change[:, 3:], np.broadcast_to(change[:, 2:3], change[:, 3:].shape), rtol=1e-12)
-    samples = np.asarray(found.sample(H).samples[0])
+    later = ahead(pd, H + 4)[4:]
+    samples = np.asarray(found.sample(H, future=later).samples[0])
     lower, upper = (np.asarray(end) for end in lt.Forecast(jnp.asarray(samples)).interval(0.8))
-    came = found.predict(H)
+    came = found.predict(H, future=later)
     np.testing.assert_allclose(came["lo-80"], lower[:, 0], rtol=1e-5)
     np.testing.assert_allclose(came["hi-80"], upper[:, 0], rtol=1e-5)
 
@@ -234,6 +233,20 @@ def test_a_picture():
     assert len(axes) == 2 and axes[0].get_title(loc="left") == "load"
     assert len(axes[0].collections) == 2  # two bands
     assert sum(patch.get_height() for patch in axes[1].patches) == pytest.approx(10)
+
+
+def named():
+    """Of two series by name: what is refused before anything is computed."""
+    found = copy.copy(fitted())
+    assert found.shape is not None
+    found.id, found.shape = "shop", found.shape._replace(ids=("north", "south"))
+    return found
+
+
+def without_future():
+    found = copy.copy(fitted())
+    found.future = ()
+    return found
 
 
 @functools.cache
@@ -485,7 +498,9 @@ WRONG_CALLS = {
     "predict: future without": (
         lambda: fitted().predict(H, future=ahead()[["time"]]), ValueError, "future: .*'holiday'"
     ),
-    "predict: future unasked": (lambda: several()[0].predict(2, future=ahead()), ValueError, "future: expected None"),
+    "predict: future unasked": (
+        lambda: without_future().predict(2, future=ahead()), ValueError, "future: expected None"
+    ),
     "observe: column": (lambda: fitted().observe(row(load="left out")), ValueError, "row: .*'load'"),
     "observe: text": (lambda: fitted().observe(row(load="much")), TypeError, "row: expected numbers"),
     "observe: infinity": (lambda: fitted().observe(row(load=np.inf)), ValueError, "row: expected finite"),
@@ -503,14 +518,14 @@ WRONG_CALLS = {
         lambda: fitted().observe(row(time=datetime.datetime(2044, 3, 1))), ValueError, "row: .*rows later"
     ),
     "observe: unknown series": (
-        lambda: several()[0].observe({"shop": "west", "when": pd.Timestamp(0, tz="UTC"), "load": 1, "wind": 1}),
+        lambda: named().observe(row(shop="west")),
         ValueError,
         "row: expected one of the fitted series 'north', 'south', got 'west'",
     ),
     "observe: seen frame": (lambda: fitted().observe(frame()), ValueError, "frame: expected a time every 1h after"),
     "backtest: short": (lambda: fitted().backtest(frame(), 400), ValueError, "frame: expected at least"),
     "backtest: every": (lambda: fitted().backtest(frame(), H, every=0), ValueError, "every"),
-    "plot: series": (lambda: several()[0].plot(3, series="west"), ValueError, "series"),
+    "plot: series": (lambda: named().plot(3, series="west"), ValueError, "series"),
 }  # fmt: skip
 
 
