@@ -31,11 +31,12 @@ def model(transition="structured", **options):
 
 def params(built, seed=0):
     """Away from the initial values, where heads are nearly constant."""
-    start = built.init(jax.random.key(seed))
-    leaves, structure = jax.tree.flatten(start)
-    keys = jax.random.split(jax.random.key(100 + seed), len(leaves))
-    moved = [leaf + 0.2 * jax.random.normal(k, leaf.shape, leaf.dtype) for leaf, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(structure, moved)
+    rng = np.random.default_rng(100 + seed)
+
+    def moved(leaf):
+        return jnp.asarray(leaf + 0.2 * rng.normal(size=leaf.shape).astype(leaf.dtype))
+
+    return jax.tree.map(moved, jax.device_get(built.init(jax.random.key(seed))))
 
 
 def stream(steps=T, seed=0):
@@ -46,5 +47,5 @@ def stream(steps=T, seed=0):
 
 def wide(tree):
     return jax.tree.map(
-        lambda leaf: leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree
+        lambda leaf: jnp.asarray(np.asarray(leaf, float)) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree
     )

@@ -71,10 +71,9 @@ def test_recurrence_is_its_steps_and_has_their_gradient():
         return lambda *args: jnp.sum(jnp.sin(jnp.arange(36.0).reshape(9, 4) + function(*args)))
 
     args = (weight, start, projected)
-    ours = jax.value_and_grad(total(lambda *a: recurrence.recur(*a, observed)), (0, 1, 2))(*args)
-    for a, b in zip(
-        jax.tree.leaves(ours), jax.tree.leaves(jax.value_and_grad(total(plain), (0, 1, 2))(*args)), strict=True
-    ):
+    functions = (lambda *a: recurrence.recur(*a, observed)), plain
+    ours, theirs = (jax.jit(jax.value_and_grad(total(f), (0, 1, 2)))(*args) for f in functions)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert dense.relative_error(a, b) < 1e-12
 
 
@@ -86,7 +85,7 @@ def test_generated_product_is_the_sum_over_directions_and_has_its_gradient():
         return jnp.einsum("tsr,tsn,rnm->tsm", code, active, directions)
 
     def graded(function):
-        return jax.value_and_grad(lambda *a: jnp.sum(jnp.sin(function(*a))), (0, 1, 2))(*args)
+        return jax.jit(jax.value_and_grad(lambda *a: jnp.sum(jnp.sin(function(*a))), (0, 1, 2)))(*args)
 
     over = jax.vmap(generated_weights.generated, (0, 0, None))
     for function in (generated_weights.generated, over):
@@ -104,10 +103,10 @@ def test_emissions_are_those_of_the_generated_weights(options):
     _, outputs = model.rollout(params, key, xs[1:2], ys[1:2], state, 4)
     # The rollout's own draws, from its prior: with z known the components are emit(generate(z)).
     prior = model.predict(params, state)
-    first, second = jax.random.normal(jax.random.fold_in(key, state.step), (24,)).reshape(2, 4, 3)
-    z = prior.mean + second @ (params["matrix"] @ state.root).T
-    spread = jnp.diag(prior.covariance - params["matrix"] @ state.root @ state.root.T @ params["matrix"].T)
-    z = z + jnp.sqrt(spread) * first
+    first, second = np.reshape(jax.random.normal(jax.random.fold_in(key, state.step), (24,)), (2, 4, 3))
+    moved = np.asarray(params["matrix"]) @ np.asarray(state.root)
+    spread = np.diag(np.asarray(prior.covariance) - moved @ moved.T)
+    z = np.asarray(prior.mean) + second @ moved.T + np.sqrt(spread) * first
     for k in range(4):
         mean, variance = model.emit(model.generate(params, z[k], state), xs[1])
         assert dense.relative_error(outputs.mean[0, k], mean) < 1e-9
@@ -144,11 +143,14 @@ def test_draws_have_the_priors_moments():
     count = 200_000
     _, outputs = model.rollout(params, jax.random.key(4), xs[2:], ys[2:], state, count)
     prior = model.predict(params, state)
-    jacobian = jax.jacobian(lambda z: model.emit(model.generate(params, z), xs[2])[0])(prior.mean)
-    expected = model.emit(model.generate(params, prior.mean), xs[2])[0]
-    covariance = jacobian @ prior.covariance @ jacobian.T
-    centred = outputs.mean[0] - expected
-    assert jnp.all(jnp.abs(centred.mean(0)) < 5 * jnp.sqrt(jnp.diag(covariance) / count))
+
+    def emitted(z):
+        return model.emit(model.generate(params, z), xs[2])[0]
+
+    expected, jacobian = map(np.asarray, jax.jit(lambda z: (emitted(z), jax.jacobian(emitted)(z)))(prior.mean))
+    covariance = jacobian @ np.asarray(prior.covariance) @ jacobian.T
+    centred = np.asarray(outputs.mean[0]) - expected
+    assert np.all(np.abs(centred.mean(0)) < 5 * np.sqrt(np.diag(covariance) / count))
     assert dense.relative_error(centred.T @ centred / count, covariance) < 0.03
 
 
@@ -162,16 +164,16 @@ def test_loss_is_the_sum_over_steps_of_the_kernels(transition, gaps):
     mask = None if not gaps else jnp.ones(latent.T, bool).at[jnp.asarray(gaps)].set(False)
     state = model.update(params, model.initial_state(params), xs[3], ys[3])
     start, total, counted = model.update(params, state, xs[4], ys[4], mask=False), 0.0, 0
-    state = start
+    state, divergence = start, jax.jit(gaussian.divergence)
+    matrix = np.asarray(params["matrix"]) if transition == "structured" else np.zeros((3, 3))
     for t in range(latent.T):
         seen = mask is None or bool(mask[t])
         after = model.update(params, state, xs[t], ys[t], mask=seen)
         if seen:
             prior = model.predict(params, state)
-            moved = params["matrix"] @ state.root if transition == "structured" else jnp.zeros((3, 3))
-            spread = jnp.sum(moved**2, axis=1)
-            variance = jnp.diag(prior.covariance) - spread
-            total += gaussian.divergence(after.mean, jnp.diag(after.root) ** 2, prior.mean, variance, spread)
+            spread = np.sum(np.square(matrix @ np.asarray(state.root)), axis=1)
+            variance = np.diag(prior.covariance) - spread
+            total += divergence(after.mean, np.diag(after.root) ** 2, prior.mean, variance, spread)
             counted += 1
         state = after
     value, aux = model.loss(params, jax.random.key(0), xs, ys, start, mask, predictive=0.0)
