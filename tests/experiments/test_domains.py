@@ -88,7 +88,9 @@ def test_the_published_width_is_resnet_18():
 @pytest.mark.parametrize("name", domains.EARLY)
 def test_noise_by_depth_covers_every_layer(name):
     made = {"resnet18": networks.resnet18(32, 7, width=4), "vit": networks.vit(32, 7, patch=4, colours=3)}
-    params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), jax.eval_shape(made[name].init, jax.random.key(0)))
+    params = jax.tree.map(
+        lambda leaf: np.ones(leaf.shape, np.float32), jax.eval_shape(made[name].init, jax.random.key(0))
+    )
     hyper = {"noise": 0.5}
     early, late, relative = (
         domains.spread(part, domains.EARLY[name])(params, hyper)["params"] for part in domains.PARTS

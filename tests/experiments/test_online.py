@@ -223,20 +223,26 @@ def test_a_belief_fades_into_the_prior(structure):
     with jax.enable_x64(True):
         params = jax.tree.map(lambda leaf: leaf.astype(float), ENDLESS.problem.network.init(jax.random.key(0)))
         x, y = SHUFFLED.x.astype(float), SHUFFLED.y
-        prior = lf.init(params, 2.0, structure=structure)
-        there = jax.tree.map(lambda leaf: leaf + 1.0, params)
-        belief, _ = lf.laplace_update(prior, there, ENDLESS.problem.network.apply, lf.Categorical(), x, y)
-        found = forgetting.faded(belief, prior, 0.8)
         flat, unravel = ravel_pytree(params)
+        flat = np.asarray(flat)
 
         def dense(belief):
             columns = jax.vmap(lambda e: ravel_pytree(belief.precision.matvec(unravel(e)))[0])
-            return np.asarray(columns(jnp.eye(len(flat))))
+            return columns(jnp.eye(len(flat)))
 
-        expected = 0.8 * dense(belief) + 0.2 * 2.0 * np.eye(len(flat))
-        np.testing.assert_allclose(dense(found), expected, rtol=1e-9, atol=1e-9)
-        mean = np.asarray(flat) + np.linalg.solve(expected, 0.8 * dense(belief) @ np.ones(len(flat)))
-        np.testing.assert_allclose(ravel_pytree(found.mean)[0], mean, rtol=1e-9, atol=1e-9)
+        @jax.jit
+        def run(params):
+            prior = lf.init(params, 2.0, structure=structure)
+            there = jax.tree.map(lambda leaf: leaf + 1.0, params)
+            belief, _ = lf.laplace_update(prior, there, ENDLESS.problem.network.apply, lf.Categorical(), x, y)
+            found = forgetting.faded(belief, prior, 0.8)
+            return dense(belief), dense(found), ravel_pytree(found.mean)[0]
+
+        before, after, mean = map(np.asarray, run(params))
+        expected = 0.8 * before + 0.2 * 2.0 * np.eye(len(flat))
+        np.testing.assert_allclose(after, expected, rtol=1e-9, atol=1e-9)
+        moved = flat + np.linalg.solve(expected, 0.8 * before @ np.ones(len(flat)))
+        np.testing.assert_allclose(mean, moved, rtol=1e-9, atol=1e-9)
 
 
 def test_the_endless_experiment(tmp_path, monkeypatch):
