@@ -58,8 +58,11 @@ SCORED = {
 }
 """Nothing is sampled: their loss is what is scored."""
 UNTRAINED = ("weight_filter", "persistence")
-# With a filter of weights inside, whose own tests they are; with nothing that a chunk hands on.
-LONG, STATELESS = {"weight_filter", "gru_adapted"}, {"ensemble", "mc_dropout", "bbb"}
+# With nothing that a chunk hands on.
+STATELESS = {"ensemble", "mc_dropout", "bbb"}
+# One of each mechanism is fast: a filter of weights has its own tests, DSSM and VRNN are trained alike, so are networks
+# whose weights are drawn, and the discriminative filter is tested with the kernel.
+LONG = {"weight_filter", "gru_adapted", "dssm", "ensemble", "mc_dropout", "discriminative"}
 pytestmark = pytest.mark.filterwarnings("ignore:Emission covariance has shape")
 
 
@@ -67,7 +70,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:Emission covariance has shape")
 def prepared(name: str):
     model = BUILDERS[name]()
     params = model.init(jax.random.key(1))
-    run = jax.jit(lambda xs, ys, state, mask: model.rollout(params, jax.random.key(2), xs, ys, state, K, mask))
+    rolled = jax.jit(lambda xs, ys, state, mask: model.rollout(params, jax.random.key(2), xs, ys, state, K, mask))
+
+    def run(xs, ys, state, mask):
+        return rolled(xs, ys, model.initial_state(params) if state is None else state, mask)
+
     return model, params, run
 
 
@@ -157,7 +164,7 @@ def test_the_loss_is_what_is_scored_where_nothing_is_sampled(name: str) -> None:
         value, _ = model.loss(params, jax.random.key(0), xs, ys, model.initial_state(params))
         return value, model.rollout(params, jax.random.key(0), xs, ys)[1].log_prob
 
-    value, score = both(params, xs, ys)
+    value, score = both(params, xs, ys)  # the rollout without a state: from the initial one
     np.testing.assert_allclose(value, -jnp.mean(score), rtol=1e-5)
 
 
