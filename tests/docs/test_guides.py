@@ -12,14 +12,18 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "docs" / "guides"
 GUIDES = sorted(FOLDER.glob("*.py"))
 LONGEST = 60
+# What takes long; fast are those that show how to write one's own, and what breaks off and goes on.
 SLOW = {
     "bandit",
     "belief_states",
     "continual_flax_nnx",
+    "equinox_model",
     "exchanged_sensor",
     "forecast_csv",
     "gaussian_process",
     "gaussian_process_series",
+    "lora_and_last_layer",
+    "online_regression",
     "own_method",
     "sweep",
 }
