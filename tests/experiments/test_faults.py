@@ -239,6 +239,7 @@ def latent_through(name):
     return hours, jnp.asarray(ys), jnp.asarray(mask), invalid, *only(name, latents())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_the_latent_filter_goes_on(name):
     hours, ys, mask, invalid, state, outputs = latent_through(name)
@@ -261,6 +262,7 @@ def test_the_latent_filter_goes_on(name):
         assert health.observed[STOP - 1] == 0
 
 
+@pytest.mark.slow
 def test_an_outlier_is_forgotten_by_the_latent_filter_step_by_step():
     """The recurrent cell is bounded: 1e6 standard deviations move it as far as 1e3 do, and it comes back."""
     outputs, usual = latent_through("outlier")[-1], latent_through("none")[-1]
