@@ -40,7 +40,7 @@ SCORED = {
 }
 
 
-@pytest.mark.parametrize("name", fast(SCORED, "regimes", "coupled"))
+@pytest.mark.parametrize("name", fast(SCORED, "regimes"))
 def test_predictive_scores_are_causal_and_sum_to_one(name):
     model, params = made(**SCORED[name])
     horizon, when = 1 if name == "autoregressive" else 2, 3
@@ -166,6 +166,7 @@ def test_free_bits_are_a_floor_below_which_the_divergence_has_no_gradient():
     np.testing.assert_array_equal(np.asarray(gradient["log_lengthscale"]) != 0, own > 0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_two_tokens_have_a_direction_only_where_channels_are_coupled():
     """p(x_1, x_2) = p(x_2, x_1) of independent reversible channels and a decoder of each step alone; by quadrature."""
