@@ -23,14 +23,18 @@ DYNAMICS = nl.LatentDynamics(WIDTH)
 
 
 def wide(tree):
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, float), tree)
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, float)), tree)
 
 
 @functools.cache
 def params(positions="rotary", layers=1, seed=0):
     """In float64, drawn in float32."""
-    first, second = jax.random.split(jax.random.key(seed))
-    return wide(nl.NextLatParams(transformer(positions, layers).init(first), DYNAMICS.init(second)))
+    return wide(_drawn(transformer(positions, layers))(jax.random.key(seed)))
+
+
+@functools.cache
+def _drawn(model):
+    return jax.jit(lambda key: nl.NextLatParams(*map(lambda f, k: f.init(k), (model, DYNAMICS), jax.random.split(key))))
 
 
 def tokens(rows, length, seed=0):

@@ -1,5 +1,6 @@
 """Bad calls: one clear error each, that says what was expected, what came and what to do."""
 
+import functools
 import inspect
 
 import calls
@@ -19,8 +20,10 @@ TOKENS = np.zeros((2, 6), int)
 bare = inspect.unwrap
 
 
+@functools.cache
 def params():
-    return nl.NextLatParams(MODEL.init(KEY), tm.DYNAMICS.init(KEY))
+    shapes = jax.eval_shape(lambda key: nl.NextLatParams(MODEL.init(key), tm.DYNAMICS.init(key)), KEY)
+    return jax.tree.map(lambda leaf: jnp.asarray(np.zeros(leaf.shape, leaf.dtype)), shapes)
 
 
 def config(**options):

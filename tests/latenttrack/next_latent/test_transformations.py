@@ -68,30 +68,26 @@ def assert_lanes(came, name):
 
 
 @pytest.mark.parametrize("name", KERNELS)
-def test_vmap(name):
-    assert_lanes(jax.jit(jax.vmap(KERNELS[name]))(SEEDS, VALUES), name)
+def test_all_together(name):
+    """A scan of a vmap of values and their gradients, in one program."""
 
+    def both(seed, value):
+        came = KERNELS[name](seed, value)
+        return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(came)), came
 
-@pytest.mark.parametrize("name", KERNELS)
-def test_scan_and_grad(name):
-    """Both in one compilation."""
-
-    def total(seed, value):
-        return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(KERNELS[name](seed, value)))
-
-    def body(carry, at):
-        return carry, (KERNELS[name](*at), jax.grad(total, 1)(*at))
-
-    came, slopes = jax.jit(lambda *args: jax.lax.scan(body, 0, args)[1])(SEEDS, VALUES)
+    graded = jax.vmap(jax.value_and_grad(both, 1, has_aux=True))
+    scanned = jax.jit(lambda *args: jax.lax.scan(lambda _, lane: (None, graded(*lane)), None, args)[1])
+    (_, came), slopes = jax.tree.map(lambda leaf: np.asarray(leaf)[0], scanned(SEEDS[None], VALUES[None]))
     assert_lanes(came, name)
 
     def at(value):
-        return float(sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(compiled(name)(SEEDS[1], value))))
+        return float(sum(np.sum(np.sin(leaf)) for leaf in jax.tree.leaves(compiled(name)(SEEDS[1], value))))
 
     assert slopes[1] != 0
     assert abs(slopes[1] - dense.finite_difference(at, VALUES[1], 1e-4)) < 1e-6 * max(1, abs(slopes[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KERNELS)
 def test_plain_calls(name):
     for a, b in zip(jax.tree.leaves(KERNELS[name](SEEDS[1], VALUES[1])), jax.tree.leaves(lanes(name)[1]), strict=True):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import token_models as tm
+from suites import fast
 
 from latenttrack import next_latent as nl
 
@@ -14,8 +15,10 @@ pytestmark = pytest.mark.usefixtures("x64")
 TOKENS = tm.tokens(3, tm.WINDOW)
 
 
-@pytest.mark.parametrize("positions", ["rotary", "learned"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float64, 1e-12), (jnp.float32, 1e-5)])
+FORMS = [(p, *d) for p in ("rotary", "learned") for d in ((jnp.float64, 1e-12), (jnp.float32, 1e-5))]
+
+
+@pytest.mark.parametrize(("positions", "dtype", "tolerance"), fast(FORMS, FORMS[0], FORMS[3]))
 def test_a_cache_and_chunks_change_nothing(positions, dtype, tolerance):
     model = tm.transformer(positions, layers=2)
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), tm.params(positions, 2).model)
