@@ -9,7 +9,7 @@ import pytest
 
 import latenttrack as lt
 
-MODEL = lt.build(lt.Config(**latent.SIZES), latent.X, latent.Y)
+MODEL = lt.build(lt.Config(**latent.SIZES | {"generator_hidden": (), "predictor_hidden": ()}), latent.X, latent.Y)
 KEY = jax.random.key(0)
 PARAMS = MODEL.init(KEY)
 STATE = MODEL.initial_state(PARAMS)
