@@ -30,17 +30,16 @@ def ancestral(model, params, state, xs, paths, seed=0):
     """By the kernels, one z a step: predict, generate, emit, y, update; z exactly from the prior."""
 
     def one(key):
-        values = []
-        after = state
-        for x, k in zip(xs, jax.random.split(key, len(xs)), strict=True):
+        def step(after, inputs):
+            x, k = inputs
             prior = model.predict(params, after)
             first, second = jax.random.split(k)
             z = jax.random.multivariate_normal(first, prior.mean, prior.covariance)
             mean, variance = model.emit(model.generate(params, z, after), x)
             y = mean + jnp.sqrt(variance) * jax.random.normal(second, mean.shape)
-            after = model.update(params, after, x, y)
-            values.append(y)
-        return jnp.stack(values)
+            return model.update(params, after, x, y), y
+
+        return jax.lax.scan(step, state, (xs, jax.random.split(key, len(xs))))[1]
 
     return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(seed), paths))
 
