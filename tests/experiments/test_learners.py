@@ -31,16 +31,28 @@ def run(method: Method, tasks: Tasks, folder: Path) -> dict:
     return tune(method, NETWORK, TRAINING, tasks, [0, 1], Cache(folder, {}))
 
 
-def test_baselines_learn_and_only_the_anchor_holds_on(tasks: Tasks, tmp_path: Path) -> None:
-    rates = {"learning_rate": (1e-2,)}
-    sequential = run(Method({"a": "last", "own": "own"}, rates, follow(learners.sequential)), tasks, tmp_path)
-    anchor = run(Method({"a": "last"}, FIXED | {"strength": (100.0,)}, follow(learners.anchor)), tasks, tmp_path)["a"]
-    alone = run(Method({"a": "own"}, rates, follow(learners.alone)), tasks, tmp_path)["a"]
-    joint = run(Method({"a": "joint"}, rates, learners.joint), tasks, tmp_path)["a"]
-    first = [float(result.accuracy[:, 0].mean()) for result in (sequential["a"], anchor, alone, joint)]
-    assert first[0] < first[1] < first[3] and first[2] > 0.6
+RATES = {"learning_rate": (1e-2,)}
+
+
+def anchored(tasks: Tasks, folder: Path):
+    """As much of the first task as its anchor keeps."""
+    found = run(Method({"a": "last"}, FIXED | {"strength": (100.0,)}, follow(learners.anchor)), tasks, folder)
+    return float(found["a"].accuracy[:, 0].mean())
+
+
+def test_the_anchor_holds_on_where_training_does_not(tasks: Tasks, tmp_path: Path) -> None:
+    sequential = run(Method({"a": "last", "own": "own"}, RATES, follow(learners.sequential)), tasks, tmp_path)
+    assert float(sequential["a"].accuracy[:, 0].mean()) < anchored(tasks, tmp_path)
     np.testing.assert_array_equal(sequential["own"].accuracy, np.diagonal(sequential["a"].matrix, axis1=1, axis2=2))
     assert sequential["a"].start.shape == (2, 2) and (sequential["a"].start < 0.3).all()
+
+
+@pytest.mark.slow
+def test_alone_and_joint_training_are_bounds(tasks: Tasks, tmp_path: Path) -> None:
+    alone = run(Method({"a": "own"}, RATES, follow(learners.alone)), tasks, tmp_path)["a"]
+    joint = run(Method({"a": "joint"}, RATES, learners.joint), tasks, tmp_path)["a"]
+    first, together = (float(result.accuracy[:, 0].mean()) for result in (alone, joint))
+    assert anchored(tasks, tmp_path) < together and first > 0.6
 
 
 def models_of(method_run, tasks: Tasks, hyper: dict, seed: int = 0) -> dict:
