@@ -13,7 +13,7 @@ from suites import fast
 
 import latenttrack as lt
 
-MODEL = latent.model()
+MODEL = latent.model(generator_hidden=(), predictor_hidden=())
 OPTIONS = {"window": 16, "batch": 3, "updates": 30, "evaluate_every": 10, "samples": 4, "warmup": 5}
 
 

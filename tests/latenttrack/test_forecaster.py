@@ -21,8 +21,7 @@ import latenttrack as lt
 from latenttrack.drivers import calendar, calibration
 from latenttrack.tracking.increments import increments
 
-CONFIG = lt.Config(latent_dim=2, hidden_dim=6, encoder_dim=4, generator_hidden=(3,), predictor_hidden=(4,),
-                   prior_samples=4)  # fmt: skip
+CONFIG = lt.Config(latent_dim=2, hidden_dim=6, encoder_dim=4, generator_hidden=(), predictor_hidden=(), prior_samples=4)
 ROWS, H = 260, 5
 ROLES = {"target": "load", "past": "wind", "future": "holiday"}
 SMALL = {"updates": 6, "learning_rate": 1e-2}
