@@ -18,11 +18,13 @@ def noise(model):
 
 
 def stationary(model):
-    return model.stationary_root @ model.stationary_root.T
+    root = np.asarray(model.stationary_root)
+    return root @ root.T
 
 
 def moved(model):
-    return model.transition @ stationary(model) @ model.transition.mT + noise(model)
+    transition, root = np.asarray(model.transition), np.asarray(model.noise_root)
+    return transition @ stationary(model) @ transition.swapaxes(-1, -2) + root @ root.swapaxes(-1, -2)
 
 
 @pytest.mark.usefixtures("x64")
