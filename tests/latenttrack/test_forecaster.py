@@ -21,7 +21,9 @@ import latenttrack as lt
 from latenttrack.drivers import calendar, calibration
 from latenttrack.tracking.increments import increments
 
-CONFIG = lt.Config(latent_dim=2, hidden_dim=6, encoder_dim=4, generator_hidden=(), predictor_hidden=(), prior_samples=4)
+CONFIG = lt.Config(
+    latent_dim=2, hidden_dim=6, encoder_dim=4, generator_hidden=(), predictor_hidden=(4,), prior_samples=4
+)
 ROWS, H = 260, 5
 ROLES = {"target": "load", "past": "wind", "future": "holiday"}
 SMALL = {"updates": 6, "learning_rate": 1e-2}
@@ -104,6 +106,7 @@ def test_rows_one_at_a_time_are_a_frame_and_a_gap_is_a_missing_row(tmp_path):
 def test_a_backtest_is_predict_and_observe_along_the_way(tmp_path):
     rows = content(ROWS + 20, 3)
     later = pd.DataFrame({name: values[ROWS:] for name, values in rows.items()})
+    later.loc[3, "load"] = np.nan
     came = fitted(pd).backtest(later, H, every=7, level=[80], paths=2000)
     assert list(came.columns) == ["time", "cutoff", "mean", "lo-80", "hi-80", "actual"]
     assert len(came) == 3 * H
@@ -119,8 +122,9 @@ def test_a_backtest_is_predict_and_observe_along_the_way(tmp_path):
     spread = (expected["hi-80"] - expected["lo-80"]).to_numpy()
     for name in ("mean", "lo-80", "hi-80"):  # other keys: the same distribution
         assert (np.abs(found[name].to_numpy() - expected[name].to_numpy()) < 0.15 * spread).all()
-    anew = fitted(pd).backtest(frame(pd), H, every=50, start=100)
-    assert len(anew) == 4 * H and anew["actual"].isna().sum() == 2
+    anew = fitted(pd).backtest(frame(pd)[40:70], H, every=7, start=10, level=[80], paths=2000)
+    np.testing.assert_array_equal(anew["cutoff"][::H], rows["time"][40 + 9 + np.array([0, 7, 14])])
+    assert len(anew) == 3 * H and anew["actual"].isna().tolist() == [True] + [False] * (3 * H - 1)
 
 
 @pytest.mark.slow
