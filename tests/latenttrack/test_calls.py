@@ -11,7 +11,7 @@ from calls import INF, NAN, Call, Traced
 import latenttrack as lt
 from latenttrack import next_latent
 
-CONFIG = lt.Config(**latent.SIZES)
+CONFIG = lt.Config(**latent.SIZES | {"generator_hidden": (), "predictor_hidden": ()})
 MODEL = lt.build(CONFIG, latent.X, latent.Y)
 KEY, T = jax.random.key(0), 40
 PARAMS = MODEL.init(KEY)
