@@ -42,6 +42,11 @@ CASES = {
 }
 
 
+def wide(network):
+    """Its initial parameters in float64."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf, float), jax.jit(network.init)(jax.random.key(0)))
+
+
 def pool(count):
     rng = np.random.default_rng(1)
     y = rng.integers(0, 10, count).astype(np.int32)
@@ -55,7 +60,7 @@ def following(case, name):
     program = Program(lambda hyper, *rest: case.step(method.build(case.problem, 2, hyper), hyper, *rest), 20)
 
     def follow(items, folder):
-        start, seen = NETWORK.init(jax.random.key(0)), case.seen(items["x"][:20])
+        start, seen = jax.jit(NETWORK.init)(jax.random.key(0)), case.seen(items["x"][:20])
         state = method.build(case.problem, 2, settings).init(start, seen)
         return program.follow(settings, state, items, folder, {})
 
@@ -102,7 +107,7 @@ def test_a_run_that_is_cut_off_goes_on(tmp_path, monkeypatch):
     assert len(again["seconds"]) == 4
 
 
-@pytest.mark.parametrize("module", [online_mnist, bandit])
+@pytest.mark.parametrize("module", fast([online_mnist, bandit], bandit))
 def test_the_experiment(module, tmp_path, monkeypatch):
     train, test = pool(80), pool(40)
     monkeypatch.setattr(module, "mnist", lambda: Images(*train, *test))
@@ -138,7 +143,7 @@ def test_whole_covariances_are_those_of_the_extended_kalman_filter(ranks):
     """The EKF of the class probabilities in Joseph's form, in parts whose covariances with each other are left out."""
     with jax.enable_x64(True):
         online = covariance.filtered(CASES["labels"].problem, ranks, {"process_noise": 0.0, "epsilon": 0.1})
-        start = jax.tree.map(lambda leaf: leaf.astype(float), NETWORK.init(jax.random.key(0)))
+        start = wide(NETWORK)
         flat, unravel = ravel_pytree(start)
         x, y = pool(6)
         belief, update = online.init(start, x), jax.jit(online.update)
@@ -202,16 +207,16 @@ def test_what_is_remembered_fades(tmp_path):
         online = forgetting.returning(
             ENDLESS.problem, lf.LowRank(2), traced({"variance": 1.0, "memory": 4.0, "unit": 5.0})
         )
-        params = jax.tree.map(lambda leaf: leaf.astype(float), ENDLESS.problem.network.init(jax.random.key(0)))
-        (prior, center, noise) = online.init(params, SHUFFLED.x.astype(float))
-        start = prior._replace(mean=jax.tree.map(lambda leaf: leaf + 1.0, prior.mean))
+        params = wide(ENDLESS.problem.network)
+        (prior, center, noise) = jax.jit(online.init)(params, np.asarray(SHUFFLED.x, float))
+        start = prior._replace(mean=jax.tree.map(lambda leaf: np.asarray(leaf) + 1.0, prior.mean))
         fading = jnp.exp(-0.5 / 20)
 
         def ahead(belief, _):
             return lf.predict(belief, noise, fading, center), None
 
         after, _ = jax.jit(lambda belief: jax.lax.scan(ahead, belief, None, length=20))(start)
-        apart = jax.tree.map(lambda leaf, c: np.asarray(leaf - c), after.mean, center)
+        apart = jax.tree.map(np.subtract, *jax.device_get((after.mean, center)))
         jax.tree.map(lambda leaf: np.testing.assert_allclose(leaf, np.exp(-0.5), rtol=1e-6), apart)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), after.precision.diag, prior.precision.diag
@@ -221,8 +226,8 @@ def test_what_is_remembered_fades(tmp_path):
 @pytest.mark.parametrize("structure", [lf.KroneckerFactored(), lf.Diagonal()])
 def test_a_belief_fades_into_the_prior(structure):
     with jax.enable_x64(True):
-        params = jax.tree.map(lambda leaf: leaf.astype(float), ENDLESS.problem.network.init(jax.random.key(0)))
-        x, y = SHUFFLED.x.astype(float), SHUFFLED.y
+        params = wide(ENDLESS.problem.network)
+        x, y = np.asarray(SHUFFLED.x, float), SHUFFLED.y
         flat, unravel = ravel_pytree(params)
         flat = np.asarray(flat)
 
