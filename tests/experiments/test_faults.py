@@ -174,6 +174,7 @@ def finite(tree):
     return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_the_weight_filter_goes_on(name):
     hours, mask, invalid, belief, stream = weights_through(name)
@@ -192,6 +193,7 @@ def test_the_weight_filter_goes_on(name):
     assert 0.3 < later(hours, sliding.innovation) < 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["outlier", "many_outliers"])
 def test_the_weight_filter_says_which_observations_outlie(name):
     info, usual = weights_through(name)[-1].info, weights_through("none")[-1].info
