@@ -60,9 +60,9 @@ SCORED = {
 UNTRAINED = ("weight_filter", "persistence")
 # With nothing that a chunk hands on.
 STATELESS = {"ensemble", "mc_dropout", "bbb"}
-# One of each mechanism is fast: a filter of weights has its own tests, DSSM and VRNN are trained alike, so are networks
-# whose weights are drawn, and the discriminative filter is tested with the kernel.
-LONG = {"weight_filter", "gru_adapted", "dssm", "ensemble", "mc_dropout", "discriminative"}
+# One of each mechanism is fast: filters of weights, Gaussian processes and the discriminative update have their own
+# tests, DSSM and VRNN are trained alike, and so are networks whose weights are drawn.
+LONG = {"weight_filter", "gru_adapted", "gp", "dssm", "ensemble", "mc_dropout", "discriminative"}
 pytestmark = pytest.mark.filterwarnings("ignore:Emission covariance has shape")
 
 
@@ -72,8 +72,10 @@ def prepared(name: str):
     params = jax.jit(model.init)(jax.random.key(1))
     rolled = jax.jit(lambda xs, ys, state, mask: model.rollout(params, jax.random.key(2), xs, ys, state, K, mask))
 
+    fresh = jax.jit(model.initial_state)(params)
+
     def run(xs, ys, state, mask):
-        return rolled(xs, ys, model.initial_state(params) if state is None else state, mask)
+        return rolled(xs, ys, fresh if state is None else state, mask)
 
     return model, params, run
 
@@ -140,7 +142,7 @@ TRAINED = [name for name in BUILDERS if name not in UNTRAINED]
 def test_the_loss_has_finite_gradients_and_carries_the_state(name: str) -> None:
     model, params, _ = prepared(name)
     xs, ys = stream()
-    state = model.initial_state(params)
+    state = jax.jit(model.initial_state)(params)
 
     @jax.jit
     def gradient(params, mask):
