@@ -12,7 +12,7 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "docs" / "guides"
 GUIDES = sorted(FOLDER.glob("*.py"))
 LONGEST = 60
-# What takes long; fast are those that show how to write one's own, and what breaks off and goes on.
+# What takes long; fast are those that show how to write a part of one's own.
 SLOW = {
     "bandit",
     "belief_states",
@@ -26,6 +26,7 @@ SLOW = {
     "online_regression",
     "own_method",
     "sweep",
+    "uneven_batches",
 }
 ALONE = "sharding"
 SERIES = Path(os.environ.get("WEIGHTFILTER_DATA", ""), "series", "ETTh1.csv.gz")
