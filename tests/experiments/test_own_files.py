@@ -71,6 +71,7 @@ def test_a_method_and_a_sequence(own, tmp_path):
         cli.main(["sequence", "--methods", "decay", "--output", folder])
 
 
+@pytest.mark.slow
 def test_a_model_of_a_stream(own, tmp_path, monkeypatch):
     own("streaming/models/same_again.py")
     time = np.datetime64("2020-01-01", "s") + np.arange(600) * np.timedelta64(3600, "s")

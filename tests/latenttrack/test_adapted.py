@@ -155,6 +155,7 @@ STREAMS = {
 }
 
 
+@pytest.mark.slow
 def test_a_correction_never_costs_more_than_three_nats(beside_its_own):
     """At no time of 56 streams. One that is not mixed with the model's own costs up to 21 at an outlier."""
     noise, scores = beside_its_own

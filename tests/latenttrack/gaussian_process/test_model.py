@@ -98,7 +98,8 @@ LAWS = {
 }
 
 
-@pytest.mark.parametrize("name", fast(LAWS, "autoregressive"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAWS)
 def test_importance_weights_and_generation_agree_with_the_prior(name):
     """log p(x) of every x of two tokens, by draws of the prior, of q, and by counting what is generated."""
     options = SIZES | {"window": 2, "channels": 1, "shortest": 1.0, "longest": 1.0} | LAWS[name]
