@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import lowrank_filter as lf
-from lowrank_filter.common.compiled import Static, compiled
+from lowrank_filter.common.compiled import Static, _compiler_options, compiled
 
 pytestmark = pytest.mark.usefixtures("afresh")
 
@@ -224,3 +224,14 @@ def test_what_a_network_closes_over_may_be_traced():
 def test_under_a_trace_it_is_the_plain_kernel():
     jaxpr = jax.make_jaxpr(lambda b: lf.predict(b, 0.1))(STARTS["network"]())
     assert "_predict" not in str(jaxpr)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="options of the compiler for CPUs")
+def test_flags_of_the_user_come_before_options_of_ours(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    assert _compiler_options.__wrapped__() == {
+        "xla_cpu_use_fusion_emitters": False,
+        "xla_backend_optimization_level": 1,
+    }
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=3")
+    assert _compiler_options.__wrapped__() == {"xla_cpu_use_fusion_emitters": False}
