@@ -16,7 +16,7 @@ Tree = Any
 
 def common(*trees: Tree) -> Any:
     """The dtype to compute in."""
-    dtypes = {leaf.dtype for leaf in jax.tree.leaves(trees) if _floating(leaf)}
+    dtypes = {jax.dtypes.canonicalize_dtype(leaf.dtype) for leaf in jax.tree.leaves(trees) if _floating(leaf)}
     return jnp.result_type(jnp.float32, *dtypes)
 
 

@@ -90,9 +90,12 @@ class Likelihood:
         raise self._without("sample(key, output)", "a target drawn given the outputs")
 
     def target_units(
-        self, outputs: Float[Array, "B C"], targets: Array, usable: Bool[Array, " B"]
+        self, outputs: Float[Array, "B C"], targets: Array, usable: Bool[Array, " B"] | Bool[Array, "B m"]
     ) -> TargetUnits | None:
-        """Where a batch of targets asks the outputs to be; None where they ask nothing, as classes do."""
+        """Where a batch of targets asks the outputs to be; None where they ask nothing, as classes do.
+
+        ``usable`` says which examples count, or where single targets are masked which of them.
+        """
         return None
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
@@ -197,12 +200,17 @@ class _Independent(Likelihood):
         return True
 
 
-def _mean(values: Float[Array, "B n"], usable: Bool[Array, " B"]) -> Float[Array, " n"]:
-    """Over the examples that are usable."""
-    return jnp.sum(jnp.where(usable[:, None], values, 0), axis=0) / jnp.maximum(jnp.sum(usable), 1)
+def _mean(values: Float[Array, "B n"], usable: Bool[Array, " B"] | Bool[Array, "B n"]) -> Float[Array, " n"]:
+    """Over the examples that are usable, or of each column over its own."""
+    usable = usable.reshape(len(usable), -1)
+    return jnp.sum(jnp.where(usable, values, 0), axis=0) / _count(usable)
 
 
-def _residual_units(residuals: Float[Array, "B n"], usable: Bool[Array, " B"]) -> TargetUnits:
+def _count(usable: Bool[Array, " B"] | Bool[Array, "B n"]) -> Int[Array, " _"]:
+    return jnp.maximum(jnp.sum(usable.reshape(len(usable), -1), axis=0), 1)
+
+
+def _residual_units(residuals: Float[Array, "B n"], usable: Bool[Array, " B"] | Bool[Array, "B n"]) -> TargetUnits:
     """Mean and variance; where all are equal, the square of the mean for the variance, or one."""
     shift = _mean(residuals, usable)
     variance, square = _mean((residuals - shift) ** 2, usable), shift**2
@@ -373,7 +381,9 @@ class Gaussian(Likelihood):
             return output + jnp.sqrt(self._variances(output)) * normal
         return output + jnp.matmul(self._lower(output), normal, precision=jax.lax.Precision.HIGHEST)
 
-    def target_units(self, outputs: Float[Array, "B C"], targets: Array, usable: Bool[Array, " B"]) -> TargetUnits:
+    def target_units(
+        self, outputs: Float[Array, "B C"], targets: Array, usable: Bool[Array, " B"] | Bool[Array, "B m"]
+    ) -> TargetUnits:
         """Mean and variance of y − f, R included: an upper bound where R is right, and no harm where it is not."""
         return _residual_units(targets - outputs, usable)
 
@@ -520,9 +530,11 @@ class Poisson(_Independent):
         many = jnp.round(rate + jnp.sqrt(rate) * jax.random.normal(above, output.shape, output.dtype))
         return jnp.where(rate < _MANY, few, many)
 
-    def target_units(self, outputs: Float[Array, "B C"], targets: Array, usable: Bool[Array, " B"]) -> TargetUnits:
+    def target_units(
+        self, outputs: Float[Array, "B C"], targets: Array, usable: Bool[Array, " B"] | Bool[Array, "B m"]
+    ) -> TargetUnits:
         """log ȳ − f̄ and 1: the unit of a logarithm is a factor e."""
-        mean = jnp.maximum(_mean(targets.astype(outputs.dtype), usable), 0.5 / jnp.maximum(jnp.sum(usable), 1))
+        mean = jnp.maximum(_mean(targets.astype(outputs.dtype), usable), 0.5 / _count(usable))
         return TargetUnits(jnp.log(mean) - _mean(outputs, usable), jnp.ones_like(mean))
 
     def curvature(self, output: Float[Array, " C"], target: Array) -> Float[Array, ""]:
@@ -587,7 +599,9 @@ class HeteroscedasticGaussian(_Independent):
         cross = jnp.diagonal(covariance[:half, half:])
         return UncertainGaussian(means, logs, cross, _FAR if guarded else jnp.inf)
 
-    def target_units(self, outputs: Float[Array, "B C"], targets: Array, usable: Bool[Array, " B"]) -> TargetUnits:
+    def target_units(
+        self, outputs: Float[Array, "B C"], targets: Array, usable: Bool[Array, " B"] | Bool[Array, "B m"]
+    ) -> TargetUnits:
         """Of μ the mean and variance of y − μ; of log σ² the logarithm of that variance and 1."""
         mean, log_variance = jnp.split(outputs, 2, axis=1)
         shift, variance = _residual_units(targets - mean, usable)

@@ -93,7 +93,7 @@ def scaled(
         apply_fn: (params, x) → outputs [B, C].
         x: a first batch of inputs; a hundred are plenty.
         y: their targets. Missing numbers are left out; labels and counts have to be in the likelihood's domain.
-        mask: which examples count, or which targets: those of an example then count where it has them all.
+        mask: which examples count, or which of their targets.
         likelihood: of them: it says what targets ask of outputs (:meth:`Likelihood.target_units`). Classes ask nothing.
         variance: of the outputs, in their squared units, with targets in units of σ². By default what the likelihood
             says: with targets its ``prior_variance_with_targets``, 1 of :class:`Gaussian`, so that outputs vary as
@@ -145,9 +145,7 @@ def _scaled(
     size, outputs = jax.eval_shape(apply_fn, params, x).shape
     # With a unit Gaussian, S is the identity: diag(Σ JᵢᵀJᵢ) sums to the trace of J Jᵀ.
     unit = Gaussian(1.0)
-    some = every = None if mask is None else jnp.asarray(mask)
-    if some is not None and some.ndim == 2:
-        some, every = jnp.any(some, axis=1), jnp.all(some, axis=1)
+    some = mask if mask is None or mask.ndim == 1 else jnp.any(mask, axis=1)
     batch = prepare(params, apply_fn, unit, Examples(x, jnp.zeros((size, outputs), dtype), some))
     squares = curvature(params, apply_fn, unit, batch, 1.0, _MICRO_BATCH).diagonal()
     scale = 1 / (jnp.maximum(jnp.sum(batch.usable), 1) * outputs * variance)
@@ -162,7 +160,7 @@ def _scaled(
         found = tree.broadcast(_precision(tree.total(jnp.asarray, squares) * scale), params)
     if y is None or likelihood is None:
         return found
-    return _for_targets(found, params, likelihood, Examples(x, y, every), apply_fn=apply_fn)
+    return _for_targets(found, params, likelihood, Examples(x, y, mask), apply_fn=apply_fn)
 
 
 def _believed(
@@ -221,7 +219,8 @@ def _believed(
 
 def _for_targets(precision: Tree, params: Tree, likelihood: Likelihood, examples: Examples, *, apply_fn: Apply) -> Tree:
     batch = prepare(params, apply_fn, likelihood, examples)
-    units = likelihood.target_units(apply_fn(params, batch.x), batch.y, batch.usable)
+    usable = batch.usable if batch.observed is None else batch.usable[:, None] & batch.observed
+    units = likelihood.target_units(apply_fn(params, batch.x), batch.y, usable)
     return precision if units is None else in_target_units(precision, units, params, apply_fn, batch)
 
 

@@ -226,17 +226,37 @@ def test_what_is_masked_out_does_not_choose_the_prior():
         lf.changepoint_filter(built, 0.1).init(WITH_BIAS, x, y, mask).prior,
     ):
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), came, expected)
-    each = np.stack([mask, np.ones(7, bool)], axis=1)
-    single = lf.scaled(biased, np.where(mask[:, None], X, X[1]), y, mask=each, likelihood=lf.Gaussian(1.0))
-    again = lf.scaled(
-        biased, np.where(mask[:, None], X, X[1]), np.where(each, RAW, np.nan), likelihood=lf.Gaussian(1.0)
-    )
-    jax.tree.map(np.testing.assert_array_equal, *(lf.init(WITH_BIAS, prior, rank=1) for prior in (single, again)))
     labels = lf.extended_filter(biased, lf.Categorical(), rank=1)
     some = labels.init(WITH_BIAS, x, np.where(mask, 0, -1), mask)  # no label where there is none
     jax.tree.map(np.testing.assert_array_equal, some, labels.init(WITH_BIAS, x))
     with pytest.raises(ValueError, match=r"mask: expected shape \(7,\), got \(3,\); one boolean"):
         built.init(WITH_BIAS, X, mask=mask[:3])
+
+
+@pytest.mark.parametrize("likelihood", [lf.Gaussian(1.0), lf.HeteroscedasticGaussian(), lf.Poisson()])
+def test_targets_that_are_seen_by_turns_have_their_own_units(likelihood):
+    def network(params, x):
+        outputs = biased(params, x)
+        return jnp.tile(outputs, 2) if isinstance(likelihood, lf.HeteroscedasticGaussian) else outputs
+
+    counts = np.round(np.abs(RAW))
+    turns = np.arange(len(X))[:, None] % 2 == np.arange(2)
+
+    def diagonal(y, mask):
+        prior = lf.scaled(network, X, y, mask=mask, likelihood=likelihood)
+        return jax.tree.leaves(lf.init(WITH_BIAS, prior, rank=0).precision.diag)
+
+    some = diagonal(np.where(turns, counts, 0), turns)
+    for a, b, c, d in zip(
+        some,
+        diagonal(np.where(turns, counts, 1e6), turns),
+        diagonal(counts, None),
+        diagonal(counts, np.ones_like(turns)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(c, d, rtol=1e-5)
+        assert (np.abs(np.log(a / c)) < np.log(10)).all()
 
 
 # Share of the targets' variance that is noise; what the last half is to be explained of by default.
