@@ -68,7 +68,7 @@ class Domains(Comparison):
     """PACS domain after domain, or split CIFAR: what is kept, looked back on, filled in, and where noise belongs.
 
     PACS has to be put into the folder that WEIGHTFILTER_DATA names; CIFAR is downloaded. The preset minutes takes
-    fourteen minutes on two cores, the defaults several times that; in either the networks are far from trained.
+    thirteen minutes on two cores, the defaults several times that; in either the networks are far from trained.
     """
 
     by_hand: ClassVar = True
